@@ -1,0 +1,272 @@
+"""Faults come when and where they were asked for, with the words of Intel's runtime."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tests.xpu_sim import Fault, Simulation
+from tests.xpu_sim.faults import KINDS
+from tests.xpu_sim.fixtures import RunSnippet
+
+MESSAGES = {
+    "out_of_device_memory": "level_zero backend failed with error: 39 (UR_RESULT_ERROR_OUT_OF_DEVICE_MEMORY)",
+    "out_of_resources": "level_zero backend failed with error: 40 (UR_RESULT_ERROR_OUT_OF_RESOURCES)",
+    "invalid_argument": "level_zero backend failed with error: 45 (UR_RESULT_ERROR_INVALID_ARGUMENT)",
+    "native_api_39": "Native API failed. Native API returns: 39 (UR_RESULT_ERROR_OUT_OF_DEVICE_MEMORY)",
+    "native_api_40": "Native API failed. Native API returns: 40 (UR_RESULT_ERROR_OUT_OF_RESOURCES)",
+}
+
+
+@pytest.mark.parametrize("kind", MESSAGES)
+def test_runtime_errors(sim: Simulation, kind: str) -> None:
+    sim.add_fault("mm", kind)
+    tensor = torch.ones(2, 2, device="xpu")
+    with pytest.raises(RuntimeError) as caught:
+        tensor @ tensor
+    assert type(caught.value) is RuntimeError
+    assert str(caught.value) == MESSAGES[kind]
+    assert torch.equal((tensor @ tensor).cpu(), torch.full((2, 2), 2.0))
+
+
+def test_every_kind_is_tested() -> None:
+    assert set(KINDS) == {*MESSAGES, "out_of_memory", "device_lost", "nan", "wrong_result", "error"}
+
+
+def test_out_of_memory(sim: Simulation) -> None:
+    sim.add_fault("convolution", "out_of_memory")
+    with pytest.raises(torch.OutOfMemoryError, match="XPU out of memory"):
+        F.conv2d(torch.ones(1, 1, 3, 3, device="xpu"), torch.ones(1, 1, 3, 3, device="xpu"))
+
+
+def test_any_message(sim: Simulation) -> None:
+    sim.add_fault("exp", "error", message="could not create a primitive")
+    with pytest.raises(RuntimeError, match="could not create a primitive"):
+        torch.ones(1, device="xpu").exp()
+
+
+def test_nan_in_a_result(sim: Simulation) -> None:
+    sim.add_fault("softmax*", "nan")
+    sim.add_fault("_softmax", "nan")
+    tensor = torch.ones(2, 3, device="xpu")
+    assert tensor.softmax(0).isnan().all()
+    assert torch.equal(tensor, torch.ones_like(tensor))
+    assert not tensor.softmax(0).isnan().any()
+
+
+def test_nan_in_place(sim: Simulation) -> None:
+    sim.add_fault("mul_", "nan")
+    tensor = torch.ones(2, 3, device="xpu")
+    assert tensor.mul_(2) is tensor
+    assert tensor.isnan().all()
+
+
+def test_nan_is_not_written_through_views(sim: Simulation) -> None:
+    sim.add_fault("*", "nan", times=None)
+    tensor = torch.ones(2, 3).to("xpu")
+    tensor.t()[1:].unfold(0, 1, 1)
+    sim.clear_faults()
+    assert not tensor.isnan().any()
+
+
+@pytest.mark.parametrize(("elements", "right"), [(256, 256), (1024, 256)])
+def test_wrong_result_above_a_size(sim: Simulation, elements: int, right: int) -> None:
+    sim.add_fault("add", "wrong_result", above_bytes=1024, times=None)
+    tensor = torch.arange(elements, dtype=torch.float32, device="xpu")
+    same = (tensor + 1).cpu() == torch.arange(elements) + 1
+    assert same[:right].all()
+    assert not same[right:].any()
+
+
+@pytest.mark.parametrize(
+    ("fields", "failing"),
+    [
+        ({}, [1]),
+        ({"nth": 3}, [3]),
+        ({"nth": 2, "times": 2}, [2, 3]),
+        ({"nth": 4, "times": None}, [4, 5, 6]),
+        ({"device": 0}, [1]),
+        ({"device": 1, "times": None}, []),
+    ],
+)
+def test_when(sim: Simulation, fields: dict[str, int], failing: list[int]) -> None:
+    sim.add_fault("aten::exp*", "out_of_resources", **fields)
+    tensor = torch.ones(1, device="xpu:0")
+    seen = []
+    for call in range(1, 7):
+        try:
+            tensor.exp()
+        except RuntimeError:
+            seen.append(call)
+    assert seen == failing
+    assert sim.statistics().faults_fired == (len(failing),)
+
+
+def fails(sim: Simulation, seed: int, calls: int = 200) -> list[int]:
+    sim.set_faults([Fault(operator="exp", kind="out_of_resources", probability=0.3, seed=seed, times=None)])
+    tensor = torch.ones(1, device="xpu")
+    seen = []
+    for call in range(calls):
+        try:
+            tensor.exp()
+        except RuntimeError:
+            seen.append(call)
+    return seen
+
+
+def test_probability_is_reproducible_by_its_seed(sim: Simulation) -> None:
+    first = fails(sim, 1)
+    assert first == fails(sim, 1)
+    assert first != fails(sim, 2)
+    assert math.isclose(len(first) / 200, 0.3, abs_tol=0.12)
+
+
+@pytest.mark.parametrize(
+    ("call", "function"),
+    [
+        ("runtime::malloc", lambda: torch.empty(4, device="xpu")),
+        ("runtime::synchronize", lambda: torch.xpu.synchronize()),
+        ("runtime::empty_cache", lambda: torch.xpu.empty_cache()),
+        ("runtime::mem_get_info", lambda: torch.xpu.mem_get_info()),
+        ("runtime::pin_memory", lambda: torch.empty(4, pin_memory=True)),
+        ("copy_", lambda: torch.ones(4).to("xpu")),
+        ("copy_", lambda: torch.ones(4, device="xpu").cpu()),
+        ("_local_scalar_dense", lambda: torch.ones(1, device="xpu").item()),
+        ("empty*", lambda: torch.zeros(4, device="xpu")),
+    ],
+)
+def test_the_runtime_itself_can_fail(sim: Simulation, call: str, function: object) -> None:
+    assert callable(function)
+    function()
+    sim.add_fault(call, "out_of_resources")
+    with pytest.raises(RuntimeError, match="OUT_OF_RESOURCES"):
+        function()
+    function()
+
+
+def test_missing_operator(sim: Simulation, monkeypatch: pytest.MonkeyPatch) -> None:
+    sim.change_device(0, missing_operators=["exp"])
+    monkeypatch.delenv("PYTORCH_ENABLE_XPU_FALLBACK", raising=False)
+    tensor = torch.ones(4).to("xpu")
+    with pytest.raises(NotImplementedError, match=r"'aten::exp' is not currently implemented for the XPU device"):
+        tensor.exp()
+    tensor.to("xpu:1").exp()
+
+
+def test_missing_operator_falls_back_when_allowed(sim: Simulation, monkeypatch: pytest.MonkeyPatch) -> None:
+    sim.change_device(0, missing_operators=["exp", "add_"])
+    monkeypatch.setenv("PYTORCH_ENABLE_XPU_FALLBACK", "1")
+    tensor = torch.ones(4).to("xpu")
+    sim.reset_statistics()
+    result = tensor.exp()
+    tensor.add_(1)
+    statistics = sim.statistics()
+    assert result.device == torch.device("xpu:0")
+    assert torch.equal(result.cpu(), torch.ones(4).exp())
+    assert tensor.tolist() == [2, 2, 2, 2]
+    assert statistics.devices[0].fell_back == {"aten::exp": 1, "aten::add_.Tensor": 1}
+    assert statistics.devices[0].count("exp") == 0
+    assert statistics.bytes_copied("device_to_host") == 32
+    assert statistics.bytes_copied("host_to_device") == 32
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda: torch.zeros(2, dtype=torch.float64, device="xpu:1"),
+        lambda: torch.ones(2, dtype=torch.float64).to("xpu:1"),
+        lambda: torch.ones(2, device="xpu:1").double(),
+        lambda: torch.ones(2, device="xpu:1").sum(dtype=torch.float64),
+    ],
+)
+def test_fp64_on_a_device_without_it(function: object) -> None:
+    assert callable(function)
+    with pytest.raises(RuntimeError, match="Required aspect fp64 is not supported on the device"):
+        function()
+
+
+def test_fp16_on_a_device_without_it(sim: Simulation) -> None:
+    sim.change_device(0, has_fp16=False)
+    assert not torch.xpu.get_device_properties(0).has_fp16
+    with pytest.raises(RuntimeError, match="Required aspect fp16 is not supported on the device"):
+        torch.ones(2, device="xpu").half()
+
+
+def test_bf16_matrix_work_on_a_device_without_it(sim: Simulation) -> None:
+    sim.change_device(0, has_bf16=False)
+    tensor = torch.ones(2, 2, device="xpu", dtype=torch.bfloat16)
+    assert (tensor + 1).tolist() == [[2, 2], [2, 2]]
+    with pytest.raises(RuntimeError, match="UR_RESULT_ERROR_INVALID_ARGUMENT"):
+        tensor @ tensor
+    assert torch.xpu.is_bf16_supported()
+    assert not torch.xpu.is_bf16_supported(including_emulation=False)
+
+
+def test_a_lost_device_stays_lost(xpu_sim_process: RunSnippet) -> None:
+    answer = xpu_sim_process(
+        """
+        tensor, other = torch.ones(4, device="xpu:0"), torch.ones(4, device="xpu:1")
+        event, stream = torch.xpu.Event(), torch.xpu.Stream()
+        sim.add_fault("mul", "device_lost", nth=2)
+        tensor * 2
+        calls = {
+            "the call itself": lambda: tensor * 2,
+            "another operator": lambda: tensor + 1,
+            "reading back": lambda: tensor.cpu(),
+            "item": lambda: tensor[0].item(),
+            "print": lambda: str(tensor),
+            "a new tensor": lambda: torch.empty(4, device="xpu:0"),
+            "a copy there": lambda: torch.ones(4).to("xpu:0"),
+            "a copy to the other": lambda: tensor.to("xpu:1"),
+            "empty_cache": torch.xpu.empty_cache,
+            "synchronize": torch.xpu.synchronize,
+            "mem_get_info": torch.xpu.mem_get_info,
+            "pinned memory": lambda: torch.empty(4, pin_memory=True),
+            "event": event.record,
+            "stream": stream.synchronize,
+            "accelerator": torch.accelerator.synchronize,
+        }
+        texts = {}
+        for name, call in calls.items():
+            try:
+                call()
+                texts[name] = "nothing"
+            except RuntimeError as error:
+                texts[name] = str(error)
+        sim.clear_faults()
+        try:
+            tensor + 1
+        except RuntimeError as error:
+            texts["after the faults are cleared"] = str(error)
+        answer([texts, (other + 1).tolist(), torch.xpu.get_device_name(0),
+                [device.lost for device in sim.statistics().devices]])
+        del tensor
+        """,
+        config={"devices": ["arc-b580", "arc-a770"]},
+    )
+    texts, other, name, lost = answer
+    assert set(texts.values()) == {"level_zero backend failed with error: 20 (UR_RESULT_ERROR_DEVICE_LOST)"}
+    assert len(texts) == 16
+    assert other == [2, 2, 2, 2]
+    assert "B580" in name
+    assert lost == [True, False]
+
+
+def test_full_memory_may_lose_the_device(xpu_sim_process: RunSnippet) -> None:
+    answer = xpu_sim_process(
+        """
+        texts = []
+        for size in (2 << 30, 16):
+            try:
+                torch.empty(size, dtype=torch.uint8, device="xpu")
+            except RuntimeError as error:
+                texts.append(str(error))
+        answer(texts)
+        """,
+        config={"devices": [{"total_bytes": 4 << 30, "other_process_bytes": 3 << 30, "when_full": "device_lost"}]},
+    )
+    assert len(answer) == 2
+    assert all("UR_RESULT_ERROR_DEVICE_LOST" in text for text in answer)

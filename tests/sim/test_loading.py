@@ -1,0 +1,162 @@
+"""Loading safetensors to a simulated device: what arrives, through which memory, and what happens when it cannot."""
+
+from __future__ import annotations
+
+import gc
+import io
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tests import xpu_sim
+from xpu_utils import loading
+from xpu_utils.loading import LoadError, load_safetensors
+from xpu_utils.pinned import PinnedMemoryError, PinnedPool
+
+DEVICE = torch.device("xpu:0")
+THREADS = 3
+
+
+@pytest.fixture(autouse=True)
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many chunks and groups from a small file."""
+    monkeypatch.setattr(loading, "CHUNK_BYTES", 10_000)
+    monkeypatch.setattr(loading, "GROUP_BYTES", 64_000)
+
+
+@pytest.fixture
+def pool() -> PinnedPool:
+    return PinnedPool(1 << 20)
+
+
+@pytest.fixture
+def tensors() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(64, 128), (128,), (33, 7), (), (0, 4), (300, 100), (1,), (16, 16, 3, 3)]
+    values = [torch.randn(shape, generator=generator) for shape in shapes * 4]
+    dtypes = (torch.float16, torch.float32, torch.bfloat16, torch.float8_e4m3fn, torch.int32)
+    return {f"layer.{index}": value.to(dtypes[index % len(dtypes)]) for index, value in enumerate(values)}
+
+
+@pytest.fixture
+def file(tmp_path: Path, tensors: dict[str, torch.Tensor]) -> Path:
+    path = tmp_path / "model.safetensors"
+    save_file(tensors, path)
+    return path
+
+
+def test_every_tensor_arrives_as_it_is(file: Path, tensors: dict[str, torch.Tensor], pool: PinnedPool) -> None:
+    loaded = load_safetensors(file, DEVICE, threads=THREADS, pool=pool)
+    assert loaded.keys() == tensors.keys()
+    for name, value in tensors.items():
+        assert loaded[name].device == DEVICE
+        assert loaded[name].dtype == value.dtype
+        assert loaded[name].shape == value.shape
+        assert torch.equal(loaded[name].cpu().reshape(-1).view(torch.uint8), value.reshape(-1).view(torch.uint8))
+
+
+def test_wide_floats_are_converted_on_the_way(file: Path, tensors: dict[str, torch.Tensor], pool: PinnedPool) -> None:
+    loaded = load_safetensors(file, DEVICE, dtype=torch.bfloat16, threads=THREADS, pool=pool)
+    for name, value in tensors.items():
+        wide = value.dtype in (torch.float16, torch.float32, torch.bfloat16)
+        assert loaded[name].dtype == (torch.bfloat16 if wide else value.dtype)
+        if wide:
+            assert torch.equal(loaded[name].cpu(), value.to(torch.bfloat16))
+
+
+def test_each_byte_is_copied_once_asynchronously_from_bounded_pinned_memory(
+    file: Path, tensors: dict[str, torch.Tensor], sim: xpu_sim.Simulation
+) -> None:
+    pool = PinnedPool((THREADS + 4) * loading.CHUNK_BYTES)
+    loaded = load_safetensors(file, DEVICE, threads=THREADS, pool=pool)
+    copies = [copy for copy in sim.statistics().copies if copy.direction == "host_to_device"]
+    assert all(copy.pinned and copy.non_blocking and copy.stream != 0 for copy in copies)
+    assert sum(copy.bytes for copy in copies) == sum(value.nbytes for value in tensors.values())
+    assert len({copy.stream for copy in copies}) <= THREADS
+    assert len(loaded) == len(tensors)
+    assert pool.used_bytes == 0
+
+
+def test_progress_counts_bytes_up_to_the_whole(file: Path, tensors: dict[str, torch.Tensor], pool: PinnedPool) -> None:
+    seen: list[tuple[int, int]] = []
+    load_safetensors(file, DEVICE, pool=pool, threads=THREADS, progress=lambda *entry: seen.append(entry))
+    total = sum(value.nbytes for value in tensors.values())
+    assert len(seen) > 2
+    assert seen == sorted(seen)
+    assert seen[-1] == (total, total)
+
+
+def assert_nothing_leaked(pool: PinnedPool, before: int) -> None:
+    gc.collect()  # an error and its traceback refer to each other
+    assert pool.used_bytes == 0
+    assert torch.xpu.memory_allocated(0) == before
+
+
+def test_a_file_that_is_cut_off_while_it_is_read_is_one_sentence(
+    file: Path, pool: PinnedPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = torch.xpu.memory_allocated(0)
+    begin = loading._Reader.__enter__
+
+    def cut(reader: loading._Reader) -> loading._Reader:
+        with file.open("r+b") as stream:
+            stream.truncate(file.stat().st_size // 2)
+        return begin(reader)
+
+    monkeypatch.setattr(loading._Reader, "__enter__", cut)
+    with pytest.raises(LoadError, match=r"^model.safetensors was truncated while it was read: download it again\.$"):
+        load_safetensors(file, DEVICE, pool=pool, threads=THREADS)
+    assert_nothing_leaked(pool, before)
+
+
+def test_a_disk_that_fails_is_one_sentence(file: Path, pool: PinnedPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.xpu.memory_allocated(0)
+
+    class Failing(io.FileIO):
+        def readinto(self, room: object) -> int:
+            if self.tell() > 100_000:
+                raise OSError(5, "Input/output error")
+            return super().readinto(room)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loading, "FileIO", Failing)
+    with pytest.raises(LoadError, match=r"could not be read at byte \d+ \(Input/output error\): check the disk\.$"):
+        load_safetensors(file, DEVICE, pool=pool, threads=THREADS)
+    assert_nothing_leaked(pool, before)
+
+
+def test_a_full_pinned_budget_is_one_sentence(file: Path) -> None:
+    before = torch.xpu.memory_allocated(0)
+    pool = PinnedPool(3 * loading.CHUNK_BYTES)
+    with pytest.raises(PinnedMemoryError, match=r"would exceed the limit .* unload a model or use a smaller one\.$"):
+        load_safetensors(file, DEVICE, pool=pool, threads=THREADS)
+    assert_nothing_leaked(pool, before)
+
+
+def test_a_device_that_is_too_small_leaks_nothing(file: Path, pool: PinnedPool, sim: xpu_sim.Simulation) -> None:
+    before = torch.xpu.memory_allocated(0)
+    sim.add_fault("runtime::malloc", "out_of_memory", nth=3, times=None)
+    with pytest.raises(torch.OutOfMemoryError):
+        load_safetensors(file, DEVICE, pool=pool, threads=THREADS)
+    sim.clear_faults()
+    assert_nothing_leaked(pool, before)
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (lambda data: data[:-1], "is truncated: it ends before layer"),
+        (lambda data: b"\xff" * 16 + data, "is no safetensors file"),
+        (lambda data: data[:8] + b"x" + data[9:], "has a damaged header"),
+        (lambda data: data.replace(b'"BF16"', b'"Q017"'), r"holds layer\.\d+ as Q017, which is not known"),
+    ],
+)
+def test_a_damaged_file_is_refused_before_anything_is_allocated(
+    file: Path, pool: PinnedPool, damage: object, sentence: str
+) -> None:
+    file.write_bytes(damage(file.read_bytes()))  # type: ignore[operator]
+    before = torch.xpu.memory_allocated(0)
+    with pytest.raises(LoadError, match=sentence):
+        load_safetensors(file, DEVICE, pool=pool, threads=THREADS)
+    assert_nothing_leaked(pool, before)

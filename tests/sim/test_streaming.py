@@ -1,0 +1,261 @@
+"""What a weight stream copies, when and from where, by the simulated device's own count; results stay the same."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from tests import xpu_sim
+from xpu_utils import pinned
+from xpu_utils.leaves import collect_leaves
+from xpu_utils.pinned import PinnedPool
+from xpu_utils.streaming import WeightStream, ring_size
+
+DEVICE = torch.device("xpu:0")
+LEARNING_PASSES = 3
+
+
+class Block(nn.Module):
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.first = nn.Linear(width, inner)
+        self.norm = nn.LayerNorm(inner)
+        self.second = nn.Linear(inner, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.second(torch.tanh(self.norm(self.first(x))))
+
+
+class Network(nn.Module):
+    """Blocks of two sizes; any may be left out of a pass, or used twice, or fail."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.blocks = nn.ModuleList([Block(128, 256 if index % 3 else 384) for index in range(9)])
+        self.requires_grad_(False)
+
+    def forward(
+        self, x: torch.Tensor, *, skip: tuple[int, ...] = (), twice: int | None = None, fail: int | None = None
+    ) -> torch.Tensor:
+        for index, block in enumerate(self.blocks):
+            if index == fail:
+                raise InterruptedError
+            if index in skip:
+                continue
+            x = block(x)
+            if index == twice:
+                x = block(x)
+        return x
+
+
+class Setting:
+    """A network on the host, the same one on the device, and a stream over the first."""
+
+    def __init__(self, share: float = 0.45, *, limit_bytes: int = 1 << 30) -> None:
+        self.network, self.whole = Network(), Network().to(DEVICE)
+        self.pool = PinnedPool(limit_bytes)
+        self.leaves = collect_leaves(self.network, self.pool, streamable=lambda module: isinstance(module, nn.Linear))
+        streamed = {leaf.module for leaf in self.leaves}
+        for module in self.network.modules():
+            if module not in streamed:
+                module._apply(lambda tensor: tensor.to(DEVICE), recurse=False)
+        self.total_bytes = sum(leaf.size_bytes for leaf in self.leaves)
+        self.stream = WeightStream(
+            self.network,
+            self.leaves,
+            DEVICE,
+            ring_bytes=ring_size(self.leaves, 1 << 20),
+            resident_bytes=int(share * self.total_bytes),
+        )
+        self.stream.install()
+        self.x = torch.randn(4, 128, device=DEVICE)
+
+    def check(self, **how: object) -> None:
+        """One pass, compared bit for bit with the network that is on the device as a whole."""
+        with torch.inference_mode():
+            assert torch.equal(self.network(self.x, **how), self.whole(self.x, **how))
+
+    def settle(self) -> None:
+        for _ in range(LEARNING_PASSES + 1):
+            self.check()
+        assert self.stream.settled
+
+
+def weight_copies(sim: xpu_sim.Simulation) -> list[xpu_sim.Copy]:
+    return [copy for copy in sim.statistics().copies if copy.direction == "host_to_device"]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.45, 0.9])
+def test_each_pass_copies_what_is_not_resident_once_from_pinned_memory_on_the_copy_stream(
+    sim: xpu_sim.Simulation, share: float
+) -> None:
+    setting = Setting(share)
+    setting.settle()
+    sim.reset_statistics()
+    setting.check()
+    copies = weight_copies(sim)
+    assert all(copy.pinned and copy.non_blocking for copy in copies)
+    assert len({copy.stream for copy in copies}) == 1
+    assert copies[0].stream != 0
+    spans = sorted((copy.host_address, copy.host_address + copy.bytes) for copy in copies)
+    assert all(stop <= start for (_, stop), (start, _) in itertools.pairwise(spans))
+    resident = setting.stream.resident_bytes
+    assert resident <= share * setting.total_bytes
+    for leaf in setting.leaves:
+        inside = [
+            any(start <= source.data_ptr() and source.data_ptr() + len(source) <= stop for start, stop in spans)
+            for source, _ in leaf.copies()
+        ]
+        on_device = leaf.module.weight.device == DEVICE
+        assert inside == [not on_device] * len(inside)
+    sizes = [leaf.size_bytes for leaf in setting.leaves if leaf.module.weight.device != DEVICE]
+    assert sum(sizes) == setting.total_bytes - resident
+
+
+def test_all_forms_of_a_pass_give_the_same_bits(sim: xpu_sim.Simulation) -> None:
+    setting = Setting()
+    for how in ({}, {}, {}, {"skip": (2, 3)}, {}, {"twice": 4}, {}, {"skip": (0,)}, {"skip": (8,)}, {"twice": 0}, {}):
+        setting.check(**how)
+
+
+def test_a_pass_that_is_cut_short_leaves_no_trace(sim: xpu_sim.Simulation) -> None:
+    setting = Setting()
+    for fail in (5, None, 3, None, 7, None, None, 0, 4, None):
+        if fail is None:
+            setting.check()
+            continue
+        with pytest.raises(InterruptedError), torch.inference_mode():
+            setting.network(setting.x, fail=fail)
+    setting.stream.remove()
+    assert all(leaf.module.weight.device.type == "cpu" for leaf in setting.leaves)
+
+
+def test_a_module_used_twice_in_every_pass_is_kept_on_the_device(sim: xpu_sim.Simulation) -> None:
+    setting = Setting()
+    for _ in range(LEARNING_PASSES + 1):
+        setting.check(twice=5)
+    stray = setting.stream.statistics.stray_bytes
+    setting.check(twice=5)
+    assert setting.stream.statistics.stray_bytes == stray
+    assert setting.network.blocks[5].first.weight.device == DEVICE
+
+
+def test_less_memory_takes_effect_at_once_and_more_with_the_next_pass(sim: xpu_sim.Simulation) -> None:
+    setting = Setting(0.9)
+    setting.settle()
+    before = torch.xpu.memory_allocated(0)
+    freed = setting.stream.set_budget(setting.total_bytes // 4)
+    assert freed > setting.total_bytes // 2
+    assert before - torch.xpu.memory_allocated(0) >= freed
+    setting.check()
+    setting.stream.set_budget(int(0.9 * setting.total_bytes))
+    setting.check()
+    assert setting.stream.resident_bytes > setting.total_bytes * 0.8
+    setting.check()
+
+
+def test_release_gives_all_device_memory_back_and_keeps_what_was_learnt(sim: xpu_sim.Simulation) -> None:
+    setting = Setting()
+    before = torch.xpu.memory_allocated(0)
+    setting.settle()
+    setting.stream.release()
+    assert torch.xpu.memory_allocated(0) == before
+    setting.stream.install()
+    stray = setting.stream.statistics.stray_bytes
+    setting.check()
+    assert setting.stream.settled
+    assert setting.stream.statistics.stray_bytes == stray
+
+
+def test_a_lesson_saves_another_stream_the_learning(sim: xpu_sim.Simulation) -> None:
+    first, second = Setting(), Setting()
+    first.settle()
+    assert first.stream.lesson is not None
+    second.stream = WeightStream(
+        second.network,
+        second.leaves,
+        DEVICE,
+        ring_bytes=first.stream.ring_bytes,
+        resident_bytes=first.stream.budget_bytes,
+        lesson=first.stream.lesson,
+    )
+    second.stream.install()
+    second.check()
+    assert second.stream.settled
+    assert second.stream.resident == first.stream.resident
+
+
+def test_weights_changed_in_place_reach_the_device(sim: xpu_sim.Simulation) -> None:
+    setting = Setting(0.5)
+    setting.settle()
+    setting.stream.remove()
+    for leaf in setting.leaves:
+        leaf.module.weight.data.mul_(1.5)
+        setting.whole.get_submodule(leaf.name).weight.data.mul_(1.5)
+    setting.stream.install(refresh=[leaf.name for leaf in setting.leaves])
+    setting.check()
+
+
+def test_what_cannot_be_pinned_is_resident(sim: xpu_sim.Simulation, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pinned, "SLAB_BYTES", 1 << 19)
+    setting = Setting(0.9, limit_bytes=1 << 20)
+    setting.settle()
+    unpinned = [leaf for leaf in setting.leaves if not leaf.pinned]
+    assert unpinned
+    assert all(leaf.module.weight.device == DEVICE for leaf in unpinned)
+    sim.reset_statistics()
+    setting.check()
+    assert all(copy.pinned for copy in weight_copies(sim))
+
+
+def test_fp8_weights_stream_in_their_stored_size(sim: xpu_sim.Simulation) -> None:
+    class Cast(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.linear(x, self.weight.to(x.dtype), self.bias.to(x.dtype))
+
+    def network() -> nn.Sequential:
+        torch.manual_seed(0)
+        return nn.Sequential(*(Cast(512, 512) for _ in range(6))).requires_grad_(False).to(torch.float8_e4m3fn)
+
+    streamed, whole = network(), network().to(DEVICE)
+    leaves = collect_leaves(streamed, PinnedPool(1 << 30), streamable=lambda module: True)
+    stream = WeightStream(streamed, leaves, DEVICE, ring_bytes=ring_size(leaves, 1 << 20), resident_bytes=0)
+    stream.install()
+    x = torch.randn(2, 512, device=DEVICE)
+    for _ in range(LEARNING_PASSES + 1):
+        assert torch.equal(streamed(x), whole(x))
+    sim.reset_statistics()
+    streamed(x)
+    assert sum(copy.bytes for copy in weight_copies(sim)) == pytest.approx(6 * 512 * 513, rel=0.01)
+
+
+def test_a_fault_during_a_prefetch_comes_out_of_the_pass_and_the_next_one_works(sim: xpu_sim.Simulation) -> None:
+    setting = Setting(0.1)
+    setting.settle()
+    sim.add_fault("copy_", "out_of_device_memory", nth=3)
+    with pytest.raises(RuntimeError, match="OUT_OF_DEVICE_MEMORY"), torch.inference_mode():
+        setting.network(setting.x)
+    sim.clear_faults()
+    setting.check()
+
+
+def test_two_models_take_turns(sim: xpu_sim.Simulation) -> None:
+    first, second = Setting(0.2), Setting(0.6)
+    for _ in range(LEARNING_PASSES + 2):
+        first.check()
+        second.check()
+    assert first.stream.settled
+    assert second.stream.settled
+
+
+def test_a_stream_that_is_dropped_leaves_the_model_usable(sim: xpu_sim.Simulation) -> None:
+    setting = Setting()
+    setting.settle()
+    setting.stream.remove()
+    del setting.stream
+    setting.network.to(DEVICE)
+    setting.check()

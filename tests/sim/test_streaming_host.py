@@ -1,0 +1,293 @@
+"""Weight streaming inside ComfyUI's own patcher and memory management, on a simulated XPU."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from tests import xpu_sim
+from tests.harness.hosts import SITE, host_path
+
+DEVICE = torch.device("xpu:0")
+HOST = torch.device("cpu")
+CONFIG = {
+    "image_size": 32,
+    "in_channels": 4,
+    "out_channels": 4,
+    "model_channels": 64,
+    "num_res_blocks": [1, 1],
+    "channel_mult": (1, 2),
+    "num_heads": 4,
+    "use_spatial_transformer": True,
+    "transformer_depth": [1, 1],
+    "transformer_depth_middle": 1,
+    "transformer_depth_output": [1, 1, 1, 1],
+    "context_dim": 768,
+    "legacy": False,
+    "use_temporal_attention": False,
+}
+
+
+@pytest.fixture(scope="session")
+def comfy(machine: xpu_sim.Simulation) -> Any:
+    """ComfyUI's packages, imported once the XPU is there."""
+    shim = importlib.util.spec_from_file_location("site_shim", SITE / "sitecustomize.py")
+    assert shim is not None
+    assert shim.loader is not None
+    shim.loader.exec_module(importlib.util.module_from_spec(shim))
+    sys.path.append(str(host_path(os.environ.get("HOST_VERSION"))))
+    import comfy.lora
+    import comfy.model_management
+    import comfy.model_patcher
+    import comfy.supported_models
+
+    return comfy
+
+
+@pytest.fixture
+def build(comfy: Any) -> Callable[..., Any]:
+    def build(weight_dtype: torch.dtype = torch.float32) -> Any:
+        """A patcher around an SD1.5-like model of random weights, always the same ones."""
+        config = comfy.supported_models.SD15(dict(CONFIG))
+        config.set_inference_dtype(weight_dtype, None if weight_dtype == torch.float32 else torch.float32)
+        model = config.get_model({}, device=HOST)
+        torch.manual_seed(0)
+        for parameter in model.parameters():
+            parameter.requires_grad_(False)
+            values = torch.randn(parameter.shape) * (parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.1)
+            parameter.data.copy_(values)
+        return comfy.model_patcher.ModelPatcher(model, load_device=DEVICE, offload_device=HOST)
+
+    return build
+
+
+@pytest.fixture
+def attach(comfy: Any) -> Callable[..., Any]:
+    from xpu_utils.host.streaming import attach
+
+    return attach
+
+
+def step(patcher: Any, *, loaded: bool = False) -> torch.Tensor:
+    """One model call as a sampler makes it."""
+    import comfy.model_management
+
+    if not loaded:
+        comfy.model_management.load_models_gpu([patcher])
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(2, 4, 16, 16, generator=generator).to(DEVICE)
+    context = torch.randn(2, 8, 768, generator=generator).to(DEVICE)
+    with torch.inference_mode():
+        return patcher.model.apply_model(x, torch.tensor([5.0, 5.0], device=DEVICE), c_crossattn=context).cpu()
+
+
+def steps(patcher: Any, count: int = 5) -> list[torch.Tensor]:
+    results = [step(patcher)]
+    return results + [step(patcher, loaded=True) for _ in range(count - 1)]
+
+
+def stream_of(patcher: Any) -> Any:
+    from xpu_utils.host.streaming import ATTACHMENT
+
+    return patcher.get_attachment(ATTACHMENT).stream
+
+
+def unload(patcher: Any) -> None:
+    import comfy.model_management
+
+    comfy.model_management.unload_all_models()
+    assert torch.xpu.memory_allocated(0) < 1 << 20
+
+
+def lora(patcher: Any, seed: int) -> dict[str, Any]:
+    """A LoRA on every attention query, as ComfyUI's loader would hand it over."""
+    generator = torch.Generator().manual_seed(seed)
+    patches = {}
+    for key, value in patcher.model.state_dict().items():
+        if key.endswith(("to_q.weight", "ff.net.2.weight")):
+            difference = 0.1 * torch.randn(value.shape, generator=generator)
+            patches[key] = ("diff", (difference,))
+    return patches
+
+
+@pytest.mark.parametrize("share", ["0%", "45%", "90%"])
+@pytest.mark.parametrize("weight_dtype", [torch.float32, torch.bfloat16, torch.float8_e4m3fn])
+def test_results_are_those_of_the_whole_model(build: Any, attach: Any, share: str, weight_dtype: torch.dtype) -> None:
+    whole = build(weight_dtype)
+    expected = step(whole)
+    unload(whole)
+    model = attach(build(weight_dtype), share)
+    assert all(torch.equal(result, expected) for result in steps(model))
+    assert stream_of(model).settled
+    assert all(torch.equal(result, expected) for result in steps(model))
+    unload(model)
+
+
+def test_auto_keeps_everything_where_it_fits_and_streams_where_not(build: Any, attach: Any) -> None:
+    model = attach(build())
+    expected = step(model)
+    assert stream_of(model) is None
+    assert model.loaded_size() >= model.model_size()
+    unload(model)
+    free_bytes = model.model_size() * 3 // 4
+    model.partially_load(DEVICE, free_bytes)  # as ComfyUI calls it with what is free
+    assert all(torch.equal(step(model, loaded=True), expected) for _ in range(5))
+    assert 0 < stream_of(model).resident_bytes < free_bytes
+    assert model.loaded_size() <= free_bytes
+    model.detach()
+
+
+@pytest.mark.parametrize("weight_dtype", [torch.float32, torch.bfloat16, torch.float8_e4m3fn])
+def test_a_lora_is_applied_once_and_taken_off_again(build: Any, attach: Any, weight_dtype: torch.dtype) -> None:
+    whole = build(weight_dtype)
+    plain = step(whole)
+    patched_whole = whole.clone()
+    patched_whole.add_patches(lora(whole, 1), 0.8)
+    expected = step(patched_whole)
+    unload(whole)
+    model = attach(build(weight_dtype), "30%")
+    patched = model.clone()
+    patched.add_patches(lora(model, 1), 0.8)
+    assert not torch.equal(plain, expected)
+    assert all(torch.equal(result, plain) for result in steps(model))
+    assert all(torch.equal(result, expected) for result in steps(patched))
+    assert not any(getattr(module, "weight_function", []) for module in model.model.modules())  # none waits for a step
+    assert all(torch.equal(result, plain) for result in steps(model))
+    unload(model)
+    original = build(weight_dtype).model.state_dict()
+    assert all(torch.equal(value, original[key]) for key, value in model.model.state_dict().items())
+
+
+def test_patches_added_while_loaded_take_effect(build: Any, attach: Any) -> None:
+    whole = build()
+    whole.add_patches(lora(whole, 2))
+    expected = step(whole)
+    unload(whole)
+    model = attach(build(), "45%")
+    steps(model)
+    model.add_patches(lora(model, 2))
+    assert all(torch.equal(result, expected) for result in steps(model))
+    unload(model)
+
+
+def test_the_stock_patcher_of_the_same_weights_works_after_ours_and_before(build: Any, attach: Any) -> None:
+    stock = build()
+    expected = step(stock)
+    model = attach(stock, "45%")
+    for patcher in (model, stock, model, stock):
+        assert all(torch.equal(result, expected) for result in steps(patcher, 3))
+    unload(stock)
+
+
+def test_comfyui_gets_the_memory_it_asks_for_and_the_model_carries_on(build: Any, attach: Any) -> None:
+    import comfy.model_management
+
+    model = attach(build(), "90%")
+    (expected, *_) = steps(model)
+    before = torch.xpu.memory_allocated(0)
+    wanted = model.model_size() // 2
+    freed = model.partially_unload(HOST, wanted)
+    assert freed >= wanted
+    assert before - torch.xpu.memory_allocated(0) >= wanted
+    assert torch.equal(step(model, loaded=True), expected)
+    free = comfy.model_management.get_free_memory(DEVICE)
+    comfy.model_management.free_memory(free + 2 * model.loaded_size(), DEVICE)
+    assert not comfy.model_management.loaded_models()
+    assert torch.equal(step(model), expected)
+    unload(model)
+
+
+def test_two_models_take_turns(build: Any, attach: Any) -> None:
+    first, second = attach(build(), "20%"), attach(build(torch.bfloat16), "60%")
+    expected = [step(first), step(second)]
+    for _ in range(4):
+        assert torch.equal(step(first), expected[0])
+        assert torch.equal(step(second), expected[1])
+    unload(first)
+
+
+def test_an_interrupted_step_leaves_a_model_that_works(build: Any, attach: Any) -> None:
+    import comfy.model_management
+
+    model = attach(build(), "20%")
+    (expected, *_) = steps(model)
+
+    def interrupt(*_: Any) -> None:
+        raise comfy.model_management.InterruptProcessingException
+
+    handle = model.model.diffusion_model.middle_block[1].proj_in.register_forward_pre_hook(interrupt)
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        step(model, loaded=True)
+    handle.remove()
+    assert torch.equal(step(model, loaded=True), expected)
+    unload(model)
+
+
+def test_a_full_pinned_budget_falls_back_to_comfyuis_way_in_a_sentence(
+    build: Any, attach: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from xpu_utils.host import hooks, streaming
+    from xpu_utils.pinned import PinnedPool
+
+    whole = build()
+    expected = step(whole)
+    unload(whole)
+    full = PinnedPool(1 << 10)
+    monkeypatch.setattr(streaming, "shared_pool", lambda: full)
+    model = attach(build(), "10%")
+    model.add_patches(lora(model, 3))
+    patched = build()
+    patched.add_patches(lora(patched, 3))
+    assert torch.equal(step(model), step(patched))
+    reasons = [hook.reason for hook in hooks.hooks() if hook.name == streaming.HOOK]
+    assert "page-locked memory is too small" in reasons[0]
+    assert full.used_bytes == 0
+    assert stream_of(model) is None
+    assert not torch.equal(step(model), expected)
+    unload(model)
+
+
+def test_a_lost_device_costs_no_streamed_weight(build: Any, attach: Any, sim: xpu_sim.Simulation) -> None:
+    from xpu_utils.host.streaming import abandon
+
+    model = attach(build(), "0%")
+    before = {key: value.clone() for key, value in model.model.state_dict().items()}
+    model.add_patches(lora(model, 4))
+    steps(model)
+    abandon(model)
+    for key, value in model.model.state_dict().items():
+        if value.device == HOST:
+            assert torch.equal(value, before[key])
+    assert sum(value.device == HOST for value in model.model.state_dict().values()) > 50
+    model.detach()
+
+
+@pytest.mark.parametrize("resident", ["auto", "45%"])
+def test_it_stands_down_where_it_has_nothing_to_do(build: Any, attach: Any, resident: str) -> None:
+    from xpu_utils.host import hooks, streaming
+
+    model = build()
+    model.load_device = HOST
+    assert attach(model, resident) is model
+    (hook,) = [hook for hook in hooks.hooks() if hook.name == streaming.HOOK]
+    assert hook.state is hooks.State.STOOD_DOWN
+    assert "CPU" in hook.reason
+
+
+def test_memory_shared_with_the_host_is_never_streamed_through(
+    build: Any, attach: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from xpu_utils.host import streaming
+
+    monkeypatch.setattr(streaming, "_is_integrated", lambda model: True)
+    model = attach(build(), "10%")
+    step(model)
+    assert stream_of(model) is None
+    assert model.loaded_size() == model.model_size()
+    unload(model)
