@@ -1,0 +1,1 @@
+"""What XPU Nodes knows about devices, memory and faults: pure torch, importable without ComfyUI."""

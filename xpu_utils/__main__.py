@@ -1,0 +1,26 @@
+"""`python -m xpu_utils <verb>`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from .commands import bench, devices, doctor
+
+VERBS = (devices, doctor, bench)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one verb, prints what it answers, returns its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m xpu_utils", description=__doc__)
+    subparsers = parser.add_subparsers(required=True, metavar="verb")
+    for verb in VERBS:
+        verb.add_parser(subparsers)
+    parsed = parser.parse_args(arguments)
+    code, text = parsed.run(parsed)
+    print(text)
+    return int(code)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,33 @@
+"""oneDNN's linear layer, through the operator that PyTorch's own compiler uses for it."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+
+
+def linear(
+    given: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, *, sigmoid: bool = False
+) -> torch.Tensor:
+    """given weight^T + bias, (..., in) and (out, in) to (..., out), with a sigmoid on the fp32 sums if asked for.
+
+    Raises:
+        RuntimeError: this CPU or build cannot do it in the dtype: ask `linear_works` first.
+    """
+    result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
+        given, weight, bias, "sigmoid" if sigmoid else "none", [], ""
+    )
+    return result
+
+
+@functools.lru_cache(maxsize=8)
+def linear_works(dtype: torch.dtype) -> bool:
+    """Whether `linear` computes in this dtype here; tried out, as oneDNN can be told to use fewer instructions."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    ones = torch.ones(2, 2, dtype=dtype)
+    try:
+        return bool((linear(ones, ones) == 2).all())
+    except (RuntimeError, AttributeError):  # no primitive for the dtype; a build without the operator
+        return False

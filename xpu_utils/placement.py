@@ -1,0 +1,64 @@
+"""Where a part of the work was asked to run, where it runs, and why they differ."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+from .devices import Device, Inventory
+
+AUTO = "auto"
+
+_DEVICE_NAME = re.compile(r"[a-z]{1,16}(:[0-9]{1,3})?")
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """A requested device, the effective one, and the precision the work runs in."""
+
+    requested: str
+    """The device string of the workflow: "auto", "xpu:1", "cpu"."""
+    device: Device
+    """The effective device."""
+    precision: str
+    """"auto" (the host decides), "fp32", "bf16" or "fp16"."""
+    reason: str = ""
+    """Why effective differs from requested; empty where it does not."""
+
+    @property
+    def differs(self) -> bool:
+        return bool(self.reason)
+
+    def __str__(self) -> str:
+        line = f"{self.device.id} ({self.device.name}), {self.precision}"
+        return f"{line}; asked for {self.requested}: {self.reason}" if self.differs else line
+
+
+def place(requested: str, inventory: Inventory, *, precision: str = AUTO) -> Placement:
+    """Decides the effective device for a requested one: a device this machine lacks becomes the best it has.
+
+    Raises:
+        ValueError: the string is not the form of a device name.
+    """
+    if requested == AUTO:
+        return Placement(requested, inventory.best, precision)
+    check_device_name(requested)
+    device = inventory.find(requested)
+    if device is not None:
+        return Placement(requested, device, precision)
+    best = inventory.best.id
+    known = next((entry.why for entry in inventory.rejected if entry.what == requested), None)
+    if known:
+        return Placement(requested, inventory.best, precision, f"{requested} cannot be used ({known}), using {best}")
+    kind = next((f" ({entry.why})" for entry in inventory.rejected if entry.what == requested.split(":")[0]), "")
+    return Placement(requested, inventory.best, precision, f"{requested} is not on this machine{kind}, using {best}")
+
+
+def check_device_name(name: object) -> None:
+    """Accepts "auto", "cpu", "xpu", "xpu:1" and the like.
+
+    Raises:
+        ValueError: anything else, in a sentence that says what is accepted.
+    """
+    if not (isinstance(name, str) and _DEVICE_NAME.fullmatch(name)):
+        raise ValueError(f"device: {str(name)[:40]!r} is not a device name, use auto, cpu or a name such as xpu:0.")

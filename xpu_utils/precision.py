@@ -1,0 +1,19 @@
+"""The names users give to number formats, and the torch dtypes behind them."""
+
+from __future__ import annotations
+
+import torch
+
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def dtype_of(precision: str) -> torch.dtype | None:
+    """The torch dtype of a precision name; None for "auto"."""
+    return _DTYPES.get(precision)
+
+
+def name_of(dtype: torch.dtype | None) -> str:
+    """The precision name of a dtype ("bf16"), or torch's own name where users have no shorter one."""
+    return next((name for name, known in _DTYPES.items() if known == dtype), str(dtype).removeprefix("torch."))
