@@ -1,0 +1,122 @@
+"""`python -m xpu_utils bench stream`: models larger than the device, streamed by us and offloaded by ComfyUI."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..devices import Device, find_devices
+from .link import host_to_device_bytes_per_s
+
+if TYPE_CHECKING:
+    from ..host.stream_bench import Sampled
+
+
+@dataclasses.dataclass(frozen=True)
+class Figures:
+    """One variant's figures."""
+
+    name: str
+    ours: bool
+    seconds_per_step: float
+    seconds_spread: float
+    """Largest minus smallest round."""
+    floor_seconds: float
+    """The larger of the all-resident time and the time the link needs for what is not resident."""
+    load_seconds: float
+    peak_bytes: int
+    above_resident_bytes: int
+    """Peak less the resident weights and the activations, which are the all-resident peak less all weights."""
+    equal: bool
+    """Whether the latent equals the all-resident one bit for bit."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What was measured of one shape on one device."""
+
+    shape: str
+    device: str
+    torch: str
+    model_bytes: int
+    pinned_bytes_per_s: float
+    pageable_bytes_per_s: float
+    figures: tuple[Figures, ...]
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = subparsers.add_parser("stream", help="sample models whose weights do not all fit (needs ComfyUI)")
+    parser.add_argument("--device", default="auto", help="an accelerator, xpu:0 say")
+    parser.add_argument("--shape", action="append", help="sdxl, flux-fp8, flux-bf16 or tiny; sdxl if none is named")
+    parser.add_argument("--steps", type=int, default=14, help="sampling steps a round, the first five not timed")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds in which the variants take turns")
+    parser.add_argument("--comfyui", type=Path, default=os.environ.get("COMFYUI_PATH"), help="default: COMFYUI_PATH")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> tuple[int, str]:
+    inventory = find_devices()
+    device = inventory.best if arguments.device == "auto" else inventory.find(arguments.device)
+    if device is None or device.type == "cpu":
+        return 2, f"bench stream: {arguments.device} is no accelerator of this machine, see `devices`."
+    if arguments.comfyui is None or not (arguments.comfyui / "comfy").is_dir():
+        return 2, "bench stream: no ComfyUI to compare with, set COMFYUI_PATH or --comfyui to its folder."
+    sys.path.insert(0, str(arguments.comfyui))
+    reports = [measure(device, shape, arguments.steps, arguments.rounds) for shape in arguments.shape or ["sdxl"]]
+    if arguments.json:
+        arguments.json.write_text(json.dumps([dataclasses.asdict(report) for report in reports], indent=2))
+    failed = any(not figures.equal for report in reports for figures in report.figures if figures.ours)
+    return int(failed), "\n\n".join(as_text(report) for report in reports)
+
+
+def measure(device: Device, shape: str, steps: int, rounds: int) -> Report:
+    """Measures all variants of one shape."""
+    from ..host import stream_bench
+
+    rate = host_to_device_bytes_per_s(device.torch_device, pinned=True)
+    pageable = host_to_device_bytes_per_s(device.torch_device, pinned=False)
+    model_bytes, sampled = stream_bench.measure(
+        stream_bench.SHAPES[shape], device.torch_device, steps=steps, rounds=rounds
+    )
+    figures = tuple(_figures(entry, sampled[0], model_bytes, rate) for entry in sampled)
+    return Report(shape, device.name, torch.__version__, model_bytes, rate, pageable, figures)
+
+
+def _figures(sampled: Sampled, stock: Sampled, model_bytes: int, rate: float) -> Figures:
+    share = 1.0 if sampled.variant.share is None else sampled.variant.share
+    activation_bytes = stock.peak_bytes - model_bytes
+    return Figures(
+        name=sampled.variant.name,
+        ours=sampled.variant.resident is not None,
+        seconds_per_step=sampled.seconds_per_step,
+        seconds_spread=max(sampled.seconds) - min(sampled.seconds),
+        floor_seconds=max(stock.seconds_per_step, (1 - share) * model_bytes / rate),
+        load_seconds=min(sampled.load_seconds),
+        peak_bytes=sampled.peak_bytes,
+        above_resident_bytes=sampled.peak_bytes - int(share * model_bytes) - activation_bytes,
+        equal=sampled.equal,
+    )
+
+
+def as_text(report: Report) -> str:
+    """A table."""
+    lines = [
+        f"{report.shape} ({report.model_bytes / 1e9:.2f} GB) on {report.device}, torch {report.torch}; host to device "
+        f"{report.pinned_bytes_per_s / 1e9:.1f} GB/s pinned, {report.pageable_bytes_per_s / 1e9:.1f} GB/s pageable",
+        f"{'':30} {'s/step':>8} {'spread':>8} {'/floor':>7} {'load s':>7} {'peak GB':>8} {'above GB':>9}  equal",
+    ]
+    lines += [
+        f"{entry.name:30} {entry.seconds_per_step:8.4f} {entry.seconds_spread:8.4f} "
+        f"{entry.seconds_per_step / entry.floor_seconds:7.3f} {entry.load_seconds:7.2f} {entry.peak_bytes / 1e9:8.3f} "
+        f"{entry.above_resident_bytes / 1e9:9.3f}  {'yes' if entry.equal else 'NO'}"
+        for entry in report.figures
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,60 @@
+"""`python -m xpu_utils doctor`: why a device is not used, or not well, and what to paste to mend it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from ..doctor import probe
+from ..doctor.examine import as_data, as_text, examine, examine_devices, examine_packs, report
+from ..doctor.findings import Finding, exit_code
+from ..doctor.machine import Machine, look
+from ..doctor.server import DEFAULT_ADDRESS, examine_server
+
+REPORT_FILE = Path("xpu-self-test.json")
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = subparsers.add_parser("doctor", help="find out why a device is not used, or not well")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+    parser.add_argument(
+        "--self-test",
+        action="store_true",
+        help=f"also test every operation in every precision, and write {REPORT_FILE} to attach to an issue",
+    )
+    parser.add_argument("--scan-packs", type=Path, metavar="DIR", help="also scan this custom_nodes folder for CUDA")
+    parser.add_argument(
+        "--server",
+        default=DEFAULT_ADDRESS,
+        metavar="HOST:PORT",
+        help=f"the running ComfyUI whose hooks are listed (default {DEFAULT_ADDRESS})",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> tuple[int, str]:
+    """Exit code 0: nothing worse than a note; 1: warnings; 2: errors, or a folder that is not there."""
+    if arguments.scan_packs is not None and not arguments.scan_packs.is_dir():
+        return 2, f"doctor: {arguments.scan_packs} is not a folder, name ComfyUI's custom_nodes."
+    machine = look()
+    findings = examine(machine) + examine_server(arguments.server)
+    if arguments.self_test:
+        findings += _self_test(machine, findings)
+    else:
+        findings += examine_devices(machine)
+    if arguments.scan_packs is not None:
+        findings += examine_packs(arguments.scan_packs)
+    findings.sort(key=lambda finding: -finding.state)
+    if arguments.json:
+        return exit_code(findings), json.dumps(as_data(findings, machine.system), indent=2)
+    text = as_text(findings, machine.system)
+    return exit_code(findings), f"{text}\n\n{REPORT_FILE} is ready to be attached." if arguments.self_test else text
+
+
+def _self_test(machine: Machine, findings: list[Finding]) -> list[Finding]:
+    runs = {device.id: probe.run(device.id, everything=True) for device in machine.inventory.devices}
+    found = [probe.finding(device, run) for device, run in runs.items()]
+    numbers = {device: run.results for device, run in runs.items()}
+    REPORT_FILE.write_text(report(machine, [*findings, *found], numbers), encoding="utf-8")
+    return found

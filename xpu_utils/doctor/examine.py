@@ -1,0 +1,96 @@
+"""Puts the checks together, and writes what they found as text, as JSON and as a report to attach to an issue."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from . import comfyui, probe, python, scan, system
+from .findings import Finding, State
+from .machine import Machine
+from .numeric import Result
+
+CHECKS = (*system.CHECKS, *python.CHECKS, *comfyui.CHECKS)
+
+
+def examine(machine: Machine) -> list[Finding]:
+    """Every check of the facts, the worst findings first. Runs nothing on any device."""
+    found = [finding for check in CHECKS for finding in check(machine)]
+    return sorted(found, key=lambda finding: -finding.state)
+
+
+def examine_devices(machine: Machine) -> list[Finding]:
+    """Runs a real kernel on every device, one child process each; takes seconds a device."""
+    return [probe.finding(device.id, probe.run(device.id)) for device in machine.inventory.devices]
+
+
+def examine_packs(folder: Path) -> list[Finding]:
+    """Looks for other packs under `folder` that insist on CUDA."""
+    return scan.findings(scan.scan(folder, own=probe.ROOT))
+
+
+def as_text(findings: Iterable[Finding], system_name: str) -> str:
+    """One paragraph a finding: state, what, evidence, fix, link."""
+    lines = []
+    for finding in findings:
+        lines.append(f"{finding.state.name.lower():8}{finding.what} ({finding.evidence})")
+        if finding.state is not State.OK and finding.fix_for(system_name):
+            lines.append(f"{'':8}fix: {finding.fix_for(system_name)}")
+            lines.append(f"{'':8}see: {finding.link}")
+    return "\n".join(lines)
+
+
+def as_data(findings: Iterable[Finding], system_name: str) -> list[dict[str, Any]]:
+    """The findings as plain data; `fix` is the one for this system."""
+    return [
+        {
+            "code": finding.code,
+            "state": finding.state.name.lower(),
+            "what": finding.what,
+            "evidence": finding.evidence,
+            "fix": finding.fix_for(system_name),
+            "fixes": dict(finding.fixes),
+            "link": finding.link,
+        }
+        for finding in findings
+    ]
+
+
+def report(machine: Machine, findings: Sequence[Finding], numbers: Mapping[str, Sequence[Result]]) -> str:
+    """JSON to attach to an issue: facts of the hardware and results, each field chosen.
+
+    Nothing in it names the user, the machine, a path, a serial number or a UUID.
+    """
+    data = {
+        "report": "xpu-nodes self-test 1",
+        "system": machine.system,
+        "kernel": machine.kernel.split("-")[0],
+        "gpus": [dataclasses.asdict(gpu) for gpu in machine.gpus],
+        "torch": dataclasses.asdict(machine.torch_build),
+        "packages": dict(machine.packages),
+        "ram_gib": round(machine.ram_bytes / (1 << 30)),
+        "devices": [
+            {
+                "id": device.id,
+                "name": device.name,
+                "architecture": device.architecture.value,
+                "total_gib": round(device.total_bytes / (1 << 30), 1),
+                "integrated": device.integrated,
+                "fp16": device.fp16,
+                "bf16": device.bf16,
+                "fp64": device.fp64,
+                "driver_version": device.driver_version,
+                "compute_units": device.compute_units,
+            }
+            for device in machine.inventory.devices
+        ],
+        "findings": [{"code": finding.code, "state": finding.state.name.lower()} for finding in findings],
+        "numbers": {
+            device: [{**dataclasses.asdict(result), "right": result.right} for result in results]
+            for device, results in numbers.items()
+        },
+    }
+    return json.dumps(data, indent=2)

@@ -1,0 +1,234 @@
+"""The facts the checks look at, gathered once; a broken machine can be described without having it."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import os
+import platform
+import shutil
+import stat
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import psutil
+import torch
+
+from ..devices import INTEL_VENDOR, Inventory, find_devices
+from ..telemetry import sysman
+from ..telemetry.readings import Unavailable
+
+
+@dataclasses.dataclass(frozen=True)
+class Gpu:
+    """An Intel GPU on the PCI bus, with or without a driver."""
+
+    pci_device_id: int
+    driver: str
+    """"i915", "xe", "vfio-pci" or empty."""
+    largest_bar_bytes: int
+    """Largest memory window: all of the card's memory with Resizable BAR, 256 MiB without."""
+    integrated: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class RenderNode:
+    """/dev/dri/renderD*"""
+
+    path: str
+    group: str
+    """Name of its group, or the bare number where this system has no name for it."""
+    usable: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class TorchBuild:
+    """What the installed PyTorch was built for."""
+
+    version: str
+    xpu: bool
+    cuda: bool
+    mkl: bool
+    onednn: bool
+    cpu_capability: str
+    """"AVX512", "AVX2", "DEFAULT", ..."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Host:
+    """How ComfyUI runs, where the doctor runs inside it."""
+
+    cpu_argument: bool
+    device_type: str
+    """Type of the device the host computes on."""
+    packs: tuple[str, ...]
+    """Folder names of the other custom nodes."""
+    hooks: tuple[tuple[str, str, str], ...] = ()
+    """(name, state, reason) of our own touches on the host."""
+    largest_model_bytes: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """Everything the checks may look at."""
+
+    system: str
+    """One of `findings.SYSTEMS`; "linux" for another Linux."""
+    kernel: str
+    gpus: tuple[Gpu, ...]
+    render_nodes: tuple[RenderNode, ...]
+    loader: str
+    """Level Zero loader found, or empty."""
+    level_zero_driver: str
+    """Intel's Level Zero GPU driver found, or empty."""
+    torch_build: TorchBuild
+    packages: Mapping[str, str]
+    """Installed Python packages that matter here, with their versions."""
+    pyzes_problem: str
+    """Why Sysman cannot be used; empty where it can."""
+    environment: Mapping[str, str]
+    inventory: Inventory
+    ram_bytes: int
+    free_disk_bytes: int
+    host: Host | None = None
+
+
+_PACKAGES = (
+    "torch",
+    "torchvision",
+    "torchaudio",
+    "pyzes",
+    "intel-extension-for-pytorch",
+    "intel-sycl-rt",
+    "intel-cmplr-lib-rt",
+    "dpcpp-cpp-rt",
+    "pytorch-triton-xpu",
+    "triton-xpu",
+)
+
+
+def look(host: Host | None = None, *, sysfs: Path = Path("/sys"), dri: Path = Path("/dev/dri")) -> Machine:
+    """Gathers the facts of this machine; starts nothing on any device."""
+    return Machine(
+        system=system_name(),
+        kernel=platform.release(),
+        gpus=tuple(_gpus(sysfs / "bus" / "pci" / "devices")),
+        render_nodes=tuple(_render_nodes(dri)),
+        loader=_library("ze_loader"),
+        level_zero_driver=_library("ze_intel_gpu"),
+        torch_build=_torch_build(),
+        packages=_packages(),
+        pyzes_problem=_pyzes_problem(),
+        environment={name: value for name, value in os.environ.items() if name.startswith(_VARIABLES)},
+        inventory=find_devices(),
+        ram_bytes=psutil.virtual_memory().total,
+        free_disk_bytes=shutil.disk_usage(Path(__file__).parent).free,
+        host=host,
+    )
+
+
+_VARIABLES = ("ONEAPI_", "ZE_", "ZES_", "SYCL_", "UR_", "PYTORCH_", "NEO", "XPU_NODES_")
+"""Only variables of the drivers and of PyTorch are looked at: the rest is none of our business."""
+
+
+def system_name() -> str:
+    """The system whose fixes apply here."""
+    if sys.platform == "win32":
+        return "windows"
+    try:
+        release = platform.freedesktop_os_release()
+    except OSError:
+        return "linux"
+    names = [release.get("ID", ""), *release.get("ID_LIKE", "").split()]
+    aliases = {"ubuntu": "debian", "rhel": "fedora", "archlinux": "arch"}
+    known = [aliases.get(name, name) for name in names]
+    return next((name for name in known if name in ("debian", "fedora", "arch", "nixos")), "linux")
+
+
+def _gpus(devices: Path) -> list[Gpu]:
+    found = []
+    for device in sorted(devices.glob("*")) if devices.is_dir() else []:
+        if _text(device / "vendor") == INTEL_VENDOR and _text(device / "class").startswith("0x03"):
+            driver = device / "driver"
+            found.append(
+                Gpu(
+                    pci_device_id=int(_text(device / "device"), 16),
+                    driver=driver.resolve().name if driver.exists() else "",
+                    largest_bar_bytes=_largest_bar_bytes(_text(device / "resource")),
+                    integrated=device.name.endswith(":00:02.0"),  # where Intel's processors have theirs
+                )
+            )
+    return found
+
+
+def _largest_bar_bytes(resource: str) -> int:
+    """Of sysfs' `resource` file: start, end and flags of each window in hexadecimal."""
+    sizes = [0]
+    for line in resource.splitlines():
+        start, end, _ = (int(number, 16) for number in line.split())
+        sizes.append(end - start + 1 if end else 0)
+    return max(sizes)
+
+
+def _text(path: Path) -> str:
+    return path.read_text().strip() if path.is_file() else ""
+
+
+def _render_nodes(dri: Path) -> list[RenderNode]:
+    nodes = []
+    for path in sorted(dri.glob("renderD*")) if dri.is_dir() else []:
+        usable = os.access(path, os.R_OK | os.W_OK)
+        nodes.append(RenderNode(path.name, _group_name(path.stat()), usable))
+    return nodes
+
+
+def _group_name(status: os.stat_result) -> str:
+    import grp  # Unix only
+
+    try:
+        name = grp.getgrgid(status.st_gid).gr_name
+    except KeyError:
+        return str(status.st_gid)
+    return name if stat.S_ISCHR(status.st_mode) else f"{name} (not a device)"
+
+
+def _library(name: str) -> str:
+    """A shared library by its short name, as the loader would find it; empty where it is not there."""
+    import ctypes.util
+
+    found = ctypes.util.find_library(name) or ""
+    if not found and sys.platform != "win32":
+        folders = [*os.environ.get("LD_LIBRARY_PATH", "").split(":"), "/run/opengl-driver/lib"]
+        found = next((file.name for folder in folders if folder for file in Path(folder).glob(f"lib{name}.so*")), "")
+    return found
+
+
+def _torch_build() -> TorchBuild:
+    capability = getattr(getattr(torch.backends, "cpu", None), "get_cpu_capability", lambda: "unknown")
+    return TorchBuild(
+        version=torch.__version__,
+        xpu=bool(getattr(torch.version, "xpu", None)) or torch.xpu._is_compiled(),
+        cuda=bool(torch.version.cuda),
+        mkl=torch.backends.mkl.is_available(),
+        onednn=torch.backends.mkldnn.is_available(),
+        cpu_capability=str(capability()),
+    )
+
+
+def _packages() -> dict[str, str]:
+    versions = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _pyzes_problem() -> str:
+    try:
+        sysman.load()
+    except Unavailable as error:
+        return str(error)
+    return ""

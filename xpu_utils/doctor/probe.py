@@ -1,0 +1,96 @@
+"""Runs real kernels on a device in a child process with a time limit, and tells how that went."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from .findings import Finding, State, everywhere
+from .numeric import Result
+from .system import RUNTIME
+
+ROOT = Path(__file__).resolve().parents[2]
+
+_START = (
+    "import runpy, sys; sys.path.insert(0, sys.argv.pop(1)); "
+    "runpy.run_module('xpu_utils.doctor.numeric', run_name='__main__', alter_sys=True)"
+)
+"""Not `python -m`: the Python that ComfyUI's Windows package embeds looks neither in the current folder nor in
+PYTHONPATH."""
+
+TIME_LIMIT_SECONDS = 60.0
+"""Loading torch takes 5 to 20 s, the first kernel's compilation on Alchemist up to 10 s."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a child process left."""
+
+    results: tuple[Result, ...]
+    code: int | None
+    """Its exit code, negative for a signal; None where it ran past the limit."""
+    error: str
+    """The last line it wrote to its error stream."""
+
+
+def run(
+    device: str,
+    *,
+    everything: bool = False,
+    limit_seconds: float = TIME_LIMIT_SECONDS,
+    command: Sequence[str] | None = None,
+) -> Run:
+    """Runs the numeric check (or all of them) in a child process.
+
+    Args:
+        device: id of the device, such as "xpu:0".
+        everything: the whole self-test instead of one matrix product.
+        limit_seconds: the child is ended after that.
+        command: another program, for tests.
+    """
+    command = command or [sys.executable, "-c", _START, str(ROOT), device, *(["--all"] if everything else [])]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit_seconds, check=False)
+    except subprocess.TimeoutExpired as late:
+        written = late.stdout.decode(errors="replace") if isinstance(late.stdout, bytes) else late.stdout or ""
+        return Run(_results(written), None, "")
+    lines = done.stderr.strip().splitlines()
+    return Run(_results(done.stdout), done.returncode, lines[-1][:300] if lines else "")
+
+
+def _results(text: str) -> tuple[Result, ...]:
+    return tuple(Result(**json.loads(line)) for line in text.splitlines() if line.startswith("{"))
+
+
+def finding(device: str, run: Run, *, limit_seconds: float = TIME_LIMIT_SECONDS) -> Finding:
+    """Judges a child's run."""
+    if run.code is None:
+        what = f"A kernel on {device} does not end"
+        fixes = everywhere("Restart the machine; if it comes back, update the graphics driver and the kernel.")
+        return Finding("kernel-hangs", State.ERROR, what, f"no answer within {limit_seconds:.0f} s", fixes)
+    if run.code < 0 or (sys.platform == "win32" and run.code > 1):
+        what = f"The first kernel on {device} aborts: the compute runtime does not fit the kernel driver"
+        return Finding("kernel-aborts", State.ERROR, what, f"child ended by {_signal_name(run.code)}", RUNTIME)
+    if run.code or not run.results:
+        evidence = run.error or f"child ended with code {run.code}"
+        return Finding("kernel-fails", State.ERROR, f"No kernel can be run on {device}", evidence, RUNTIME)
+    wrong = [result for result in run.results if not result.right]
+    if wrong:
+        first = wrong[0]
+        error = first.problem or f"error {first.relative_error:.2g}"
+        what = f"{device} computes wrongly: {len(wrong)} of {len(run.results)} operations"
+        fixes = everywhere("Update the graphics driver; until then choose another precision or device for that stage.")
+        return Finding("kernel-wrong", State.ERROR, what, f"{first.name} in {first.precision}: {error}", fixes)
+    return Finding("kernel", State.OK, f"Kernels run on {device}", f"{len(run.results)} right answers")
+
+
+def _signal_name(code: int) -> str:
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"code {code}"

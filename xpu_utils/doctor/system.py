@@ -1,0 +1,144 @@
+"""Checks of the system under PyTorch: kernel driver, permissions, memory window, Level Zero."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..profiles import Architecture, architecture_of
+from .findings import Finding, State, everywhere
+from .machine import Gpu, Machine
+
+_FIRMWARE = {
+    "debian": "sudo apt full-upgrade && (sudo apt install linux-firmware || sudo apt install firmware-misc-nonfree)",
+    "fedora": "sudo dnf upgrade --refresh kernel linux-firmware intel-gpu-firmware && sudo reboot",
+    "arch": "sudo pacman -Syu linux linux-firmware && sudo reboot",
+    "nixos": "hardware.enableRedistributableFirmware = true; boot.kernelPackages = pkgs.linuxPackages_latest;",
+    "windows": "Install the newest Intel Arc graphics driver from intel.com, then restart.",
+}
+
+RUNTIME = {
+    "debian": "sudo apt install intel-opencl-icd libze1 libze-intel-gpu1",
+    "fedora": "sudo dnf install intel-compute-runtime intel-level-zero oneapi-level-zero",
+    "arch": "sudo pacman -S intel-compute-runtime level-zero-loader",
+    "nixos": "hardware.graphics.extraPackages = [ pkgs.intel-compute-runtime pkgs.level-zero ];",
+    "windows": "Install the newest Intel Arc graphics driver from intel.com, then restart.",
+}
+
+_GROUPS = {
+    **everywhere("sudo usermod -aG render,video $USER && newgrp render"),
+    "nixos": 'users.users.<you>.extraGroups = [ "render" "video" ];',
+    "windows": "",
+}
+
+SMALL_BAR_BYTES = 256 << 20
+
+
+def kernel_driver(machine: Machine) -> Iterator[Finding]:
+    """Every Intel GPU of the bus has i915 or xe, and one new enough for it."""
+    if machine.system == "windows":
+        return
+    if not machine.gpus:
+        yield Finding("no-gpu", State.NOTE, "No Intel GPU is on the PCI bus", f"kernel {machine.kernel}")
+    for gpu in machine.gpus:
+        name = f"Intel GPU {gpu.pci_device_id:#06x}"
+        if gpu.driver in ("i915", "xe"):
+            yield Finding("kernel-driver", State.OK, f"{name} has a driver", f"{gpu.driver}, kernel {machine.kernel}")
+        elif gpu.driver:
+            fixes = everywhere(f"Release the card from {gpu.driver}: remove its id from vfio-pci.ids and restart.")
+            yield Finding(
+                "kernel-driver-other", State.ERROR, f"{name} is held by {gpu.driver}", "not i915 or xe", fixes
+            )
+        else:
+            evidence = f"kernel {machine.kernel} has no driver or firmware for it"
+            yield Finding("kernel-driver-missing", State.ERROR, f"{name} has no driver", evidence, _FIRMWARE)
+        yield from _wrong_driver(gpu, machine)
+
+
+def _wrong_driver(gpu: Gpu, machine: Machine) -> Iterator[Finding]:
+    new = (Architecture.BATTLEMAGE, Architecture.LUNAR_LAKE, Architecture.PANTHER_LAKE)
+    if gpu.driver == "i915" and architecture_of(gpu.pci_device_id, "") in new:
+        yield Finding(
+            "kernel-driver-old",
+            State.ERROR,
+            f"Intel GPU {gpu.pci_device_id:#06x} runs on i915, which does not know it: it needs xe",
+            f"kernel {machine.kernel}",
+            _FIRMWARE,
+        )
+
+
+def render_permission(machine: Machine) -> Iterator[Finding]:
+    """This user may open the render nodes."""
+    if machine.system == "windows" or not any(gpu.driver for gpu in machine.gpus):
+        return
+    if not machine.render_nodes:
+        fixes = everywhere("In a container: start it with --device /dev/dri (docker, podman).", windows="")
+        yield Finding("render-missing", State.ERROR, "There is no render node", "/dev/dri has no renderD*", fixes)
+    for node in machine.render_nodes:
+        if node.usable:
+            yield Finding("render-permission-ok", State.OK, f"{node.path} can be opened", f"group {node.group}")
+        elif node.group.isdigit():
+            fix = f"Start the container with --group-add {node.group} (the host's number of the group render)."
+            yield Finding(
+                "render-group-number",
+                State.ERROR,
+                f"This user may not open {node.path}",
+                f"its group is number {node.group}, which has no name here",
+                everywhere(fix, windows=""),
+            )
+        else:
+            what = f"This user may not open {node.path}"
+            yield Finding("render-permission", State.ERROR, what, f"it belongs to the group {node.group}", _GROUPS)
+
+
+def resizable_bar(machine: Machine) -> Iterator[Finding]:
+    """The processor sees all memory of a discrete card; without it transfers are slow."""
+    for gpu in machine.gpus:
+        if not gpu.integrated and 0 < gpu.largest_bar_bytes <= SMALL_BAR_BYTES:
+            fix = "In the firmware setup switch on Resizable BAR (or Smart Access Memory) and Above 4G Decoding."
+            yield Finding(
+                "resizable-bar",
+                State.WARNING,
+                f"Resizable BAR is off for Intel GPU {gpu.pci_device_id:#06x}: copies to it are slow",
+                f"its largest memory window is {gpu.largest_bar_bytes >> 20} MiB",
+                everywhere(fix),
+            )
+
+
+def level_zero(machine: Machine) -> Iterator[Finding]:
+    """The Level Zero loader and Intel's driver behind it are there."""
+    if machine.system == "windows" or not any(gpu.driver for gpu in machine.gpus):
+        return
+    if not machine.loader and machine.system == "nixos":
+        fix = 'environment.sessionVariables.LD_LIBRARY_PATH = [ "/run/opengl-driver/lib" ];'
+        fixes = everywhere("export LD_LIBRARY_PATH=/run/opengl-driver/lib:$LD_LIBRARY_PATH", nixos=fix, windows="")
+        what = "The Level Zero loader is not on the library path"
+        yield Finding("loader-path-nixos", State.ERROR, what, "no libze_loader (intel/llvm #19751)", fixes)
+    elif not machine.loader:
+        what = "The Level Zero loader is not installed"
+        yield Finding("loader-missing", State.ERROR, what, "no libze_loader on the library path", RUNTIME)
+    elif not machine.level_zero_driver:
+        what = "Intel's compute runtime (NEO) is not installed"
+        evidence = f"the loader {machine.loader} is there, libze_intel_gpu is not"
+        yield Finding("runtime-missing", State.ERROR, what, evidence, RUNTIME)
+    else:
+        evidence = f"{machine.loader}, {machine.level_zero_driver}"
+        yield Finding("level-zero", State.OK, "Level Zero and Intel's compute runtime are installed", evidence)
+
+
+def capacity(machine: Machine) -> Iterator[Finding]:
+    """Main memory and disk suffice for the models present."""
+    largest = machine.host.largest_model_bytes if machine.host else 0
+    if largest and machine.ram_bytes < 1.2 * largest:
+        yield Finding(
+            "ram-small",
+            State.WARNING,
+            "The largest model does not fit into main memory beside the system",
+            f"{largest / (1 << 30):.1f} GiB of model, {machine.ram_bytes / (1 << 30):.1f} GiB of memory",
+            everywhere("Use a quantised or fp8 version of the model, or add swap of the model's size."),
+        )
+    if machine.free_disk_bytes < 2 << 30:
+        what, evidence = "The disk is nearly full", f"{machine.free_disk_bytes / (1 << 30):.1f} GiB free"
+        yield Finding("disk-full", State.WARNING, what, evidence, everywhere("Free some space: 10 GiB or more."))
+
+
+CHECKS = (kernel_driver, render_permission, resizable_bar, level_zero, capacity)

@@ -1,0 +1,1 @@
+"""What the devices are doing: memory, load, temperature, power, each figure with the source it came from."""

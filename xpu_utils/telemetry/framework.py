@@ -1,0 +1,136 @@
+"""PyTorch as a source: what its allocator holds, and what its device functions tell (some since 2.13)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from ..devices import Device
+from .readings import MemoryReading, Unavailable
+
+
+def driver_memory(device: Device) -> MemoryReading:
+    """Memory by `torch.<type>.mem_get_info`, which asks the driver.
+
+    Raises:
+        Unavailable: the call fails (Arc Pro B50 and several iGPUs: pytorch #162909), or its answer cannot be true
+            (0, more free than there is, less used than this process holds: pytorch #161381).
+    """
+    free_bytes, total_bytes = _ask(device, "mem_get_info")
+    own_bytes = _ask(device, "memory_reserved")
+    if not 0 <= free_bytes <= total_bytes or total_bytes == 0:
+        raise Unavailable(f"the driver answers {free_bytes} bytes free of {total_bytes}")
+    if total_bytes - free_bytes < own_bytes:
+        raise Unavailable(f"the driver sees less in use than the {own_bytes} bytes held here")
+    return MemoryReading("driver", total_bytes, total_bytes - free_bytes, own_bytes, sees_others=True)
+
+
+def allocator_memory(device: Device) -> MemoryReading:
+    """What PyTorch's allocator holds for this process: blind to every other one.
+
+    Raises:
+        Unavailable: this build does not tell.
+    """
+    own_bytes = _ask(device, "memory_reserved")
+    return MemoryReading("allocator", device.total_bytes, own_bytes, own_bytes, sees_others=False)
+
+
+def allocator_bytes(device: Device) -> tuple[int, int]:
+    """(reserved, active): what PyTorch's allocator took from the driver, and what of that is in tensors.
+
+    Raises:
+        Unavailable: this build does not tell.
+    """
+    # memory_stats() flattens the same figures into hundreds of keys first, which takes 0.4 ms.
+    statistics = _ask(device, "memory_stats_as_nested_dict")
+    if not statistics:  # before the device is first used
+        return 0, 0
+    reserved_bytes, active_bytes = (statistics[key]["all"]["current"] for key in ("reserved_bytes", "active_bytes"))
+    return int(reserved_bytes), int(active_bytes)
+
+
+def memory_fraction(device: Device) -> float:
+    """The share of the device's memory that PyTorch's allocator may take; 1.0 where it is not limited."""
+    try:
+        return float(_ask(device, "get_per_process_memory_fraction"))
+    except Unavailable:
+        return 1.0
+
+
+class DriverSource:
+    """One device by the functions of `torch.<type>`.
+
+    Except for memory these take the device by its position in Sysman, whose order can differ from torch's
+    (torch-xpu-ops #5015), so they are used only where there is no second device to be mistaken for it.
+    `power_draw` and `utilization` block for 150 ms each.
+    """
+
+    name = "torch"
+
+    def __init__(self, device: Device) -> None:
+        if device.type == "cpu":
+            raise Unavailable("torch has no readings of the CPU")
+        self._device = device
+
+    def memory(self) -> MemoryReading:
+        return driver_memory(self._device)
+
+    def engines(self) -> Mapping[str, float]:
+        return {"all": float(self._single("utilization"))}
+
+    def temperature(self) -> float:
+        return float(self._single("temperature"))
+
+    def power(self) -> float:
+        watts = float(self._single("power_draw"))
+        return watts / 1000 if self._device.type == "cuda" else watts  # torch.cuda answers in milliwatts
+
+    def frequency(self) -> float:
+        return float(self._single("clock_rate"))
+
+    def _single(self, function: str) -> float:
+        if getattr(torch, self._device.type).device_count() != 1:
+            raise Unavailable(f"torch.{self._device.type}.{function} knows devices only by position")
+        return float(_ask(self._device, function))
+
+
+class AllocatorSource:
+    """The last resort for memory: this process's own share."""
+
+    name = "allocator"
+
+    def __init__(self, device: Device) -> None:
+        if device.type == "cpu":
+            raise Unavailable("torch keeps no account of the CPU's memory")
+        self._device = device
+
+    def memory(self) -> MemoryReading:
+        return allocator_memory(self._device)
+
+    def engines(self) -> Mapping[str, float]:
+        raise Unavailable("only the driver tells")
+
+    def temperature(self) -> float:
+        raise Unavailable("only the driver tells")
+
+    power = temperature
+    frequency = temperature
+
+
+def _ask(device: Device, function: str) -> Any:
+    module = getattr(torch, device.type)
+    call: Callable[[int | None], Any] | None = getattr(module, function, None)
+    if call is None:
+        raise Unavailable(f"torch.{device.type}.{function} does not exist in this build")
+    try:
+        return call(device.index)
+    # What drivers, missing bindings (pyzes, pynvml) and builds without the backend raise.
+    except (RuntimeError, ImportError, OSError, ValueError, AttributeError, NotImplementedError) as error:
+        raise Unavailable(f"torch.{device.type}.{function}: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,118 @@
+"""The Linux kernel as a source: sysfs, hwmon and fdinfo of i915 and xe, readable without root.
+
+Files: the kernel's Documentation/ABI/testing/sysfs-driver-intel-{i915,xe}-hwmon and gpu/xe/xe_gt_freq.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+
+import psutil
+
+from ..devices import Device
+from . import fdinfo
+from .pci import card_of, intel_cards
+from .readings import MemoryReading, Rate, Unavailable
+
+_FREQUENCY_FILES = ("device/tile0/gt0/freq0/act_freq", "gt/gt0/rps_act_freq_mhz", "gt_act_freq_mhz")
+
+
+class KernelSource:
+    """One device as the kernel shows it.
+
+    Args:
+        device: found by PCI address (or an id that only one card has).
+        sysfs: /sys/class/drm, or a recorded one.
+        proc: /proc, or a recorded one.
+
+    Raises:
+        Unavailable: the kernel shows no such card, as on Windows.
+    """
+
+    name = "kernel"
+
+    def __init__(self, device: Device, *, sysfs: Path = Path("/sys/class/drm"), proc: Path = Path("/proc")) -> None:
+        self._device = device
+        self._card = card_of(device, intel_cards(sysfs))
+        self._proc = proc
+        self._power = Rate()
+        self._engines: dict[tuple[str, str], Rate] = defaultdict(Rate)
+
+    def memory(self) -> MemoryReading:
+        """Resident memory of all processes of this user (of all users for root)."""
+        return memory_of(self._device, self._card.path, fdinfo.clients(self._card.pci_address, self._proc))
+
+    def engines(self) -> Mapping[str, float] | None:
+        """Busy share by engine: the clients' busy time over wall time (i915) or over the engine's cycles (xe)."""
+        percent: dict[str, float] = {}
+        now_ns = time.monotonic_ns()
+        clients = fdinfo.clients(self._card.pci_address, self._proc)
+        gone = {client_id for client_id, _ in self._engines} - {client.client_id for client in clients}
+        for key in [key for key in self._engines if key[0] in gone]:
+            del self._engines[key]
+        for client in clients:
+            for engine, busy in client.busy.items():
+                rate = self._engines[client.client_id, engine].update(busy, client.clock.get(engine, now_ns))
+                if rate is not None:
+                    share = 100 * rate / client.capacity.get(engine, 1)
+                    percent[engine] = min(100.0, percent.get(engine, 0.0) + share)
+        return percent or None
+
+    def temperature(self) -> float:
+        """Degrees Celsius of the package (xe: temp2) or of the card (i915: temp1)."""
+        for name in ("temp2_input", "temp1_input"):
+            for folder in self._hwmon():
+                if (folder / name).is_file():
+                    return _number(folder / name) / 1000
+        raise Unavailable(f"{self._card.driver} shows no temperature of this card")
+
+    def power(self) -> float | None:
+        """Watts, from the growth of the card's (else the package's) energy counter in microjoules."""
+        for name in ("energy1_input", "energy2_input"):
+            for folder in self._hwmon():
+                if (folder / name).is_file():
+                    return self._power.update(_number(folder / name) / 1e6, time.monotonic())
+        raise Unavailable(f"{self._card.driver} shows no energy counter of this card")
+
+    def frequency(self) -> float:
+        """Actual MHz of the main GT."""
+        for name in _FREQUENCY_FILES:
+            if (self._card.path / name).is_file():
+                return _number(self._card.path / name)
+        raise Unavailable(f"{self._card.driver} shows no frequency of this card")
+
+    def _hwmon(self) -> list[Path]:
+        """The card's hwmon folders, the whole card's before those of single GTs ("i915_gt0")."""
+        folders = (self._card.path / "device" / "hwmon").glob("hwmon*")
+        named = [(folder, (folder / "name").read_text().strip()) for folder in folders]
+        return [folder for folder, name in sorted(named, key=lambda entry: ("_gt" in entry[1], entry[0].name))]
+
+
+def memory_of(device: Device, card: Path, clients: list[fdinfo.Client], *, process: int | None = None) -> MemoryReading:
+    """Sums the clients' memory: the card's own on a discrete GPU, main memory on an integrated one."""
+    process = os.getpid() if process is None else process
+    if device.integrated:
+        total_bytes = psutil.virtual_memory().total
+        held = [(client.process, client.device_bytes + client.system_bytes) for client in clients]
+    else:
+        sizes = [int(_number(path)) for path in card.glob("device/tile*/physical_vram_size_bytes")]
+        total_bytes = sum(sizes) or device.total_bytes
+        held = [(client.process, client.device_bytes) for client in clients]
+    return MemoryReading(
+        source="kernel (processes of this user)",
+        total_bytes=total_bytes,
+        used_bytes=sum(size for _, size in held),
+        own_bytes=sum(size for owner, size in held if owner == process),
+        sees_others=True,
+    )
+
+
+def _number(path: Path) -> float:
+    try:
+        return float(path.read_text().strip())
+    except (OSError, ValueError) as error:
+        raise Unavailable(f"{path.name} cannot be read ({error})") from error
