@@ -1,0 +1,233 @@
+"""The attention that placed models use: within a memory budget on accelerators, by the measured paths on the CPU.
+
+Diffusion models get it through ComfyUI's official override, VAEs as an object patch of their attention blocks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import comfy.ldm.modules.attention as host_attention
+import comfy.model_management as model_management
+import torch
+import torch.nn.functional as F
+from comfy.ldm.modules.diffusionmodules.model import vae_attention
+from comfy.patcher_extension import WrappersMP
+
+from ..attention import attention
+from ..attention_budget import (
+    SMALLEST_BYTES,
+    AttentionBudget,
+    attend_in_chunks,
+    attend_padded,
+    budget_for,
+    chunks_for,
+)
+from ..cpu import CpuPlan
+from ..placement import Placement
+from . import hooks
+from .inventory import host_inventory
+
+HOOK = "attention override"
+OVERRIDE = "optimized_attention_override"
+BUDGET = "xpu_nodes.attention_budget_bytes"
+"""Key in a model call's transformer_options: the bytes that no temporary may exceed, set after a failure. Then no
+kernel is trusted to be fused."""
+
+MEASURED_BUDGET = "xpu_nodes.measured_attention_budget"
+"""Key in a model call's transformer_options: its AttentionBudget, from the memory that was free when it began."""
+
+_NAMES = ("mask", "attn_precision", "skip_reshape", "skip_output_reshape")
+"""The host's attention parameters behind q, k, v and heads, in order."""
+
+
+def use_attention(model: Any, placement: Placement, plan: CpuPlan | None) -> None:
+    """Has a placed MODEL attend within a budget on accelerators, and by the plan on the CPU.
+
+    A no-op for the CPU without a plan (the host's own attention is the reference), where the host has no override,
+    and where another pack has set its own on the model.
+    """
+    if hooks.switched_off(HOOK):
+        return
+    if not hasattr(host_attention, "REGISTERED_ATTENTION_FUNCTIONS"):
+        hooks.record(HOOK, hooks.State.STOOD_DOWN, "this ComfyUI has no attention override")
+        return
+    options = model.model_options.setdefault("transformer_options", {})
+    if placement.device.type == "cpu" and plan is None and OVERRIDE not in options:
+        return
+    if not isinstance(options.get(OVERRIDE, PlacedAttention(plan)), PlacedAttention):
+        hooks.record(HOOK, hooks.State.STOOD_DOWN, "another pack has set its own attention on the model")
+        return
+    options[OVERRIDE] = PlacedAttention(plan)
+    model.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, HOOK)
+    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, HOOK, _with_budget)
+    hooks.record(HOOK, hooks.State.APPLIED, "placed models attend within a memory budget, on the CPU by its plan")
+
+
+def attends_within_budget(model: Any) -> bool:
+    """Whether a MODEL has our attention."""
+    return isinstance(model.model_options.get("transformer_options", {}).get(OVERRIDE), PlacedAttention)
+
+
+def device_budget(device: torch.device) -> AttentionBudget:
+    """The budget for one attention call on an accelerator, from what is free on it now."""
+    limit_bytes, fused_head_dims, pad_head_dims = _facts(device)
+    return budget_for(
+        model_management.get_free_memory(device),
+        limit_bytes,
+        fused_head_dims=fused_head_dims,
+        pad_head_dims=pad_head_dims,
+    )
+
+
+def smaller_budget_bytes(device: torch.device) -> int:
+    """What to repeat a failed model call with under `BUDGET`: a quarter of what it would have now."""
+    return max(SMALLEST_BYTES, device_budget(device).temporary_bytes // 4)
+
+
+@functools.lru_cache(maxsize=16)
+def _facts(device: torch.device) -> tuple[int | None, tuple[int, ...], bool]:
+    known = host_inventory().find(str(device))
+    if known is None:
+        return None, (), False
+    return known.single_allocation_limit_bytes, known.profile.flash_head_dims, known.profile.pad_head_dims
+
+
+def _with_budget(
+    executor: Any,
+    x: torch.Tensor,
+    timestep: Any,
+    c_concat: Any = None,
+    c_crossattn: Any = None,
+    control: Any = None,
+    transformer_options: Any = None,
+    **conditions: Any,
+) -> Any:
+    """An APPLY_MODEL wrapper that measures the call's budget once; the options are the call's own."""
+    options = {} if transformer_options is None else transformer_options
+    if x.device.type != "cpu":
+        options[MEASURED_BUDGET] = device_budget(x.device)
+    return executor(x, timestep, c_concat, c_crossattn, control, options, **conditions)
+
+
+@dataclasses.dataclass(frozen=True)
+class PlacedAttention:
+    """An `optimized_attention_override`, for whatever device a call's tensors are on."""
+
+    plan: CpuPlan | None
+    """Paths on the CPU; None leaves that to the host."""
+
+    def __call__(
+        self, function: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int, *rest: Any, **options: Any
+    ) -> Any:
+        given = {**dict(zip(_NAMES, rest, strict=False)), **options}
+        if q.device.type != "cpu":
+            return _within_budget(function, q, k, v, heads, given)
+        if self.plan is not None:
+            return attend_on_cpu(self.plan, q, k, v, heads, **given)
+        return function(q, k, v, heads, **given)
+
+
+def _within_budget(
+    function: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int, given: dict[str, Any]
+) -> Any:
+    """The host's function, called for pieces where it is one that makes scores and they exceed the budget.
+
+    Its other functions (split, sub-quadratic, xformers, flash, sage) keep their scores small themselves.
+    """
+    if function is not _scores_function():
+        return function(q, k, v, heads, **given)
+    budget = _budget(given.get("transformer_options") or {}, q.device)
+    q4, k4, v4 = (q, k, v) if given.get("skip_reshape") else _by_heads(q, k, v, heads)
+    mask, head_dim = given.get("mask"), q4.shape[-1]
+    padded = budget.padded_head_dim(head_dim, mask) if k4.shape[1] == q4.shape[1] else None
+    chunks = chunks_for(q4, k4, budget.temporary_bytes) if budget.needs_scores(head_dim, mask) else None
+    if padded is None and chunks is None:
+        return function(q, k, v, heads, **given)
+    if padded is not None:
+        out = attend_padded(q4, k4, v4, padded, given.get("scale"))
+    else:
+        piecewise = {**given, "skip_reshape": True, "skip_output_reshape": True}
+
+        def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None) -> Any:
+            return function(q, k, v, q.shape[1], **{**piecewise, "mask": mask})
+
+        out = attend_in_chunks(attend, q4, k4, v4, mask, chunks)
+    return out if given.get("skip_output_reshape") else out.transpose(1, 2).flatten(2)
+
+
+def _budget(options: dict[str, Any], device: torch.device) -> AttentionBudget:
+    if BUDGET in options:
+        return AttentionBudget(options[BUDGET])
+    return options.get(MEASURED_BUDGET) or device_budget(device)
+
+
+@functools.lru_cache(maxsize=1)
+def _scores_function() -> Any:
+    """The host's function over scaled_dot_product_attention, as an override gets it: without its wrapper."""
+    return getattr(host_attention.attention_pytorch, "__wrapped__", host_attention.attention_pytorch)
+
+
+def _by_heads(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int) -> tuple[torch.Tensor, ...]:
+    head_dim = q.shape[-1] // heads
+    return tuple(t.unflatten(-1, (-1, head_dim)).transpose(1, 2) for t in (q, k, v))
+
+
+def attend_on_cpu(
+    plan: CpuPlan,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    heads: int,
+    mask: torch.Tensor | None = None,
+    attn_precision: torch.dtype | None = None,
+    skip_reshape: bool = False,
+    skip_output_reshape: bool = False,
+    scale: float | None = None,
+    **_: Any,
+) -> torch.Tensor:
+    """The host's attention call on the CPU, by the plan's path for its shape."""
+    dtype = attn_precision or q.dtype
+    keys, width = k.shape[-2], q.shape[-1] // (1 if skip_reshape else heads)
+    out = attention(
+        q.to(dtype),
+        k.to(dtype),
+        v.to(dtype),
+        heads,
+        mask,
+        path=plan.attention_path(dtype, q.shape[-2], keys, width),
+        skip_reshape=skip_reshape,
+        skip_output_reshape=skip_output_reshape,
+        scale=scale,
+    )
+    return out.to(q.dtype)
+
+
+def use_vae_attention(patcher: Any) -> None:
+    """Has a VAE placed on an accelerator attend within a budget in the blocks that attend over all pixels."""
+    stock = _stock_vae_attention()
+    for name, module in patcher.model.named_modules():
+        if hasattr(module, "optimized_attention"):
+            patcher.add_object_patch(f"{name}.optimized_attention", functools.partial(_attend_to_pixels, stock))
+
+
+_stock_vae_attention = functools.lru_cache(maxsize=1)(vae_attention)  # it logs its choice at every call
+
+
+def _attend_to_pixels(stock: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> Any:
+    """Attention of a VAE with one head over all pixels: (batch, channels, height, width) in and out."""
+    if q.device.type == "cpu":
+        return stock(q, k, v)
+    budget = device_budget(q.device)
+    q1, k1, v1 = (t.flatten(2).transpose(1, 2).unsqueeze(1) for t in (q, k, v))
+    chunks = chunks_for(q1, k1, budget.temporary_bytes) if budget.needs_scores(q.shape[1], None) else None
+    if chunks is None:
+        return stock(q, k, v)
+    out = attend_in_chunks(_attend, q1, k1, v1, None, chunks)
+    return out.squeeze(1).transpose(1, 2).reshape(q.shape)
+
+
+def _attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)

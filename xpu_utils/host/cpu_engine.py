@@ -1,0 +1,164 @@
+"""Applies a CPU plan to models placed on the CPU: formats, layouts, attention and linear layers.
+
+Everything is set on the placed object, through ComfyUI's object patches and attention override, and goes when another
+placement of the same weights is loaded. Two settings are the process's: the number of threads and glibc's allocator.
+`precision=fp32` asks for the reference: nothing here touches it.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import Any
+
+import comfy.ldm.modules.attention as host_attention
+import comfy.ops
+import comfy.sd1_clip
+import torch
+from comfy.ldm.modules.diffusionmodules.model import AttnBlock
+from comfy.ldm.modules.diffusionmodules.model import Upsample as PictureUpsample
+from comfy.ldm.modules.diffusionmodules.openaimodel import Upsample as LatentUpsample
+
+from ..allocator import keep_freed_memory
+from ..cpu import CpuPlan, cpu_plan
+from ..cpu_layers import channels_last, fast_linears, fast_upsampling, picture_attention, stock_forward
+from ..placement import AUTO, Placement
+from ..precision import dtype_of
+from . import hooks
+from .attention import attend_on_cpu
+
+ENGINE = "cpu engine"
+THREADS = "cpu threads"
+ALLOCATOR = "allocator"
+
+
+def plan_for(placement: Placement) -> CpuPlan | None:
+    """The plan a placement runs by; None away from the CPU, for the fp32 reference, or where it is switched off."""
+    if placement.device.type != "cpu" or placement.precision == "fp32" or hooks.switched_off(ENGINE):
+        return None
+    return _machine_plan()
+
+
+@functools.lru_cache(maxsize=1)
+def _machine_plan() -> CpuPlan:
+    plan = cpu_plan()
+    if not hooks.switched_off(THREADS) and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(plan.threads)
+        hooks.record(THREADS, hooks.State.APPLIED, f"PyTorch computes on {plan.threads} threads")
+    if plan.keep_freed_memory and not hooks.switched_off(ALLOCATOR):
+        done = keep_freed_memory()
+        state = hooks.State.APPLIED if done else hooks.State.UNAVAILABLE
+        hooks.record(ALLOCATOR, state, "glibc keeps large freed blocks" if done else "the C library is not glibc")
+    hooks.record(ENGINE, hooks.State.APPLIED, f"{plan.precision} is this CPU's fastest format")
+    return plan
+
+
+def dtype_for(placement: Placement) -> torch.dtype | None:
+    """The dtype that weights are held and computed in; None leaves it to ComfyUI."""
+    plan = plan_for(placement)
+    if plan is None or placement.precision != AUTO:
+        return dtype_of(placement.precision)
+    return None if plan.precision == "fp32" else plan.dtype
+
+
+def use_on_model(model: Any, plan: CpuPlan, *, owned: bool) -> None:
+    """Has a placed MODEL compute by the plan.
+
+    Args:
+        owned: nobody else holds these weights, so that their memory layout may change.
+    """
+    _use_on_patcher(model, plan)
+    if owned and plan.channels_last:
+        channels_last(model.model)
+    if not hasattr(host_attention, "REGISTERED_ATTENTION_FUNCTIONS"):
+        _replace_attention_modules(model, plan)
+
+
+def use_on_clip(clip: Any, plan: CpuPlan, dtype: torch.dtype | None) -> None:
+    """Has a placed CLIP compute by the plan, its transformers in `dtype` where one is given."""
+    _use_on_patcher(clip.patcher, plan)
+    for name, module in clip.patcher.model.named_modules():
+        if dtype is not None and isinstance(module, comfy.sd1_clip.SDClipModel):
+            forward = functools.partial(_text_transformer, stock_forward(module.transformer), dtype)
+            clip.patcher.add_object_patch(f"{name}.transformer.forward".removeprefix("."), forward)
+
+
+def _text_transformer(stock: Any, faster: torch.dtype, *arguments: Any, embeds: Any = None, **options: Any) -> Any:
+    """A text encoder's transformer in another dtype than the fp32 its caller names; the caller casts the result."""
+    options["dtype"] = faster
+    return stock(*arguments, embeds=None if embeds is None else embeds.to(faster), **options)
+
+
+def use_on_vae(vae: Any, plan: CpuPlan, *, owned: bool) -> None:
+    """Has a placed VAE compute by the plan; `owned` as for a MODEL."""
+    _use_on_patcher(vae.patcher, plan)
+    for name, module in vae.first_stage_model.named_modules():
+        if isinstance(module, AttnBlock):
+            vae.patcher.add_object_patch(f"{name}.optimized_attention", functools.partial(picture_attention, plan))
+    if owned and plan.channels_last:
+        channels_last(vae.first_stage_model)
+
+
+def use_on_controlnet(control: Any, plan: CpuPlan) -> None:
+    """Has a placed CONTROL_NET compute by the plan, in the dtype of its weights."""
+    patcher = control.control_model_wrapped
+    _use_on_patcher(patcher, plan)
+    _replace_attention_modules(patcher, plan)
+    if plan.precision != "fp32" and control.control_model.dtype == plan.dtype:
+        control.manual_cast_dtype = None
+        if plan.channels_last:
+            channels_last(patcher.model)
+
+
+def _use_on_patcher(patcher: Any, plan: CpuPlan) -> None:
+    for name, forward in fast_linears(patcher.model, plan):
+        patcher.add_object_patch(name, functools.partial(_interruptible, forward))
+    for name, module in patcher.model.named_modules():
+        if isinstance(module, (PictureUpsample, LatentUpsample)):
+            patcher.add_object_patch(f"{name}.forward", functools.partial(_upsample, module, stock_forward(module)))
+
+
+def _interruptible(forward: Any, given: torch.Tensor) -> Any:
+    """A stand-in's forward after what the host's own layers do first."""
+    _stop_if_asked()
+    return forward(given)
+
+
+def _stop_if_asked() -> None:
+    """What each layer of newer hosts does first: raises when the user has stopped the prompt."""
+    if hasattr(comfy.ops, "run_every_op"):
+        comfy.ops.run_every_op()
+
+
+def _upsample(module: Any, stock: Any, given: torch.Tensor, output_shape: Any = None) -> Any:
+    """The forward of ComfyUI's up-sampling layers (VAE and UNet), cheaper where it doubles and convolves."""
+    _stop_if_asked()
+    doubles = getattr(module, "scale_factor", 2.0) == 2.0 and (
+        output_shape is None or tuple(output_shape[2:]) == tuple(2 * side for side in given.shape[2:])
+    )
+    fast = fast_upsampling(getattr(module, "conv", None), given) if doubles else None
+    if fast is not None:
+        return fast
+    return stock(given) if output_shape is None else stock(given, output_shape=output_shape)
+
+
+def _replace_attention_modules(patcher: Any, plan: CpuPlan) -> None:
+    """For hosts and models that pass no options down to their attention layers: replaces the layers' forwards."""
+    for name, module in patcher.model.named_modules():
+        if isinstance(module, host_attention.CrossAttention):
+            patcher.add_object_patch(f"{name}.forward", functools.partial(_cross_attention, module, plan))
+
+
+def _cross_attention(
+    layer: Any,
+    plan: CpuPlan,
+    x: torch.Tensor,
+    context: torch.Tensor | None = None,
+    value: torch.Tensor | None = None,
+    mask: torch.Tensor | None = None,
+    transformer_options: Any = None,
+) -> Any:
+    """The forward of ComfyUI's CrossAttention with another attention function."""
+    context = x if context is None else context
+    q, k, v = layer.to_q(x), layer.to_k(context), layer.to_v(context if value is None else value)
+    return layer.to_out(attend_on_cpu(plan, q, k, v, layer.heads, mask, layer.attn_precision))

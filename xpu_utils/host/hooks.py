@@ -1,0 +1,64 @@
+"""Every touch on ComfyUI's internals: applied, stood down or unavailable, and why."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import logging
+import os
+from collections.abc import Callable
+
+DISABLE_VARIABLE = "XPU_NODES_DISABLE"
+"""Environment variable naming hooks to leave out, separated by commas."""
+
+
+class State(enum.Enum):
+    APPLIED = "applied"
+    STOOD_DOWN = "stood down"
+    UNAVAILABLE = "unavailable"
+
+
+@dataclasses.dataclass(frozen=True)
+class Hook:
+    """One touch and what became of it."""
+
+    name: str
+    state: State
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.state.value}, {self.reason}"
+
+
+_hooks: dict[str, Hook] = {}
+_in_force: dict[str, Callable[[], bool]] = {}
+
+
+def record(name: str, state: State, reason: str, *, in_force: Callable[[], bool] | None = None) -> None:
+    """Notes what became of a hook and logs it when that is news.
+
+    Args:
+        in_force: tells later whether an applied hook is still in place, where another pack could replace it.
+    """
+    hook = Hook(name, state, reason)
+    if in_force is not None:
+        _in_force[name] = in_force
+    if _hooks.get(name) != hook:
+        _hooks[name] = hook
+        logging.info("XPU Nodes: hook %s.", hook)
+
+
+def hooks() -> tuple[Hook, ...]:
+    """All hooks recorded so far, by name, as they are now."""
+    for name, in_force in _in_force.items():
+        if _hooks[name].state is State.APPLIED and not in_force():
+            record(name, State.STOOD_DOWN, "another pack replaced it after it was applied")
+    return tuple(_hooks[name] for name in sorted(_hooks))
+
+
+def switched_off(name: str) -> bool:
+    """Whether the user left this hook out; if so, that is recorded."""
+    off = name in [entry.strip() for entry in os.environ.get(DISABLE_VARIABLE, "").split(",")]
+    if off:
+        record(name, State.STOOD_DOWN, f"switched off by {DISABLE_VARIABLE}")
+    return off

@@ -1,0 +1,76 @@
+"""The devices that this ComfyUI process can use."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Iterator
+
+import comfy.model_management as model_management
+import torch
+from comfy.cli_args import args
+
+from ..devices import Device, Inventory, Rejection, find_devices
+from ..faults import lost_devices
+from ..placement import Placement, place
+
+
+def host_inventory() -> Inventory:
+    """The machine's devices without those that ComfyUI itself does not work with in this process.
+
+    ComfyUI's memory management knows one kind of accelerator at a time, and none when started with --cpu. A device
+    that was lost stays lost until the process ends.
+    """
+    machine, lost = _machine(), lost_devices()
+    rejected = [*machine.rejected]
+    rejected += [
+        Rejection(device_id, f"it was lost in this process: {error}", "restart ComfyUI")
+        for device_id, error in lost.items()
+    ]
+    return Inventory(tuple(device for device in machine.devices if device.id not in lost), tuple(rejected))
+
+
+@functools.cache
+def _machine() -> Inventory:
+    """What ComfyUI can use when nothing is lost; read once, since a lost device cannot be asked again."""
+    inventory = find_devices()
+    kind = "cpu" if args.cpu else model_management.get_torch_device().type
+    usable = tuple(device for device in inventory.devices if device.type in (kind, "cpu"))
+    left_out = tuple(_left_out(device, kind) for device in inventory.devices if device not in usable)
+    return dataclasses.replace(inventory, devices=usable, rejected=(*inventory.rejected, *left_out))
+
+
+def _left_out(device: Device, kind: str) -> Rejection:
+    if args.cpu:
+        return Rejection(device.id, "ComfyUI was started with --cpu", "start it without --cpu")
+    return Rejection(
+        device.id, f"ComfyUI runs on {kind} in this process", f"start ComfyUI so that it picks {device.type}"
+    )
+
+
+def placement_for(requested: str, precision: str) -> Placement:
+    """Where work that asked for this device and precision goes.
+
+    Raises:
+        ValueError: the device string is malformed.
+    """
+    return place(requested, host_inventory(), precision=precision)
+
+
+@contextlib.contextmanager
+def as_default(device: torch.device) -> Iterator[None]:
+    """Makes a device ComfyUI's default for the block, so that its loaders choose formats for that device.
+
+    For the CPU this is what --cpu does; for an accelerator it is PyTorch's current device, which ComfyUI asks.
+    """
+    if device.type == "cpu":
+        previous = model_management.cpu_state
+        model_management.cpu_state = model_management.CPUState.CPU
+        try:
+            yield
+        finally:
+            model_management.cpu_state = previous
+    else:
+        with torch.get_device_module(device.type).device(device.index):
+            yield

@@ -1,0 +1,131 @@
+"""ComfyUI's memory management: given a true figure of free memory, and asked to let go of what it holds."""
+
+from __future__ import annotations
+
+import functools
+import gc
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import comfy.model_management as model_management
+import torch
+
+from ..devices import Device
+from ..memory import read_memory
+from ..telemetry.readings import Unavailable
+from .hooks import State, record, switched_off
+from .inventory import host_inventory
+
+FREE_MEMORY_HOOK = "free memory"
+FRACTION_HOOK = "memory fraction"
+
+
+def apply_free_memory_hook() -> None:
+    """Has ComfyUI's `get_free_memory` answer for XPUs what really is free.
+
+    Its own figure is the total less what PyTorch's allocator holds in this process: it does not see other programs
+    (ComfyUI #15323). Every other device is left to it.
+    """
+    if switched_off(FREE_MEMORY_HOOK):
+        return
+    stock = getattr(model_management, "get_free_memory", None)
+    if stock is None:
+        record(FREE_MEMORY_HOOK, State.UNAVAILABLE, "this ComfyUI has no get_free_memory")
+        return
+    devices = {device.torch_device: device for device in host_inventory().accelerators if device.type == "xpu"}
+    reason = _why_stand_down(stock, devices)
+    if reason:
+        record(FREE_MEMORY_HOOK, State.STOOD_DOWN, reason)
+        return
+    ours = model_management.get_free_memory = _truthful(stock, devices)
+    names = ", ".join(device.id for device in devices.values())
+    record(
+        FREE_MEMORY_HOOK,
+        State.APPLIED,
+        f"get_free_memory sees other programs on {names}",
+        in_force=lambda: model_management.get_free_memory is ours,
+    )
+
+
+def _why_stand_down(stock: Any, devices: Mapping[torch.device, Device]) -> str:
+    if not devices:
+        return "ComfyUI uses no XPU in this process"
+    if getattr(stock, "__module__", "") != model_management.__name__ or hasattr(stock, "__wrapped__"):
+        return f"get_free_memory was replaced by {getattr(stock, '__module__', 'another pack')}"
+    try:
+        source = inspect.getsource(stock)
+    except (OSError, TypeError):
+        return "get_free_memory is not plain Python here"
+    # ComfyUI's own fix would ask the driver (its PR #15487): the stock XPU branch asks the allocator only.
+    return "this ComfyUI asks the driver itself" if "xpu.mem_get_info" in source else ""
+
+
+def _truthful(stock: Callable[..., Any], devices: Mapping[torch.device, Device]) -> Callable[..., Any]:
+    @functools.wraps(stock)
+    def get_free_memory(dev: Any = None, torch_free_too: bool = False, **keywords: Any) -> Any:
+        wanted = model_management.get_torch_device() if dev is None else dev
+        device = devices.get(_with_index(wanted))
+        if device is None:
+            return stock(dev, torch_free_too, **keywords)
+        try:
+            memory = read_memory(device)
+        except Unavailable:
+            return stock(dev, torch_free_too, **keywords)
+        return (memory.free_bytes, memory.cached_bytes) if torch_free_too else memory.free_bytes
+
+    return get_free_memory
+
+
+def _with_index(device: Any) -> Any:
+    """PyTorch's "xpu" is the current XPU."""
+    if isinstance(device, torch.device) and device.type == "xpu" and device.index is None:
+        return torch.device("xpu", torch.xpu.current_device())
+    return device
+
+
+def apply_memory_fraction() -> None:
+    """Caps what PyTorch's allocator may take at the profile's share of each device's memory.
+
+    With a cap, even of 1.0, running out is an ordinary `torch.OutOfMemoryError` instead of a fatal error of the driver
+    (pytorch #190972).
+    """
+    if switched_off(FRACTION_HOOK):
+        return
+    fractions = {device: device.profile.memory_fraction for device in host_inventory().accelerators}
+    wanted = {device: fraction for device, fraction in fractions.items() if fraction is not None}
+    if not wanted:
+        record(FRACTION_HOOK, State.STOOD_DOWN, "no device in use here has a profile that asks for it")
+        return
+    for device, fraction in wanted.items():
+        problem = _limit(device, fraction)
+        if problem:
+            record(FRACTION_HOOK, State.UNAVAILABLE, f"{device.id}: {problem}")
+            return
+    limits = ", ".join(f"{fraction:.0%} of {device.id}'s memory" for device, fraction in wanted.items())
+    record(FRACTION_HOOK, State.APPLIED, f"PyTorch may take at most {limits}")
+
+
+def _limit(device: Device, fraction: float) -> str:
+    """Sets the cap; answers why that was not possible, or nothing."""
+    setter = getattr(torch.get_device_module(device.type), "set_per_process_memory_fraction", None)
+    if setter is None:
+        return "this PyTorch cannot cap its allocator"
+    try:
+        setter(fraction, device.index)
+    except (RuntimeError, ValueError) as error:
+        return str(error).splitlines()[0]
+    return ""
+
+
+def free_memory() -> str:
+    """Unloads every model from every device and answers what that freed, in one line."""
+    parts = []
+    for device in host_inventory().devices:
+        before = model_management.get_free_memory(device.torch_device)
+        model_management.free_memory(1e30, device.torch_device)
+        gc.collect()
+        model_management.soft_empty_cache()
+        freed = max(0, model_management.get_free_memory(device.torch_device) - before)
+        parts.append(f"{device.id}: {freed / 2**20:.0f} MiB freed")
+    return ", ".join(parts)

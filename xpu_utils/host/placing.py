@@ -1,0 +1,189 @@
+"""Moves a MODEL, CLIP, VAE or other model object to a device: a new placement of the same weights."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import uuid
+from typing import Any
+
+import comfy.sd
+import torch
+
+from ..placement import Placement
+from ..precision import name_of
+from ..residency import AUTO
+from . import cpu_engine
+from .attention import use_attention, use_vae_attention
+from .clip import PlacedCLIP
+from .health import set_placement
+from .model_call import watch
+from .streaming import attach
+from .vae import PlacedVAE
+
+
+def place_patcher(patcher: Any, placement: Placement) -> Any:
+    """A clone of the patcher that loads to the placement's device.
+
+    The new patch id makes ComfyUI unload the shared weights from wherever they are before it loads them for
+    this clone, and again when the original is next used: they are never on two devices.
+    """
+    placed = patcher.clone()
+    if placed.load_device != placement.device.torch_device:
+        placed.load_device = placement.device.torch_device
+        placed.offload_device = torch.device("cpu")
+        placed.patches_uuid = uuid.uuid4()
+    set_placement(placed, placement)
+    return placed
+
+
+def place_model(
+    model: Any, placement: Placement, *, owned: bool = False, resident: str = AUTO
+) -> tuple[Any, Placement]:
+    """Places a MODEL and has it compute in the placement's precision.
+
+    Args:
+        owned: nobody else holds this model, so that the memory layout of its weights may change.
+        resident: how much of the weights stays on the device, see `streaming.attach`.
+
+    Returns:
+        The placed model, and the placement with the precision that is really in force.
+    """
+    placed = attach(place_patcher(model, placement), resident)
+    _set_compute_dtype(placed, cpu_engine.dtype_for(placement))
+    plan = cpu_engine.plan_for(placement)
+    if plan is not None:
+        cpu_engine.use_on_model(placed, plan, owned=owned)
+    use_attention(placed, placement, plan)
+    watch(placed)
+    effective = dataclasses.replace(placement, precision=name_of(compute_dtype(placed)))
+    set_placement(placed, effective)
+    return placed, effective
+
+
+def compute_dtype(model: Any) -> torch.dtype:
+    """The dtype a MODEL computes in: its cast dtype where one is set, else that of its weights."""
+    cast = model.get_model_object("manual_cast_dtype")
+    return cast if cast is not None else model.model_dtype()
+
+
+def _set_compute_dtype(model: Any, dtype: torch.dtype | None) -> None:
+    if dtype is None or compute_dtype(model) == dtype:
+        return
+    if model.model_dtype() == dtype:  # the weights have it already: nothing needs casting
+        model.add_object_patch("manual_cast_dtype", None)
+        model.patches_uuid = uuid.uuid4()
+    else:
+        model.set_model_compute_dtype(dtype)
+
+
+def place_clip(clip: Any, placement: Placement) -> tuple[Any, Placement]:
+    """Places a CLIP. Text encoders compute in fp32 whatever their weights are stored in: that is ComfyUI's way.
+
+    The exception is a CPU that is faster in another format.
+    """
+    placed = PlacedCLIP.of(clip.clone())
+    placed.patcher = place_patcher(clip.patcher, placement)
+    plan, dtype = cpu_engine.plan_for(placement), None
+    if plan is not None:
+        dtype = cpu_engine.dtype_for(placement)
+        cpu_engine.use_on_clip(placed, plan, dtype)
+    effective = dataclasses.replace(placement, precision=name_of(dtype or torch.float32))
+    set_placement(placed.patcher, effective)
+    return placed, effective
+
+
+def place_vae(vae: Any, placement: Placement, *, owned: bool = False) -> tuple[Any, Placement]:
+    """Places a VAE.
+
+    Args:
+        owned: nobody else holds this VAE, so that its weights may be converted where they are. A VAE's layers do
+            not cast, so a shared one gets converted weights of its own: the one exception to one owner.
+
+    Raises:
+        ValueError: the VAE holds no weights.
+    """
+    check_vae(vae)
+    # Another pack's kind of VAE keeps its own way with memory.
+    placed = PlacedVAE.of(vae) if type(vae) in (comfy.sd.VAE, PlacedVAE) else copy.copy(vae)
+    placed.patcher = place_patcher(vae.patcher, placement)
+    placed.device = placement.device.torch_device
+    dtype = cpu_engine.dtype_for(placement)
+    if dtype is not None and dtype != vae.vae_dtype:
+        if not owned:
+            placed.patcher.unpatch_model(unpatch_weights=False)  # the copy is to be the model itself, unpatched
+            placed.first_stage_model = copy.deepcopy(vae.first_stage_model)
+            placed.patcher.model = placed.first_stage_model
+            placed.patcher.backup, placed.patcher.object_patches_backup = {}, {}  # clones share them, models cannot
+        placed.first_stage_model.to(dtype)
+        placed.vae_dtype = dtype
+        placed.patcher.size = 0  # measured again when next asked for
+        owned = True
+    if placement.device.type != "cpu":
+        use_vae_attention(placed.patcher)
+    plan = cpu_engine.plan_for(placement)
+    if plan is not None:
+        cpu_engine.use_on_vae(placed, plan, owned=owned)
+    effective = dataclasses.replace(placement, precision=name_of(placed.vae_dtype))
+    set_placement(placed.patcher, effective)
+    return placed, effective
+
+
+def check_vae(vae: Any) -> None:
+    """Refuses a VAE object without weights.
+
+    Raises:
+        ValueError: the checkpoint it came from holds no VAE.
+    """
+    if getattr(vae, "first_stage_model", None) is None:
+        raise ValueError("The checkpoint holds no VAE: load one with XPU Load VAE and connect that instead.")
+
+
+def place_clip_vision(vision: Any, placement: Placement) -> tuple[Any, Placement]:
+    """Places a CLIP_VISION."""
+    placed = copy.copy(vision)
+    placed.patcher = place_patcher(vision.patcher, placement)
+    placed.load_device = placement.device.torch_device
+    effective = dataclasses.replace(placement, precision=name_of(vision.dtype))
+    set_placement(placed.patcher, effective)
+    return placed, effective
+
+
+def place_controlnet(control: Any, placement: Placement) -> tuple[Any, Placement]:
+    """Places a CONTROL_NET; its inputs and outputs follow the sampled model wherever that runs."""
+    placed = control.copy()
+    if not hasattr(placed, "control_model_wrapped"):
+        return placed, dataclasses.replace(placement, reason="a T2I adapter runs where the sampled model runs")
+    model = placed.control_model_wrapped.model
+    placed.control_model_wrapped = place_patcher(placed.control_model_wrapped, placement)
+    placed.load_device = placement.device.torch_device
+    plan = cpu_engine.plan_for(placement)
+    if plan is not None:
+        cpu_engine.use_on_controlnet(placed, plan)
+    _bridge_devices(model)
+    return placed, dataclasses.replace(placement, precision=name_of(placed.manual_cast_dtype or model.dtype))
+
+
+def _bridge_devices(module: Any) -> None:
+    """Has a module take inputs from any device and answer on the device of its first tensor input."""
+    if hasattr(module, "xpu_nodes_forward"):
+        return
+    module.xpu_nodes_forward = module.forward
+
+    def bridged(*arguments: Any, **keywords: Any) -> Any:
+        origin = next(value.device for value in (*arguments, *keywords.values()) if isinstance(value, torch.Tensor))
+        home = module.device  # kept by the patcher: where it loaded the weights to
+        output = module.xpu_nodes_forward(*_moved(arguments, home), **_moved(keywords, home))
+        return _moved(output, origin)
+
+    module.forward = bridged
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {key: _moved(entry, device) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_moved(entry, device) for entry in value)
+    return value

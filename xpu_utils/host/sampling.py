@@ -1,0 +1,72 @@
+"""Samples with ComfyUI's own sampler nodes on a placed model, and refuses what cannot end well."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import comfy.model_management as model_management
+import nodes as host_nodes  # ComfyUI's module: the pack itself is imported under another name
+import torch
+
+from ..placement import AUTO, Placement
+from .health import placement_of
+from .inventory import placement_for
+from .placing import place_model
+from .recovery import placement_after
+
+MEMORY_ESTIMATE_MARGIN = 4.0
+"""How far ComfyUI's estimate of a step's memory may exceed all the memory there is before we refuse to try."""
+
+
+def sample(node_class: str, model: Any, latent: dict[str, Any], device: str, precision: str, **inputs: Any) -> Any:
+    """Runs one of ComfyUI's sampler nodes on the model, placed first unless it is already.
+
+    Args:
+        node_class: "KSampler" or "KSamplerAdvanced".
+        model: a MODEL.
+        latent: a LATENT with `samples` of shape (N, C, H, W) or (N, C, T, H, W).
+        device: requested device; "auto" leaves a placed model where it is.
+        precision: requested precision; "auto" leaves a placed model's.
+        inputs: the other inputs of the stock node.
+
+    Returns:
+        The sampled LATENT and the placement it ran with.
+
+    Raises:
+        ValueError: the latent has no size or is far too large, or the weights or the conditioning hold NaN.
+    """
+    placed, placement = placed_model(model, device, precision)
+    _check_latent(placed, latent["samples"], placement)
+    (result,) = host_nodes.NODE_CLASS_MAPPINGS[node_class]().sample(model=placed, latent_image=latent, **inputs)
+    return result, placement_after(placed, placement)
+
+
+def placed_model(model: Any, device: str, precision: str) -> tuple[Any, Placement]:
+    """The model as it is where it was placed already and nothing else is asked for, else newly placed.
+
+    Raises:
+        ValueError: the device string is malformed.
+    """
+    already = placement_of(model)
+    if already is not None and device == AUTO and precision == AUTO:
+        return model, already
+    return place_model(model, placement_for(device, precision))
+
+
+def _check_latent(model: Any, samples: Any, placement: Placement) -> None:
+    if samples.is_nested:
+        return
+    shape = tuple(samples.shape)
+    if math.prod(shape) == 0:
+        raise ValueError(
+            f"The latent has no size ({'x'.join(map(str, shape))}): give it a width and height above zero."
+        )
+    needed = model.memory_required(list(shape))
+    host_bytes = model_management.get_total_memory(torch.device("cpu"))
+    limit = MEMORY_ESTIMATE_MARGIN * max(placement.device.total_bytes, host_bytes)
+    if needed > limit:
+        raise ValueError(
+            f"The latent {'x'.join(map(str, shape))} would need about {needed / 2**30:.0f} GiB a step, which no device "
+            "here has: make the picture or the batch smaller."
+        )

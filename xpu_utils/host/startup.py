@@ -1,0 +1,16 @@
+"""What is done to ComfyUI when the pack is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from .memory import apply_free_memory_hook, apply_memory_fraction
+
+HOOKS: tuple[Callable[[], None], ...] = (apply_free_memory_hook, apply_memory_fraction)
+"""In this order; each is guarded, can be switched off, and records what became of it (see `hooks`)."""
+
+
+def apply_hooks() -> None:
+    """Applies every hook. Allocates nothing on any device."""
+    for hook in HOOKS:
+        hook()

@@ -1,0 +1,273 @@
+"""MODELs larger than their device: ComfyUI's patcher that loads through a weight stream.
+
+The patcher's class gets one subclass that decides in `load` whether everything fits; what does not is left to
+`xpu_utils.streaming`. ComfyUI's own `load` still applies LoRA and other patches, once, to the weights on the host.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import comfy.utils
+import torch
+from comfy.patcher_extension import CallbacksMP, PatcherInjection
+
+from ..leaves import collect_leaves
+from ..pinned import PinnedMemoryError, shared_pool
+from ..residency import AUTO, resident_share
+from ..stream_lesson import Lesson
+from ..streaming import WeightStream, ring_size
+from . import hooks
+from .inventory import host_inventory
+
+HOOK = "weight streaming"
+ATTACHMENT = "xpu_nodes.streaming"
+"""Key of the attachment, the injection and the callback on a patcher."""
+
+HOST = torch.device("cpu")
+
+
+def attach(model: Any, resident: str = AUTO) -> Any:
+    """A clone of a MODEL whose weights stream to its device as far as they do not stay there.
+
+    Args:
+        model: a MODEL that was placed (its `load_device` is final).
+        resident: "auto" (as much as fits), "all", or a percentage of the weights.
+
+    Returns:
+        The clone, or the MODEL itself where streaming stands down; `hooks` has the reason.
+
+    Raises:
+        ValueError: `resident` is none of these.
+    """
+    share = resident_share(resident)
+    reason = _obstacle(model, share)
+    if hooks.switched_off(HOOK):
+        return model
+    if reason:
+        hooks.record(HOOK, hooks.State.STOOD_DOWN, reason)
+        return model
+    streamed = model.clone(disable_dynamic=True) if _is_dynamic(model) else model.clone()
+    if not isinstance(streamed, StreamingPatcher):
+        base: Any = type(streamed)
+        streamed.__class__ = _streaming_class(base)
+    streamed.is_injected = False
+    streamed.set_attachments(ATTACHMENT, _Session(1.0 if _is_integrated(model) else share))
+    streamed.set_injections(ATTACHMENT, [PatcherInjection(inject=_inject, eject=_eject)])
+    streamed.remove_callbacks_with_key(CallbacksMP.ON_DETACH, ATTACHMENT)
+    streamed.add_callback_with_key(CallbacksMP.ON_DETACH, ATTACHMENT, _detached)
+    hooks.record(HOOK, hooks.State.APPLIED, "placed models that do not fit stream their weights")
+    return streamed
+
+
+def abandon(model: Any) -> None:
+    """Puts a MODEL's weights back to the unpatched ones on the host because its device is gone; asks nothing of it."""
+    session = model.get_attachment(ATTACHMENT)
+    if session is None or session.stream is None:
+        return
+    session.close(lost=True)
+    for key, kept in model.backup.items():
+        comfy.utils.set_attr_param(model.model, key, kept.weight)
+
+
+def _obstacle(model: Any, share: float | None) -> str:
+    if model.load_device.type == "cpu":
+        return "the model runs on the CPU, where its weights already are"
+    if not hasattr(model.model, "diffusion_model"):
+        return "only diffusion models stream"
+    if "diffusion_model" in model.object_patches:
+        return "another node has replaced the diffusion model (compiled it, say)"
+    if _is_dynamic(model) and share is None:
+        return "this ComfyUI streams weights by itself on this device"
+    return ""
+
+
+def _is_dynamic(model: Any) -> bool:
+    return hasattr(model, "is_dynamic") and bool(model.is_dynamic())
+
+
+def _is_integrated(model: Any) -> bool:
+    """Whether the device's memory is the host's: copying to it, over and over, would gain nothing."""
+    device = host_inventory().find(str(model.load_device))
+    return device is not None and device.integrated
+
+
+class _Session:
+    """The stream of one model, shared by the clones of its patcher."""
+
+    def __init__(self, share: float | None) -> None:
+        self.share = share
+        self.stream: WeightStream | None = None
+        self.patching_device: torch.device | None = None
+        """Set while ComfyUI loads to the host: where patches are computed all the same."""
+        self._lesson: Lesson | None = None
+        self._kept_bytes = 0
+
+    def fits(self, model_bytes: int, available_bytes: float) -> bool:
+        """Whether all weights stay on the device."""
+        return available_bytes >= model_bytes if self.share is None else self.share >= 1
+
+    @property
+    def device_bytes(self) -> int:
+        """What the stream takes on the device once it has settled."""
+        return 0 if self.stream is None else self._kept_bytes + self.stream.ring_bytes + self.stream.budget_bytes
+
+    def open(self, model: Any, device: torch.device, available_bytes: float) -> None:
+        """Takes the weights over: large ones to page-locked memory, all others to the device.
+
+        Raises:
+            PinnedMemoryError: more weights cannot be page-locked than may stay on the device.
+        """
+        root = model.model.diffusion_model
+        leaves = collect_leaves(root, shared_pool(), streamable=lambda module: hasattr(module, "comfy_cast_weights"))
+        self._kept_bytes = max(0, model.model_size() - sum(leaf.size_bytes for leaf in leaves))
+        ring_bytes = ring_size(leaves)
+        resident_bytes = self._resident_bytes(model.model_size(), available_bytes - ring_bytes)
+        if sum(leaf.size_bytes for leaf in leaves if not leaf.pinned) > resident_bytes:
+            raise PinnedMemoryError(
+                f"Weight streaming: the limit of {shared_pool().limit_bytes >> 20} MiB of page-locked memory is too "
+                "small for this model, ComfyUI's slower way is used: unload other models or choose a smaller one."
+            )
+        _move_others(model.model, {leaf.module for leaf in leaves}, device)
+        self.stream = WeightStream(
+            root, leaves, device, ring_bytes=ring_bytes, resident_bytes=resident_bytes, lesson=self._lesson
+        )
+
+    def _resident_bytes(self, model_bytes: int, available_bytes: float) -> int:
+        wanted_bytes = available_bytes if self.share is None else min(available_bytes, self.share * model_bytes)
+        return max(0, int(wanted_bytes) - self._kept_bytes)
+
+    def resize(self, model_bytes: int, available_bytes: float) -> None:
+        """Gives the open stream another amount of memory."""
+        assert self.stream is not None
+        self.stream.set_budget(self._resident_bytes(model_bytes, available_bytes - self.stream.ring_bytes))
+
+    def close(self, *, lost: bool = False) -> None:
+        """Gives the device's memory back and keeps what was learnt."""
+        if self.stream is not None:
+            self.stream.release(lost=lost)
+            self._lesson = self.stream.lesson or self._lesson
+            self.stream = None
+
+
+def _move_others(model: torch.nn.Module, streamed: set[torch.nn.Module], device: torch.device) -> None:
+    for module in model.modules():
+        if module not in streamed:
+            module._apply(lambda tensor: tensor.to(device), recurse=False)
+
+
+class StreamingPatcher:
+    """Mixed into a patcher's class by `attach`: what ComfyUI's memory management asks, answered by the stream."""
+
+    def load(
+        self: Any,
+        device_to: Any = None,
+        lowvram_model_memory: float = 0,
+        force_patch_weights: bool = False,
+        full_load: bool = False,
+    ) -> None:
+        """Loads all weights as ComfyUI does if they fit, else opens the stream."""
+        session = self.get_attachment(ATTACHMENT)
+        stock_load = super().load  # type: ignore[misc]
+        available_bytes = float("inf") if full_load else lowvram_model_memory
+        if device_to.type == "cpu" or session.fits(self.model_size(), available_bytes):
+            session.close()
+            stock_load(device_to, lowvram_model_memory, force_patch_weights, True)
+            return
+        unchanged = self.model.current_weight_patches_uuid == self.patches_uuid and not force_patch_weights
+        if session.stream is not None and unchanged:
+            self.unpatch_hooks()
+            session.resize(self.model_size(), available_bytes)
+            self.apply_hooks(self.forced_hooks, force_apply=True)
+        else:
+            session.close()
+            with _loading_to_host(self, session, device_to):
+                stock_load(HOST, 0, force_patch_weights, True)
+            try:
+                session.open(self, device_to, available_bytes)
+            except PinnedMemoryError as error:
+                hooks.record(HOOK, hooks.State.STOOD_DOWN, str(error))
+                self.unpatch_model(HOST, unpatch_weights=True)
+                self.patch_model(load_weights=False)
+                stock_load(device_to, lowvram_model_memory, force_patch_weights, full_load)
+                return
+            for callback in self.get_all_callbacks(CallbacksMP.ON_LOAD):
+                callback(self, device_to, lowvram_model_memory, force_patch_weights, full_load)
+        self.model.device = device_to
+        self.model.model_lowvram = True
+        self.model.model_loaded_weight_memory = session.device_bytes
+        logging.info("XPU Nodes: %s", _summary(self, session))
+
+    def patch_weight_to_device(self: Any, key: str, device_to: Any = None, **keywords: Any) -> Any:
+        """Applies a weight's patches; while loading to the host, on the device all the same, as a full load does."""
+        session = self.get_attachment(ATTACHMENT)
+        stock_patch = super().patch_weight_to_device  # type: ignore[misc]
+        if session.patching_device is None or key not in self.patches:
+            return stock_patch(key, device_to=device_to, **keywords)
+        result = stock_patch(key, device_to=session.patching_device, **keywords)
+        comfy.utils.set_attr_param(self.model, key, comfy.utils.get_attr(self.model, key).to(HOST))
+        return result
+
+    def partially_unload(self: Any, device_to: Any, memory_to_free: float = 0, **keywords: Any) -> int:
+        """Gives back resident weights; the stream carries on with less."""
+        stream = self.get_attachment(ATTACHMENT).stream
+        if stream is None:
+            return int(super().partially_unload(device_to, memory_to_free, **keywords))  # type: ignore[misc]
+        freed_bytes = stream.set_budget(int(stream.resident_bytes - memory_to_free))
+        self.model.model_loaded_weight_memory = self.get_attachment(ATTACHMENT).device_bytes
+        return int(freed_bytes)
+
+
+@functools.cache
+def _streaming_class(base: type) -> type:
+    return type(f"Streaming{base.__name__}", (StreamingPatcher, base), {})
+
+
+@contextmanager
+def _loading_to_host(model: Any, session: _Session, device: torch.device) -> Iterator[None]:
+    """For the block, loading to the host patches weights on the device, and nobody is told of it."""
+    told: dict[str, list[Callable[..., None]]] | None = model.callbacks.pop(CallbacksMP.ON_LOAD, None)
+    session.patching_device = device
+    try:
+        yield
+    finally:
+        session.patching_device = None
+        if told is not None:
+            model.callbacks[CallbacksMP.ON_LOAD] = told
+
+
+def _inject(model: Any) -> None:
+    stream = model.get_attachment(ATTACHMENT).stream
+    if stream is not None:
+        keys = {key for patches in model.hook_patches.values() for key in patches}
+        stream.install(refresh={key.removeprefix("diffusion_model.").rpartition(".")[0] for key in keys})
+
+
+def _eject(model: Any) -> None:
+    stream = model.get_attachment(ATTACHMENT).stream
+    if stream is not None:
+        stream.remove()
+
+
+def _detached(model: Any, unpatch_all: bool) -> None:
+    """Whoever loads the weights next finds them as they were, wherever that is."""
+    session = model.get_attachment(ATTACHMENT)
+    if session.stream is None:
+        return
+    session.close()
+    if not unpatch_all:
+        model.unpatch_model(HOST, unpatch_weights=True)
+
+
+def _summary(model: Any, session: _Session) -> str:
+    stream = session.stream
+    assert stream is not None
+    share = min(1.0, (session.device_bytes - stream.ring_bytes) / max(model.model_size(), 1))
+    return (
+        f"{type(model.model).__name__}: {share:.0%} of {model.model_size() / 1e9:.2f} GB stays on {stream.device}, "
+        f"the rest streams through {stream.ring_bytes >> 20} MiB."
+    )

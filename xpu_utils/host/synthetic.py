@@ -1,0 +1,238 @@
+"""Model files of random weights in the layouts that ComfyUI recognises, for demos, tests and benchmarks.
+
+Key names and shapes come from the host's own model classes, built on the meta device, so that the files are
+loaded by the real loaders. Weights are scaled by 1/sqrt(fan-in), which keeps activations finite.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+Shapes = dict[str, tuple[int, ...]]
+
+_UNET = {
+    "image_size": 32,
+    "in_channels": 4,
+    "out_channels": 4,
+    "model_channels": 320,
+    "num_heads": 8,
+    "use_spatial_transformer": True,
+    "context_dim": 768,
+    "legacy": False,
+}
+_UNET_TINY = {
+    **_UNET,
+    "num_res_blocks": [1, 1],
+    "channel_mult": (1, 2),
+    "transformer_depth": [1, 1],
+    "transformer_depth_middle": 1,
+    "transformer_depth_output": [1, 1, 1, 1],
+}
+# 1.2 GiB in fp32, nearly all of it where pictures are smallest: much memory, little work.
+_UNET_DEEP = {**_UNET_TINY, "transformer_depth_middle": 24}
+_UNET_SD15 = {
+    **_UNET,
+    "num_res_blocks": [2, 2, 2, 2],
+    "channel_mult": (1, 2, 4, 4),
+    "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
+    "transformer_depth_middle": 1,
+    "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
+}
+_UNET_SDXL = {
+    **_UNET,
+    "num_heads": -1,
+    "num_head_channels": 64,
+    "context_dim": 2048,
+    "use_linear_in_transformer": True,
+    "num_classes": "sequential",
+    "adm_in_channels": 2816,
+    "num_res_blocks": [2, 2, 2],
+    "channel_mult": (1, 2, 4),
+    "transformer_depth": [0, 0, 2, 2, 10, 10],
+    "transformer_depth_middle": 10,
+    "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10],
+}
+
+
+def _shapes(module: torch.nn.Module, prefix: str) -> Shapes:
+    return {prefix + key: tuple(value.shape) for key, value in module.state_dict().items()}
+
+
+def _unet(config: Mapping[str, Any], prefix: str = "model.diffusion_model.") -> Shapes:
+    import comfy.ops
+    from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+
+    return _shapes(UNetModel(**config, device="meta", operations=comfy.ops.disable_weight_init), prefix)
+
+
+def _controlnet(config: Mapping[str, Any]) -> Shapes:
+    import comfy.ops
+    from comfy.cldm.cldm import ControlNet
+
+    config = {key: value for key, value in config.items() if key not in ("out_channels", "transformer_depth_output")}
+    return _shapes(ControlNet(**config, hint_channels=3, device="meta", operations=comfy.ops.disable_weight_init), "")
+
+
+def _clip_l(prefix: str) -> Shapes:
+    import comfy
+    import comfy.ops
+    from comfy.clip_model import CLIPTextModel
+
+    config = json.loads((Path(comfy.__path__[0]) / "sd1_clip_config.json").read_text(encoding="utf-8"))
+    shapes = _shapes(CLIPTextModel(config, torch.float16, "meta", comfy.ops.disable_weight_init), prefix)
+    return {key: shape for key, shape in shapes.items() if not key.endswith("text_projection.weight")}
+
+
+def _clip_vision(prefix: str = "") -> Shapes:
+    import comfy
+    import comfy.ops
+    from comfy.clip_model import CLIPVisionModelProjection
+
+    config = json.loads((Path(comfy.__path__[0]) / "clip_vision_config_vitl.json").read_text(encoding="utf-8"))
+    return _shapes(CLIPVisionModelProjection(config, torch.float16, "meta", comfy.ops.disable_weight_init), prefix)
+
+
+def _vae(prefix: str, latent_channels: int) -> Shapes:
+    from comfy.ldm.models.autoencoder import AutoencoderKL
+
+    config = {
+        "double_z": True,
+        "z_channels": latent_channels,
+        "resolution": 256,
+        "in_channels": 3,
+        "out_ch": 3,
+        "ch": 128,
+        "ch_mult": [1, 2, 4, 4],
+        "num_res_blocks": 2,
+        "attn_resolutions": [],
+        "dropout": 0.0,
+    }
+    with torch.device("meta"):
+        return _shapes(AutoencoderKL(ddconfig=config, embed_dim=latent_channels), prefix)
+
+
+def _sd3(depth: int = 2) -> Shapes:
+    import comfy.ops
+    from comfy.ldm.modules.diffusionmodules.mmdit import OpenAISignatureMMDITWrapper
+
+    context = {"target": "torch.nn.Linear", "params": {"in_features": 4096, "out_features": depth * 64}}
+    model = OpenAISignatureMMDITWrapper(
+        in_channels=16,
+        patch_size=2,
+        out_channels=16,
+        depth=depth,
+        input_size=None,
+        adm_in_channels=2048,
+        context_embedder_config=context,
+        num_patches=4096,
+        pos_embed_max_size=64,
+        pos_embed_scaling_factor=None,
+        device="meta",
+        operations=comfy.ops.disable_weight_init,
+    )
+    return _shapes(model, "model.diffusion_model.")
+
+
+def _lora(config: Mapping[str, Any], rank: int = 4) -> Shapes:
+    """A LoRA on the query projections and feed-forward layers of a UNet."""
+    shapes: Shapes = {}
+    for key, shape in _unet(config, "").items():
+        if len(shape) == 2 and key.endswith((".to_q.weight", ".ff.net.2.weight")):
+            name = "lora_unet_" + key.removesuffix(".weight").replace(".", "_")
+            shapes[f"{name}.lora_up.weight"] = (shape[0], rank)
+            shapes[f"{name}.lora_down.weight"] = (rank, shape[1])
+    return shapes
+
+
+def _upscaler(features: int = 16, scale: int = 2) -> Shapes:
+    """A small network in the layout that spandrel knows as Compact (SRVGGNet)."""
+    shapes: Shapes = {"body.0.weight": (features, 3, 3, 3), "body.0.bias": (features,), "body.1.weight": (features,)}
+    for index in (2, 4):
+        shapes[f"body.{index}.weight"] = (features, features, 3, 3)
+        shapes[f"body.{index}.bias"] = (features,)
+        shapes[f"body.{index + 1}.weight"] = (features,)
+    shapes["body.6.weight"] = (3 * scale**2, features, 3, 3)
+    shapes["body.6.bias"] = (3 * scale**2,)
+    return shapes
+
+
+def _checkpoint(unet: Mapping[str, Any]) -> Shapes:
+    clip = _clip_l("cond_stage_model.transformer.")
+    return {**_unet(unet), **clip, **_vae("first_stage_model.", 4)}
+
+
+# Layout name -> (sub-folder of ComfyUI's models folder, its keys and shapes).
+LAYOUTS: dict[str, tuple[str, Callable[[], Shapes]]] = {
+    "sd15-tiny": ("checkpoints", lambda: _checkpoint(_UNET_TINY)),
+    "sd15": ("checkpoints", lambda: _checkpoint(_UNET_SD15)),
+    "sd3-tiny": (
+        "checkpoints",
+        lambda: {**_sd3(), **_clip_l("text_encoders.clip_l.transformer."), **_vae("first_stage_model.", 16)},
+    ),
+    "sd15-tiny-unet": ("diffusion_models", lambda: _unet(_UNET_TINY)),
+    "sd15-deep-unet": ("diffusion_models", lambda: _unet(_UNET_DEEP)),
+    "sdxl-unet": ("diffusion_models", lambda: _unet(_UNET_SDXL)),
+    "clip-l": ("text_encoders", lambda: _clip_l("")),
+    "clip-vision-l": ("clip_vision", _clip_vision),
+    "vae-sd15": ("vae", lambda: _vae("", 4)),
+    "lora-sd15-tiny": ("loras", lambda: _lora(_UNET_TINY)),
+    "controlnet-sd15-tiny": ("controlnet", lambda: _controlnet(_UNET_TINY)),
+    "upscaler-2x": ("upscale_models", _upscaler),
+}
+
+
+def random_weights(shapes: Shapes, *, seed: int, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Random tensors of the given shapes: norm weights 1, biases 0.01-sized, others 1/sqrt(fan-in)-sized."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = {}
+    for key, shape in shapes.items():
+        if "position_ids" in key:
+            weights[key] = torch.arange(shape[-1]).reshape(shape)
+            continue
+        values = torch.randn(shape, generator=generator)
+        if len(shape) < 2:
+            values = values * 0.01 + (1.0 if key.endswith("weight") else 0.0)
+        else:
+            values *= (values[0].numel() or 1) ** -0.5
+        weights[key] = values.to(dtype)
+    return weights
+
+
+def write_model(layout: str, models: Path, *, seed: int = 0, dtype: torch.dtype = torch.float16) -> Path:
+    """Writes `<models>/<folder>/<layout>.safetensors` unless it is there already, and returns its path.
+
+    Raises:
+        KeyError: there is no such layout.
+    """
+    folder, shapes = LAYOUTS[layout]
+    path = models / folder / f"{layout}.safetensors"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        save_file(random_weights(shapes(), seed=seed, dtype=dtype), partial)
+        partial.replace(path)
+    return path
+
+
+def main() -> None:
+    """`python -m xpu_utils.host.synthetic MODELS LAYOUT...`, run with ComfyUI on the import path."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", type=Path, help="ComfyUI's models folder")
+    parser.add_argument("layouts", nargs="+", choices=sorted(LAYOUTS))
+    arguments = parser.parse_args()
+    from comfy.cli_args import args
+
+    args.cpu = True  # only shapes are needed: the host must not ask for a GPU when it is imported
+    for layout in arguments.layouts:
+        write_model(layout, arguments.models)
+
+
+if __name__ == "__main__":
+    main()
