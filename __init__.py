@@ -1,0 +1,18 @@
+"""XPU Nodes: a ComfyUI node pack that makes Intel GPUs, and the CPU behind them, dependable."""
+
+from __future__ import annotations
+
+from typing import Any
+
+WEB_DIRECTORY = "./web"
+
+
+async def comfy_entrypoint() -> Any:
+    """What ComfyUI calls to get the nodes; nothing is imported before that."""
+    from .nodes import XPUExtension
+    from .xpu_utils.host.routes import register
+    from .xpu_utils.host.startup import apply_hooks
+
+    register()
+    apply_hooks()
+    return XPUExtension()

@@ -1,0 +1,14 @@
+"""The pack's nodes: thin V3 classes, a schema and a few lines of execute each."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from . import benchmark, doctor, info, loaders, ollama, placing, sampling, upscaling, vae
+
+MODULES = (loaders, placing, sampling, vae, upscaling, info, ollama, doctor, benchmark)
+
+
+class XPUExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [node for module in MODULES for node in module.NODES]

@@ -1,0 +1,58 @@
+"""The node that measures the devices."""
+
+from __future__ import annotations
+
+from inspect import cleandoc
+
+from comfy_api.latest import io
+
+from ..xpu_utils.bench.compare import as_json, as_table
+from ..xpu_utils.bench.quick import measure_device
+from ..xpu_utils.host.inventory import placement_for
+from ..xpu_utils.host.memory import free_memory
+from ..xpu_utils.placement import check_device_name
+from .base import device_input
+
+
+class XPUBenchmark(io.ComfyNode):
+    """Measures one device: matrix products, convolution, attention by head dim, model steps, copies.
+
+    Unloads all models first, so that the device is free. `json` can be saved and compared with
+    `python -m xpu_utils bench --compare BEFORE AFTER`.
+    """
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="XPUBenchmark",
+            display_name="XPU Benchmark",
+            category="XPU",
+            description=cleandoc(cls.__doc__ or ""),
+            inputs=[device_input()],
+            outputs=[io.String.Output(display_name="table"), io.String.Output(display_name="json")],
+            is_output_node=True,
+            not_idempotent=True,
+        )
+
+    @classmethod
+    def validate_inputs(cls, device: object) -> bool | str:
+        """Accepts any device name, so that a workflow from a machine with other devices still opens."""
+        try:
+            check_device_name(device)
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, device: str) -> float:
+        return float("nan")  # never equal to itself: a measurement is made anew
+
+    @classmethod
+    def execute(cls, device: str) -> io.NodeOutput:
+        free_memory()
+        measurements = measure_device(placement_for(device, "auto").device)
+        table = as_table(measurements)
+        return io.NodeOutput(table, as_json(measurements), ui={"text": [table]})
+
+
+NODES = (XPUBenchmark,)

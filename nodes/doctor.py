@@ -1,0 +1,46 @@
+"""The node that asks the doctor."""
+
+from __future__ import annotations
+
+from inspect import cleandoc
+
+from comfy_api.latest import io
+
+from ..xpu_utils.doctor.examine import as_text
+from ..xpu_utils.host.diagnosis import diagnose
+
+
+class XPUDoctor(io.ComfyNode):
+    """Says why a device is not used, or not well, and what to paste to mend it.
+
+    With `run_kernels` a real kernel runs on every device, each in a process of its own, which takes some seconds.
+    """
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="XPUDoctor",
+            display_name="XPU Doctor",
+            category="XPU",
+            description=cleandoc(cls.__doc__ or ""),
+            inputs=[
+                io.Boolean.Input("run_kernels", default=True, tooltip="Run a real kernel on every device."),
+                io.Boolean.Input("scan_packs", default=False, tooltip="Look for packs that insist on CUDA."),
+            ],
+            outputs=[io.String.Output(display_name="findings")],
+            is_output_node=True,
+            not_idempotent=True,
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, run_kernels: bool, scan_packs: bool) -> float:
+        return float("nan")  # never equal to itself: the machine may have been mended since
+
+    @classmethod
+    def execute(cls, run_kernels: bool, scan_packs: bool) -> io.NodeOutput:
+        machine, findings = diagnose(kernels=run_kernels, packs=scan_packs)
+        text = as_text(findings, machine.system)
+        return io.NodeOutput(text, ui={"text": [text]})
+
+
+NODES = (XPUDoctor,)

@@ -1,0 +1,172 @@
+"""Loader nodes: the stock loader's inputs, plus where to and in which precision."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..xpu_utils.host import loading
+from ..xpu_utils.host.choices import clip_types, model_files
+from ..xpu_utils.host.inventory import placement_for
+from ..xpu_utils.placement import Placement
+from ..xpu_utils.residency import AUTO
+from .base import XPUModelNode, XPUNode
+
+WEIGHT_DTYPES = ["default", "fp8_e4m3fn", "fp8_e4m3fn_fast", "fp8_e5m2"]
+
+
+def file_input(name: str, folder: str, **keywords: object) -> io.Combo.Input:
+    return io.Combo.Input(name, options=model_files(folder), **keywords)
+
+
+class XPULoadCheckpoint(XPUModelNode):
+    """Loads a checkpoint onto the chosen device, in the chosen precision.
+
+    MODEL, CLIP and VAE are placed on that device; a part that the file does not hold stays empty. Damaged,
+    truncated or unsafe files are refused in one sentence.
+    """
+
+    TITLE = "XPU Load Checkpoint"
+    STAGE = "load checkpoint"
+
+    @classmethod
+    def inputs(cls) -> list[io.Input]:
+        return [file_input("ckpt_name", "checkpoints", tooltip="The checkpoint to load.")]
+
+    @classmethod
+    def outputs(cls) -> list[io.Output]:
+        return [io.Model.Output(), io.Clip.Output(), io.Vae.Output()]
+
+    @classmethod
+    def execute(cls, ckpt_name: str, device: str, precision: str, resident: str = AUTO) -> io.NodeOutput:
+        return cls.run(lambda: loading.load_checkpoint(ckpt_name, placement_for(device, precision), resident=resident))
+
+
+class XPULoadDiffusionModel(XPUModelNode):
+    """Loads a diffusion model (UNet or transformer) onto the chosen device, in the chosen precision.
+
+    weight_dtype keeps the weights in an fp8 format to save memory; they are computed with in the precision.
+    """
+
+    TITLE = "XPU Load Diffusion Model"
+    STAGE = "load diffusion model"
+
+    @classmethod
+    def inputs(cls) -> list[io.Input]:
+        return [
+            file_input("unet_name", "diffusion_models"),
+            io.Combo.Input("weight_dtype", options=WEIGHT_DTYPES, default="default"),
+        ]
+
+    @classmethod
+    def outputs(cls) -> list[io.Output]:
+        return [io.Model.Output()]
+
+    @classmethod
+    def execute(
+        cls, unet_name: str, weight_dtype: str, device: str, precision: str, resident: str = AUTO
+    ) -> io.NodeOutput:
+        return cls.run(
+            lambda: loading.load_diffusion_model(
+                unet_name, weight_dtype, placement_for(device, precision), resident=resident
+            )
+        )
+
+
+class XPULoadCLIP(XPUNode):
+    """Loads a text encoder made of one, two or three files onto the chosen device.
+
+    type is the family the encoder belongs to, as in the stock loaders: stable_diffusion, sdxl, sd3, flux, ...
+    """
+
+    TITLE = "XPU Load CLIP"
+    STAGE = "load text encoder"
+
+    @classmethod
+    def inputs(cls) -> list[io.Input]:
+        return [
+            file_input("clip_name", "text_encoders"),
+            io.Combo.Input("type", options=clip_types(), default="stable_diffusion"),
+            io.Combo.Input("clip_name2", options=["none", *model_files("text_encoders")], optional=True),
+            io.Combo.Input("clip_name3", options=["none", *model_files("text_encoders")], optional=True),
+        ]
+
+    @classmethod
+    def outputs(cls) -> list[io.Output]:
+        return [io.Clip.Output()]
+
+    @classmethod
+    def execute(
+        cls, clip_name: str, type: str, device: str, precision: str, clip_name2: str = "none", clip_name3: str = "none"
+    ) -> io.NodeOutput:
+        names = [name for name in (clip_name, clip_name2, clip_name3) if name != "none"]
+        return cls.run(lambda: loading.load_clip(names, type, placement_for(device, precision)))
+
+
+class FileLoader(XPUNode):
+    """A loader of one file into one output."""
+
+    FILE: tuple[str, str]
+    """The input's name, and the models folder it lists."""
+    OUTPUT: Any
+    """ComfyUI's type of the output."""
+
+    @classmethod
+    def load(cls, name: str, placement: Placement) -> tuple[Any, Placement]:
+        raise NotImplementedError
+
+    @classmethod
+    def inputs(cls) -> list[io.Input]:
+        return [file_input(*cls.FILE)]
+
+    @classmethod
+    def outputs(cls) -> list[io.Output]:
+        return [cls.OUTPUT.Output()]
+
+    @classmethod
+    def execute(cls, device: str, precision: str, **file: str) -> io.NodeOutput:
+        return cls.run(lambda: cls.load(file[cls.FILE[0]], placement_for(device, precision)))
+
+
+class XPULoadVAE(FileLoader):
+    """Loads a VAE onto the chosen device, in the chosen precision."""
+
+    TITLE, STAGE = "XPU Load VAE", "load VAE"
+    FILE, OUTPUT = ("vae_name", "vae"), io.Vae
+    load = staticmethod(loading.load_vae)
+
+
+class XPULoadControlNet(FileLoader):
+    """Loads a ControlNet onto the chosen device, which may be another than the sampled model's."""
+
+    TITLE, STAGE = "XPU Load ControlNet", "load ControlNet"
+    FILE, OUTPUT = ("control_net_name", "controlnet"), io.ControlNet
+    load = staticmethod(loading.load_controlnet)
+
+
+class XPULoadCLIPVision(FileLoader):
+    """Loads a CLIP vision model onto the chosen device."""
+
+    TITLE, STAGE = "XPU Load CLIP Vision", "load CLIP vision"
+    FILE, OUTPUT = ("clip_name", "clip_vision"), io.ClipVision
+    load = staticmethod(loading.load_clip_vision)
+
+
+class XPULoadUpscaleModel(FileLoader):
+    """Loads an upscale model that stays on the chosen device, whatever node uses it."""
+
+    TITLE, STAGE = "XPU Load Upscale Model", "load upscale model"
+    FILE, OUTPUT = ("model_name", "upscale_models"), io.UpscaleModel
+    load = staticmethod(loading.load_upscale_model)
+
+
+NODES = (
+    XPULoadCheckpoint,
+    XPULoadDiffusionModel,
+    XPULoadCLIP,
+    XPULoadVAE,
+    XPULoadControlNet,
+    XPULoadCLIPVision,
+    XPULoadUpscaleModel,
+)

@@ -1,0 +1,79 @@
+"""Place nodes: what the loaders do about devices, for objects that any other loader made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..xpu_utils.host import placing
+from ..xpu_utils.host.inventory import placement_for
+from ..xpu_utils.residency import AUTO
+from .base import XPUModelNode, XPUNode
+
+
+class XPUPlaceModel(XPUModelNode):
+    """Moves a MODEL from any loader to the chosen device; LoRA and other patches stay on it.
+
+    The weights are not copied: they move when the model is used. resident says how much of them may stay on the
+    device; the rest streams through it while it computes, for models that are larger than the device.
+    """
+
+    TITLE = "XPU Place Model"
+    STAGE = "place model"
+
+    @classmethod
+    def inputs(cls) -> list[io.Input]:
+        return [io.Model.Input("model")]
+
+    @classmethod
+    def outputs(cls) -> list[io.Output]:
+        return [io.Model.Output()]
+
+    @classmethod
+    def execute(cls, model: Any, device: str, precision: str, resident: str = AUTO) -> io.NodeOutput:
+        return cls.run(lambda: placing.place_model(model, placement_for(device, precision), resident=resident))
+
+
+class XPUPlaceCLIP(XPUNode):
+    """Moves a CLIP from any loader to the chosen device."""
+
+    TITLE = "XPU Place CLIP"
+    STAGE = "place text encoder"
+
+    @classmethod
+    def inputs(cls) -> list[io.Input]:
+        return [io.Clip.Input("clip")]
+
+    @classmethod
+    def outputs(cls) -> list[io.Output]:
+        return [io.Clip.Output()]
+
+    @classmethod
+    def execute(cls, clip: Any, device: str, precision: str) -> io.NodeOutput:
+        return cls.run(lambda: placing.place_clip(clip, placement_for(device, precision)))
+
+
+class XPUPlaceVAE(XPUNode):
+    """Moves a VAE from any loader to the chosen device.
+
+    Another precision than the VAE has gives it converted weights of its own.
+    """
+
+    TITLE = "XPU Place VAE"
+    STAGE = "place VAE"
+
+    @classmethod
+    def inputs(cls) -> list[io.Input]:
+        return [io.Vae.Input("vae")]
+
+    @classmethod
+    def outputs(cls) -> list[io.Output]:
+        return [io.Vae.Output()]
+
+    @classmethod
+    def execute(cls, vae: Any, device: str, precision: str) -> io.NodeOutput:
+        return cls.run(lambda: placing.place_vae(vae, placement_for(device, precision)))
+
+
+NODES = (XPUPlaceModel, XPUPlaceCLIP, XPUPlaceVAE)

@@ -1,0 +1,55 @@
+"""VAE nodes: decode and encode on a chosen device, with results that are checked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..xpu_utils.host import coding
+from .base import XPUNode
+
+
+class XPUVAEDecode(XPUNode):
+    """Decodes a latent into a picture on the chosen device.
+
+    auto leaves a VAE where a loader or place node of this pack put it. A picture that is not finite is refused,
+    with the name of what spoiled it.
+    """
+
+    TITLE = "XPU VAE Decode"
+    STAGE = "decode"
+
+    @classmethod
+    def inputs(cls) -> list[io.Input]:
+        return [io.Latent.Input("samples"), io.Vae.Input("vae")]
+
+    @classmethod
+    def outputs(cls) -> list[io.Output]:
+        return [io.Image.Output()]
+
+    @classmethod
+    def execute(cls, samples: Any, vae: Any, device: str, precision: str) -> io.NodeOutput:
+        return cls.run(lambda: coding.decode(vae, samples, device, precision))
+
+
+class XPUVAEEncode(XPUNode):
+    """Encodes a picture into a latent on the chosen device."""
+
+    TITLE = "XPU VAE Encode"
+    STAGE = "encode"
+
+    @classmethod
+    def inputs(cls) -> list[io.Input]:
+        return [io.Image.Input("pixels"), io.Vae.Input("vae")]
+
+    @classmethod
+    def outputs(cls) -> list[io.Output]:
+        return [io.Latent.Output()]
+
+    @classmethod
+    def execute(cls, pixels: Any, vae: Any, device: str, precision: str) -> io.NodeOutput:
+        return cls.run(lambda: coding.encode(vae, pixels, device, precision))
+
+
+NODES = (XPUVAEDecode, XPUVAEEncode)
