@@ -1,0 +1,22 @@
+import { app } from "../../scripts/app.js";
+import { badgeButton, startBadge } from "./badge.js";
+import { connect } from "./connection.js";
+import { addStyle } from "./dom.js";
+import { startNodeBadges } from "./node_badge.js";
+import { sidebarTab } from "./panel.js";
+import { settings } from "./settings.js";
+import { startToasts } from "./toasts.js";
+
+app.registerExtension({
+  name: "xpu-nodes",
+  settings,
+  actionBarButtons: [badgeButton],
+  setup() {
+    addStyle();
+    connect();
+    app.extensionManager.registerSidebarTab(sidebarTab);
+    startBadge();
+    startToasts();
+    startNodeBadges();
+  },
+});

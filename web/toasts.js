@@ -1,0 +1,17 @@
+import { app } from "../../scripts/app.js";
+import { events } from "./connection.js";
+import { setting, TOASTS } from "./settings.js";
+
+/** Announces faults and what was done about them. */
+export function startToasts() {
+  events.addEventListener("fault", ({ detail }) => {
+    if (setting(TOASTS)) announce(detail.text, detail.rung ? "warn" : "error");
+  });
+}
+
+/** Front ends differ: most have `toast.add`, early ones only `toast.addAlert`. */
+function announce(text, severity) {
+  const toast = app.extensionManager?.toast;
+  if (toast?.add) toast.add({ severity, summary: "XPU Nodes", detail: text, life: 15000 });
+  else toast?.addAlert?.(text);
+}
