@@ -1,0 +1,45 @@
+# The service in a virtual machine, on the CPU: a graph through the API, with a generated checkpoint.
+{ testers, runCommand, comfyui-xpu, comfyui-xpu-nodes }:
+let
+  package = comfyui-xpu.override { acceleration = "cpu"; };
+  models = runCommand "comfyui-test-models" { } ''
+    export HOME=$TMPDIR PYTHONPATH=${package.server}/share/comfyui:${comfyui-xpu-nodes}
+    ${package.environment}/bin/python -m xpu_utils.host.synthetic $out sd15-tiny
+  '';
+in
+testers.runNixOSTest {
+  name = "comfyui-xpu";
+
+  nodes.machine = {
+    imports = [ ../nixos.nix ];
+    virtualisation = { memorySize = 6144; diskSize = 8192; cores = 2; };
+    services.comfyui-xpu = {
+      enable = true;
+      acceleration = "cpu";
+      inherit package;
+      models.files."checkpoints/sd15-tiny.safetensors".path = "${models}/checkpoints/sd15-tiny.safetensors";
+      customNodes.second-copy = comfyui-xpu-nodes;
+    };
+  };
+
+  testScript = ''
+    import json
+
+    def api(path, body=None):
+        data = "" if body is None else f"--json '{json.dumps(body)}'"
+        return json.loads(machine.succeed(f"curl --fail --silent {data} http://127.0.0.1:8188{path}"))
+
+    machine.wait_for_unit("comfyui-xpu.service")
+    machine.wait_for_open_port(8188, timeout=300)
+    machine.succeed("test -L /var/lib/comfyui-xpu/custom_nodes/second-copy")
+    machine.succeed("systemctl show comfyui-xpu -p NoNewPrivileges | grep -q yes")
+    assert "XPUOllamaPrompt" in api("/object_info")
+
+    graph = ${builtins.toJSON (import ./graph.nix)}
+    prompt = api("/prompt", {"prompt": graph})["prompt_id"]
+    machine.wait_until_succeeds(
+        f"curl --silent http://127.0.0.1:8188/history/{prompt} | grep -q '\"completed\": true'", timeout=600
+    )
+    machine.succeed("ls /var/lib/comfyui-xpu/output/vm_*.png")
+  '';
+}

@@ -1,0 +1,250 @@
+# The pure half of the packaging: builtins only, so that it can be tested without nixpkgs.
+# `cfg` is the value of `services.comfyui-xpu` (NixOS and Home Manager share it).
+rec {
+  namespace = "services.comfyui-xpu";
+
+  isLoopback = host: builtins.elem host [ "127.0.0.1" "::1" "localhost" ];
+
+  hasPrefix = prefix: text: builtins.substring 0 (builtins.stringLength prefix) text == prefix;
+
+  shellQuote = text: "'${builtins.replaceStrings [ "'" ] [ "'\\''" ] (toString text)}'";
+
+  # Command line of ComfyUI; `modelPaths` is the file that names further model folders, or null.
+  arguments = { cfg, modelPaths ? null }:
+    [
+      "--base-directory=${cfg.dataDir}"
+      "--database-url=sqlite:///${cfg.dataDir}/user/comfyui.db"
+      "--listen=${cfg.host}"
+      "--port=${toString cfg.port}"
+    ]
+    ++ (if modelPaths == null then [ ] else [ "--extra-model-paths-config=${modelPaths}" ])
+    ++ (if cfg.acceleration == "cpu" then [ "--cpu" ] else [ ])
+    ++ cfg.extraArgs;
+
+  environment = cfg:
+    {
+      # The nodes lie in the store: there is nowhere to write bytecode.
+      PYTHONDONTWRITEBYTECODE = "1";
+      XPU_NODES_OLLAMA_HOSTS = builtins.concatStringsSep "," cfg.ollama.hosts;
+      XPU_NODES_OLLAMA_SHARES_DEVICE = if cfg.ollama.shareGpu then "1" else "0";
+    }
+    // (if cfg.acceleration == "cpu" then { } else deviceEnvironment cfg.device)
+    // cfg.environment;
+
+  deviceEnvironment = device:
+    # Sysman before the driver starts: without it no free memory is reported on some cards.
+    { ZES_ENABLE_SYSMAN = "1"; ONEAPI_DEVICE_SELECTOR = device.selector; }
+    // (if device.affinity == null then { } else { ZE_AFFINITY_MASK = device.affinity; });
+
+  # Shell lines that put what was declared into the writable folder. Links into the store are ours:
+  # they are made anew each time, so that what is no longer declared goes away. Anything else in a
+  # link's place is the user's, and stops the start instead of being replaced.
+  linkScript = { dataDir, nodes, models, storeDir ? "/nix/store" }:
+    let
+      link = target: source: ''
+        mkdir -p ${shellQuote (dirOf target)}
+        if [ -e ${shellQuote target} ] && [ ! -L ${shellQuote target} ]; then
+          echo ${shellQuote "${target} is in the way of what ${namespace} declares: move it away."} >&2
+          exit 1
+        fi
+        ln -sfn ${shellQuote source} ${shellQuote target}
+      '';
+      links = folder: sources:
+        map (name: link "${dataDir}/${folder}/${name}" sources.${name}) (builtins.attrNames sources);
+    in
+    ''
+      set -eu
+      for folder in custom_nodes input models output user; do
+        mkdir -p ${shellQuote dataDir}/"$folder"
+      done
+      find ${shellQuote "${dataDir}/custom_nodes"} ${shellQuote "${dataDir}/models"} \
+        -type l -lname ${shellQuote "${storeDir}/*"} -delete
+    ''
+    + builtins.concatStringsSep "" (links "custom_nodes" nodes ++ links "models" models);
+
+  # ComfyUI's extra_model_paths.yaml, as JSON (which is YAML): every folder is laid out like `models`.
+  modelPaths = folders:
+    builtins.toJSON (builtins.listToAttrs (map
+      (path: {
+        name = path;
+        value = { base_path = path; }
+          // builtins.listToAttrs (map (name: { inherit name; value = name; }) modelFolders);
+      })
+      folders));
+
+  modelFolders = [
+    "audio_encoders" "checkpoints" "clip_vision" "configs" "controlnet" "diffusion_models" "embeddings"
+    "gligen" "hypernetworks" "loras" "model_patches" "photomaker" "style_models" "text_encoders"
+    "upscale_models" "vae" "vae_approx"
+  ];
+
+  # Arguments of ComfyUI that an option of ours writes, with the option.
+  ownedArguments = {
+    "--listen" = "host";
+    "--port" = "port";
+    "--cpu" = "acceleration";
+    "--base-directory" = "dataDir";
+    "--database-url" = "dataDir";
+    "--extra-model-paths-config" = "models.folders";
+    "--oneapi-device-selector" = "device.selector";
+  };
+
+  ownedEnvironment = {
+    ONEAPI_DEVICE_SELECTOR = "device.selector";
+    ZE_AFFINITY_MASK = "device.affinity";
+    XPU_NODES_OLLAMA_HOSTS = "ollama.hosts";
+    XPU_NODES_OLLAMA_SHARES_DEVICE = "ollama.shareGpu";
+  };
+
+  # What is wrong with a configuration: a list of sentences, each naming the option to change.
+  problems = cfg: map (problem: "${namespace}.${problem}") (builtins.concatLists [
+    (placeProblems cfg)
+    (nodeProblems cfg.customNodes)
+    (modelProblems cfg.models)
+    (argumentProblems cfg)
+    (deviceProblems cfg)
+    (ollamaProblems cfg.ollama)
+  ]);
+
+  unless = condition: sentence: if condition then [ ] else [ sentence ];
+
+  placeProblems = cfg:
+    unless (hasPrefix "/" cfg.dataDir && builtins.match ".*/\\.\\.?(/.*)?" cfg.dataDir == null)
+      "dataDir: ${cfg.dataDir} is not an absolute path without dots."
+    ++ unless (!hasPrefix "/nix/store" cfg.dataDir)
+      "dataDir: ${cfg.dataDir} lies in the read-only store; choose a writable folder."
+    ++ unless (cfg.dataDir != "/" && builtins.match ".*[ %\"'].*" cfg.dataDir == null)
+      "dataDir: ${cfg.dataDir} cannot be used; choose a folder of its own, without spaces, quotes or %."
+    ++ unless (builtins.match ".*(/|[[:space:]]).*" cfg.host == null)
+      "host: ${cfg.host} is not an address; write the address alone and the port into ${namespace}.port.";
+
+  nodeProblems = nodes: builtins.concatMap
+    (name:
+      unless (builtins.match "[A-Za-z0-9_][A-Za-z0-9_.-]*" name != null)
+        "customNodes: ${builtins.toJSON name} cannot be a folder's name; use letters, digits, '_', '-' and '.'."
+      ++ unless (builtins.match ".*\\.disabled" name == null && name != "__pycache__")
+        "customNodes: ComfyUI skips a folder called ${name}; give the node another name."
+      ++ unless (name != "xpu-nodes")
+        "customNodes: xpu-nodes is this pack, which the package has already; remove it or give it another name."
+      ++ unless (name != "websocket_image_save.py")
+        "customNodes: ${name} is ComfyUI's own; give the node another name.")
+    (builtins.attrNames nodes);
+
+  modelProblems = models:
+    builtins.concatMap
+      (name:
+        let file = models.files.${name}; in
+        unless (builtins.match "[^/.][^/]*(/[^/.][^/]*)+" name != null)
+          "models.files: ${builtins.toJSON name} is not folder/file below models, like \"checkpoints/a.safetensors\"."
+        ++ unless ((file.url == null) != (file.path == null))
+          "models.files: ${builtins.toJSON name} needs either a url or a path."
+        ++ unless (file.url == null || file.hash != null)
+          "models.files: ${builtins.toJSON name} needs its url's hash; get it with: nix store prefetch-file URL"
+        ++ unless (file.hash == null || builtins.match "sha(256|512)-[A-Za-z0-9+/]+=*" file.hash != null)
+          "models.files: the hash of ${builtins.toJSON name} is not of the form sha256-...=."
+        ++ unless (file.url == null || builtins.match "(https?|file)://.*" file.url != null)
+          "models.files: the url of ${builtins.toJSON name} is not an http, https or file address.")
+      (builtins.attrNames models.files)
+    ++ builtins.concatMap
+      (folder: unless (hasPrefix "/" folder)
+        "models.folders: ${folder} is not an absolute path.")
+      models.folders;
+
+  argumentProblems = cfg:
+    builtins.concatMap
+      (argument:
+        let name = builtins.head (builtins.match "([^=]*)(=.*)?" argument); in
+        unless (!(ownedArguments ? ${name}))
+          "extraArgs: ${name} is written by ${namespace}.${ownedArguments.${name}}; set that instead.")
+      cfg.extraArgs
+    ++ builtins.concatMap
+      (name:
+        unless (!(ownedEnvironment ? ${name}))
+          "environment: ${name} is written by ${namespace}.${ownedEnvironment.${name}}; set that instead."
+        ++ unless (builtins.match "[A-Za-z_][A-Za-z0-9_]*" name != null)
+          "environment: ${builtins.toJSON name} cannot be a variable's name.")
+      (builtins.attrNames cfg.environment);
+
+  deviceProblems = cfg:
+    unless (builtins.match ".*opencl.*" cfg.device.selector == null)
+      ("device.selector: ${cfg.device.selector} hides every device from PyTorch, "
+        + "which uses Level Zero only; write level_zero:gpu.")
+    ++ unless (builtins.match "level_zero:(gpu|\\*|[0-9]+(,[0-9]+)*)" cfg.device.selector != null
+      || builtins.match ".*opencl.*" cfg.device.selector != null)
+      "device.selector: ${cfg.device.selector} is not understood; write level_zero:gpu or level_zero:0,1."
+    ++ unless (cfg.device.affinity == null
+      || builtins.match "[0-9]+(\\.[0-9]+)?(,[0-9]+(\\.[0-9]+)?)*" cfg.device.affinity != null)
+      "device.affinity: ${toString cfg.device.affinity} is not a list of devices and tiles, like 0 or 0.1,1."
+    ++ unless (cfg.device.affinity == null || cfg.acceleration == "xpu")
+      "device.affinity: chooses among GPUs, but ${namespace}.acceleration is cpu; remove one of the two.";
+
+  ollamaProblems = ollama:
+    builtins.concatMap
+      (host: unless (builtins.match "https?://[^/, ]+" host != null)
+        "ollama.hosts: ${host} is not an address like http://127.0.0.1:11434.")
+      ollama.hosts;
+
+  # Only for NixOS: what the service's user, firewall and neighbours rule out.
+  systemProblems = { cfg, neighbour, ollamaPort }: map (problem: "${namespace}.${problem}") (
+    unless (cfg.user != "root")
+      "user: root would give every node in a graph the whole machine; choose another user."
+    ++ unless (!(hasPrefix "/home" cfg.dataDir || hasPrefix "/root" cfg.dataDir))
+      ("dataDir: ${cfg.dataDir} is hidden from the service by its hardening; "
+        + "use a folder outside /home and /root, or the Home Manager module.")
+    ++ unless (!(cfg.openFirewall && isLoopback cfg.host))
+      ("openFirewall: no other machine reaches a server whose ${namespace}.host is ${cfg.host}; "
+        + "set host to 0.0.0.0 or openFirewall to false.")
+    ++ unless (!(cfg.ollama.enable && cfg.port == ollamaPort))
+      "port: ${toString cfg.port} is Ollama's port too; choose another."
+    ++ unless (neighbour == null || (neighbour.port or null) != cfg.port)
+      "port: ${toString cfg.port} is services.comfyui's port too; choose another, or disable services.comfyui."
+    ++ unless (neighbour == null || (neighbour.dataDir or null) != cfg.dataDir)
+      "dataDir: ${cfg.dataDir} is services.comfyui's folder too; two servers in one folder damage its database."
+  );
+
+  # systemd settings that keep the server to its folder and the GPU.
+  # Not set, because they break the GPU: MemoryDenyWriteExecute (the driver compiles kernels),
+  # PrivateUsers (the render group would not be seen), ProcSubset=pid (the driver reads /proc/meminfo).
+  hardening = cfg: {
+    NoNewPrivileges = true;
+    PrivateTmp = true;
+    PrivateDevices = cfg.acceleration == "cpu";
+    DevicePolicy = "closed";
+    DeviceAllow = if cfg.acceleration == "cpu" then [ ] else [ "char-drm rw" ];
+    SupplementaryGroups = if cfg.acceleration == "cpu" then [ ] else [ "render" "video" ];
+    ProtectSystem = "strict";
+    ReadWritePaths = [ cfg.dataDir ];
+    ProtectHome = true;
+    ProtectClock = true;
+    ProtectControlGroups = true;
+    ProtectHostname = true;
+    ProtectKernelLogs = true;
+    ProtectKernelModules = true;
+    ProtectKernelTunables = true;
+    ProtectProc = "invisible";
+    CapabilityBoundingSet = [ "" ];
+    LockPersonality = true;
+    RemoveIPC = true;
+    RestrictAddressFamilies = [ "AF_INET" "AF_INET6" "AF_UNIX" ];
+    RestrictNamespaces = true;
+    RestrictRealtime = true;
+    RestrictSUIDSGID = true;
+    SystemCallArchitectures = "native";
+    SystemCallFilter = [ "@system-service" ];
+    UMask = "0077";
+  };
+
+  # Version, hash and origin of every wheel, by list and name.
+  wheels = builtins.mapAttrs
+    (_: list: builtins.listToAttrs (map (wheel: { inherit (wheel) name; value = wheel; }) list))
+    (builtins.fromJSON (builtins.readFile ./wheels.json));
+
+  # A wheel on PyPI in the parts that nixpkgs' fetchPypi wants.
+  pypiWheel = wheel: {
+    pname = builtins.replaceStrings [ "-" ] [ "_" ] wheel.name;
+    inherit (wheel) version hash platform python;
+    format = "wheel";
+    dist = wheel.python;
+    abi = if hasPrefix "cp" wheel.python then wheel.python else "none";
+  };
+}

@@ -1,0 +1,116 @@
+# services.comfyui-xpu. It declares nothing below services.comfyui, which nixpkgs and others own.
+{ config, options, lib, pkgs, ... }:
+let
+  inherit (lib) mkDefault mkEnableOption mkIf mkMerge mkOption optionalAttrs types;
+  logic = import ./lib.nix;
+  cfg = config.services.comfyui-xpu;
+  service = import ./service.nix { inherit lib pkgs cfg; };
+  xpu = cfg.acceleration == "xpu";
+
+  neighbour =
+    if options.services ? comfyui && (config.services.comfyui.enable or false)
+    then config.services.comfyui
+    else null;
+
+  # Older nixpkgs choose Ollama's back end with an option, newer ones with the package. A removed option
+  # is still declared, but not visible.
+  ollamaAcceleration =
+    options.services.ollama ? acceleration && (options.services.ollama.acceleration.visible or true) != false;
+
+  unit = {
+    inherit (service) environment;
+    serviceConfig = logic.hardening cfg // {
+      User = cfg.user;
+      Group = cfg.group;
+      WorkingDirectory = cfg.dataDir;
+    };
+  };
+in
+{
+  imports = [ ./renamed.nix ];
+
+  options.services.comfyui-xpu = lib.recursiveUpdate
+    (import ./options.nix { inherit lib; package = pkgs.comfyui-xpu; dataDir = "/var/lib/comfyui-xpu"; })
+    {
+      user = mkOption {
+        type = types.str;
+        default = "comfyui-xpu";
+        description = "User of the service; the default one is created.";
+      };
+      group = mkOption {
+        type = types.str;
+        default = "comfyui-xpu";
+        description = "Group of the service; the default one is created.";
+      };
+      openFirewall = mkEnableOption "access to the port from other machines";
+      healthCheck = mkOption {
+        type = types.bool;
+        default = true;
+        description = "Run the doctor before the service; what it finds: `journalctl -u comfyui-xpu-doctor`.";
+      };
+      ollama.enable = mkEnableOption "Ollama on this machine, for the node XPUOllamaPrompt";
+    };
+
+  config = mkIf cfg.enable (mkMerge [
+    {
+      assertions = map (message: { assertion = false; inherit message; }) (
+        logic.problems cfg
+        ++ logic.systemProblems { inherit cfg neighbour; ollamaPort = config.services.ollama.port or null; }
+      );
+
+      systemd.services.comfyui-xpu = lib.recursiveUpdate unit {
+        description = "ComfyUI for Intel GPUs";
+        wantedBy = [ "multi-user.target" ];
+        after = [ "network.target" ];
+        environment.HOME = cfg.dataDir;
+        serviceConfig = {
+          ExecStartPre = "${service.link}";
+          ExecStart = service.command;
+          Restart = "on-failure";
+          RestartSec = "5s";
+        };
+      };
+
+      systemd.tmpfiles.settings.comfyui-xpu.${cfg.dataDir}.d = {
+        inherit (cfg) user group;
+        mode = "0750";
+      };
+
+      users.users = optionalAttrs (cfg.user == "comfyui-xpu") {
+        comfyui-xpu = { isSystemUser = true; inherit (cfg) group; home = cfg.dataDir; };
+      };
+      users.groups = optionalAttrs (cfg.group == "comfyui-xpu") { comfyui-xpu = { }; };
+
+      networking.firewall.allowedTCPPorts = mkIf cfg.openFirewall [ cfg.port ];
+    }
+
+    (mkIf xpu {
+      hardware.graphics = {
+        enable = true;
+        extraPackages = [ pkgs.intel-compute-runtime pkgs.level-zero pkgs.intel-graphics-compiler ];
+      };
+    })
+
+    (mkIf cfg.healthCheck {
+      systemd.services.comfyui-xpu-doctor = lib.recursiveUpdate unit {
+        description = "Look for what keeps ComfyUI from the Intel GPU";
+        wantedBy = [ "comfyui-xpu.service" ];
+        before = [ "comfyui-xpu.service" ];
+        environment.HOME = cfg.dataDir;
+        serviceConfig = { Type = "oneshot"; ExecStart = service.doctor; };
+      };
+    })
+
+    (mkIf cfg.ollama.enable {
+      services.ollama = {
+        enable = true;
+        package = mkDefault pkgs.ollama-xpu;
+        # nixpkgs' wrapper does not set it on every version.
+        environmentVariables = { OLLAMA_VULKAN = "1"; }
+          // optionalAttrs cfg.ollama.shareGpu { OLLAMA_KEEP_ALIVE = "0"; OLLAMA_MAX_LOADED_MODELS = "1"; };
+      } // optionalAttrs ollamaAcceleration { acceleration = mkDefault "vulkan"; };
+      services.comfyui-xpu.ollama.hosts = mkDefault [ "http://127.0.0.1:${toString config.services.ollama.port}" ];
+      systemd.services.comfyui-xpu.after = [ "ollama.service" ];
+    })
+  ]);
+}

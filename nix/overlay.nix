@@ -1,0 +1,27 @@
+# overlays.default: torch-xpu and what is built on it. Needs nixpkgs with `comfyui` and `python312`.
+final: prev:
+let
+  inherit (final) lib;
+  xpuPackages = import ./python-xpu.nix;
+  renamed = old: new: lib.warn "${old} is now called ${new}; write pkgs.${new}." final.${new};
+in
+{
+  # Intel's runtime and the wheels of PyTorch are of one version set; see wheels.json.
+  intel-xpu-runtime = final.callPackage ./packages/intel-xpu-runtime.nix {
+    inherit (final.python312Packages) fetchPypi;
+  };
+
+  # A Python whose torch is the XPU build.
+  python-xpu = final.python312.override (old: {
+    self = final.python-xpu;
+    packageOverrides = lib.composeExtensions (old.packageOverrides or (_: _: { })) xpuPackages;
+  });
+  torch-xpu = final.python-xpu.pkgs.torch;
+
+  comfyui-xpu-nodes = final.callPackage ./packages/comfyui-xpu-nodes.nix { };
+  comfyui-xpu = final.callPackage ./packages/comfyui-xpu.nix { inherit xpuPackages; };
+  ollama-xpu = final.callPackage ./packages/ollama-xpu.nix { };
+
+  comfyui-ipex = renamed "comfyui-ipex" "comfyui-xpu";
+  ollama-ipex = renamed "ollama-ipex" "ollama-xpu";
+}

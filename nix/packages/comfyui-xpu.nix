@@ -1,0 +1,76 @@
+# nixpkgs' ComfyUI with torch for Intel GPUs, this pack, and further nodes:
+#   comfyui-xpu.override { customNodes.gguf = pkgs.fetchFromGitHub { ... }; }
+{
+  lib,
+  runCommand,
+  makeBinaryWrapper,
+  linkFarm,
+  writeText,
+  addDriverRunpath,
+  python312,
+  comfyui ? null,
+  comfyui-xpu-nodes,
+  xpuPackages,
+  # "xpu" takes PyTorch's XPU wheels, "cpu" leaves nixpkgs' own torch in place.
+  acceleration ? "xpu",
+  # Name of the node's folder -> package. A node's Python dependencies are read from its
+  # `pythonDependencies` (python packages -> list).
+  customNodes ? { },
+  extraPackages ? (_: [ ]),
+}:
+assert lib.assertMsg (comfyui != null)
+  "comfyui-xpu: this nixpkgs has no comfyui package; follow nixos-unstable from 2026-07 or newer.";
+assert lib.assertMsg (lib.functionArgs comfyui.override ? python3 && comfyui ? python && comfyui ? pythonEnv)
+  "comfyui-xpu: this nixpkgs' comfyui cannot be given a Python; follow nixos-unstable from 2026-07 or newer.";
+let
+  # nixpkgs' comfyui calls `python3.override` with package overrides of its own, which set CUDA versions in its
+  # torch, and older ones drop the caller's. Ours are therefore added to that call, after its own.
+  pythonWithXpu = python312 // {
+    override = arguments: python312.override (old:
+      let theirs = lib.toFunction arguments old; in
+      theirs // {
+        packageOverrides = lib.composeExtensions (theirs.packageOverrides or (_: _: { })) xpuPackages;
+      });
+  };
+  server = if acceleration == "xpu" then comfyui.override { python3 = pythonWithXpu; } else comfyui;
+
+  nodes = { xpu-nodes = comfyui-xpu-nodes; } // customNodes;
+  dependencies = python:
+    extraPackages python
+    ++ lib.concatMap (node: (node.pythonDependencies or (_: [ ])) python) (lib.attrValues nodes);
+  environment = server.pythonEnv.override (old: { extraLibs = old.extraLibs ++ dependencies server.python.pkgs; });
+
+  nodePaths = writeText "xpu-nodes.json" (builtins.toJSON {
+    xpu-nodes.custom_nodes = "${linkFarm "comfyui-custom-nodes" nodes}";
+  });
+  verb = name: ''
+    makeBinaryWrapper ${environment}/bin/python $out/bin/comfyui-xpu-${name} \
+      --add-flags "-m xpu_utils ${name}" --set PYTHONPATH ${comfyui-xpu-nodes} \
+      --set PYTHONDONTWRITEBYTECODE 1 \
+      --prefix LD_LIBRARY_PATH : ${addDriverRunpath.driverLink}/lib
+  '';
+in
+runCommand "comfyui-xpu-${server.version}"
+  {
+    nativeBuildInputs = [ makeBinaryWrapper ];
+    passthru = {
+      inherit server environment acceleration customNodes;
+      inherit (server) version python;
+    };
+    meta = {
+      description = "ComfyUI for Intel GPUs";
+      inherit (server.meta) homepage license;
+      mainProgram = "comfyui-xpu";
+      platforms = if acceleration == "xpu" then [ "x86_64-linux" ] else lib.platforms.linux;
+    };
+  }
+  ''
+    # The GPU driver is the machine's: NixOS keeps it under driverLink.
+    makeBinaryWrapper ${environment}/bin/python $out/bin/comfyui-xpu \
+      --add-flags "${server}/share/comfyui/main.py" \
+      --add-flags "--extra-model-paths-config=${nodePaths}" \
+      --set PYTHONDONTWRITEBYTECODE 1 \
+      --prefix LD_LIBRARY_PATH : ${addDriverRunpath.driverLink}/lib
+    ${verb "doctor"}
+    ${verb "bench"}
+  ''

@@ -1,0 +1,43 @@
+# The options of the flake this one replaces (services.comfyui-ipex, services.ollama-ipex): renamed ones keep
+# working and warn with what to write; the others stop with what to write.
+{ lib, ... }:
+let
+  inherit (lib) mkChangedOptionModule mkRemovedOptionModule mkRenamedOptionModule getAttrFromPath;
+  old = path: [ "services" "comfyui-ipex" ] ++ path;
+  new = path: [ "services" "comfyui-xpu" ] ++ path;
+  oldOllama = path: [ "services" "ollama-ipex" ] ++ path;
+
+  same = name: mkRenamedOptionModule (old [ name ]) (new [ name ]);
+  changed = from: to: convert:
+    mkChangedOptionModule (old from) (new to) (config: convert (getAttrFromPath (old from) config));
+  removed = path: instead: mkRemovedOptionModule (old path) "Instead: ${instead}";
+in
+{
+  imports =
+    map same [ "enable" "package" "host" "port" "user" "group" ]
+    ++ [
+      (changed [ "acceleration" ] [ "acceleration" ] (value: if value == "auto" then "xpu" else value))
+      (changed [ "models" "path" ] [ "models" "folders" ] (path: [ path ]))
+      (changed [ "nodes" "custom" ] [ "customNodes" ] (packages:
+        lib.listToAttrs (map (package: lib.nameValuePair (lib.getName package) package) packages)))
+      (removed [ "nodes" "enable" ] "services.comfyui-xpu.customNodes.<name> = <package>;")
+      (removed [ "models" "autoDownload" ]
+        "services.comfyui-xpu.models.files.\"checkpoints/<file>\" = { url = ...; hash = ...; };")
+      (removed [ "models" "cache" "enable" ] "nothing, it had no effect.")
+      (removed [ "models" "cache" "size" ] "nothing, it had no effect.")
+      (removed [ "optimization" "level" ] "nothing, PyTorch's XPU build optimises by itself.")
+      (removed [ "optimization" "precision" ]
+        "the precision of the XPU loader nodes, or services.comfyui-xpu.extraArgs = [ \"--bf16-unet\" ];")
+      (removed [ "optimization" "jitCompile" ] "nothing, it had no effect.")
+      (removed [ "server" "cors" ] "services.comfyui-xpu.extraArgs = [ \"--enable-cors-header\" ];")
+      (removed [ "server" "maxUploadSize" ] "services.comfyui-xpu.extraArgs = [ \"--max-upload-size=100\" ];")
+      (mkRenamedOptionModule (oldOllama [ "enable" ]) (new [ "ollama" "enable" ]))
+      (mkRenamedOptionModule (oldOllama [ "package" ]) [ "services" "ollama" "package" ])
+      (mkRenamedOptionModule (oldOllama [ "host" ]) [ "services" "ollama" "host" ])
+      (mkRenamedOptionModule (oldOllama [ "port" ]) [ "services" "ollama" "port" ])
+      (mkRenamedOptionModule (oldOllama [ "models" ]) [ "services" "ollama" "models" ])
+      (mkRenamedOptionModule (oldOllama [ "user" ]) [ "services" "ollama" "user" ])
+      (mkRenamedOptionModule (oldOllama [ "group" ]) [ "services" "ollama" "group" ])
+      (mkRemovedOptionModule (oldOllama [ "acceleration" ]) "Instead: nothing, pkgs.ollama-xpu uses Vulkan.")
+    ];
+}

@@ -1,0 +1,42 @@
+# What both services run, made from the options' values.
+{ lib, pkgs, cfg }:
+let
+  logic = import ./lib.nix;
+  dependencies = python:
+    cfg.extraPackages python
+    ++ lib.concatMap (node: (node.pythonDependencies or (_: [ ])) python) (lib.attrValues cfg.customNodes);
+  modelFile = name: file:
+    if file.path != null then file.path
+    else pkgs.fetchurl { inherit (file) url hash; name = baseNameOf name; };
+in
+rec {
+  package =
+    lib.throwIfNot (cfg.package ? override)
+      "${logic.namespace}.package: ${cfg.package.name} cannot take customNodes and acceleration; use pkgs.comfyui-xpu."
+      (cfg.package.override (old: {
+        inherit (cfg) acceleration;
+        extraPackages = python: (old.extraPackages or (_: [ ])) python ++ dependencies python;
+      }));
+
+  modelPaths =
+    if cfg.models.folders == [ ] then null
+    else pkgs.writeText "comfyui-model-folders.yaml" (logic.modelPaths cfg.models.folders);
+
+  command = lib.escapeShellArgs (
+    [ "${package}/bin/comfyui-xpu" ] ++ logic.arguments { inherit cfg modelPaths; }
+  );
+
+  doctor = "${package}/bin/comfyui-xpu-doctor";
+
+  link = pkgs.writeShellScript "comfyui-xpu-link" (
+    "PATH=${lib.makeBinPath [ pkgs.coreutils pkgs.findutils ]}\n"
+    + logic.linkScript {
+      inherit (cfg) dataDir;
+      inherit (builtins) storeDir;
+      nodes = cfg.customNodes;
+      models = lib.mapAttrs modelFile cfg.models.files;
+    }
+  );
+
+  environment = logic.environment cfg;
+}
