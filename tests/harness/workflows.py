@@ -1,0 +1,72 @@
+"""Workflows in ComfyUI's API format, built from stock nodes; `with_our_nodes` swaps in ours."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+Workflow = dict[str, dict[str, Any]]
+
+OURS = {
+    "CheckpointLoaderSimple": "XPULoadCheckpoint",
+    "UNETLoader": "XPULoadDiffusionModel",
+    "CLIPLoader": "XPULoadCLIP",
+    "VAELoader": "XPULoadVAE",
+    "ControlNetLoader": "XPULoadControlNet",
+    "CLIPVisionLoader": "XPULoadCLIPVision",
+    "UpscaleModelLoader": "XPULoadUpscaleModel",
+    "KSampler": "XPUKSampler",
+    "KSamplerAdvanced": "XPUKSamplerAdvanced",
+    "VAEDecode": "XPUVAEDecode",
+    "VAEEncode": "XPUVAEEncode",
+    "ImageUpscaleWithModel": "XPUUpscaleImage",
+}
+
+
+def node(class_type: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": class_type, "inputs": inputs}
+
+
+def text_to_image(
+    checkpoint: str = "sd15-tiny.safetensors",
+    *,
+    size: int = 64,
+    steps: int = 2,
+    sampler: str = "euler",
+    seed: int = 7,
+    cfg: float = 7.0,
+    batch: int = 1,
+    latent: str = "EmptyLatentImage",
+) -> Workflow:
+    """Text to image; node ids are readable names, the picture comes from "save"."""
+    return {
+        "checkpoint": node("CheckpointLoaderSimple", ckpt_name=checkpoint),
+        "positive": node("CLIPTextEncode", clip=["checkpoint", 1], text="a lighthouse at dusk"),
+        "negative": node("CLIPTextEncode", clip=["checkpoint", 1], text="blurry"),
+        "latent": node(latent, width=size, height=size, batch_size=batch),
+        "sampler": node(
+            "KSampler",
+            model=["checkpoint", 0],
+            positive=["positive", 0],
+            negative=["negative", 0],
+            latent_image=["latent", 0],
+            seed=seed,
+            steps=steps,
+            cfg=cfg,
+            sampler_name=sampler,
+            scheduler="normal",
+            denoise=1.0,
+        ),
+        "decode": node("VAEDecode", samples=["sampler", 0], vae=["checkpoint", 2]),
+        "save": node("SaveImage", images=["decode", 0], filename_prefix="test"),
+    }
+
+
+def with_our_nodes(workflow: Workflow, *, device: str = "auto", precision: str = "auto") -> Workflow:
+    """The same graph with every stock loader, sampler and VAE node replaced by ours."""
+    result = copy.deepcopy(workflow)
+    for entry in result.values():
+        if entry["class_type"] in OURS:
+            entry["class_type"] = OURS[entry["class_type"]]
+            entry["inputs"].update(device=device, precision=precision)
+    return result

@@ -1,0 +1,94 @@
+"""The CPU engine inside a real server: close to fp32 in what it changes, and nothing else changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from tests.harness.server import Server
+from tests.harness.workflows import Workflow, text_to_image, with_our_nodes
+
+from .conftest import dumped, run_ok
+from .graphs import controlnet, custom_sampler, lora, sd3, sd15, separate_files_and_advanced_sampler, upscaled
+
+SAMPLED_ERROR = 4e-2
+"""Largest relative error of a latent sampled in bf16 for two to three steps; one call has about 1e-2."""
+
+
+def relative_error(given: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((given - expected).norm() / expected.norm())
+
+
+def psnr_db(given: torch.Tensor, expected: torch.Tensor) -> float:
+    return float(-10 * (given - expected).square().mean().log10())
+
+
+@pytest.mark.parametrize(
+    "graph",
+    [
+        pytest.param(sd15, marks=pytest.mark.core),
+        sd3,
+        lora,
+        controlnet,
+        separate_files_and_advanced_sampler,
+    ],
+)
+def test_bf16_stays_close_to_fp32(server: Server, graph: Callable[[], Workflow]) -> None:
+    name = graph.__name__
+    expected = dumped(server, with_our_nodes(graph(), device="cpu", precision="fp32"), ["sampler", 0], f"{name}-fp32")
+    actual = dumped(server, with_our_nodes(graph(), device="cpu", precision="bf16"), ["sampler", 0], f"{name}-bf16")
+    assert 0 < relative_error(actual, expected) < SAMPLED_ERROR
+
+
+def test_a_decoded_picture_keeps_40_db(server: Server) -> None:
+    """The same latent, sampled in fp32, through the VAE in fp32 and in bf16."""
+    graph = with_our_nodes(text_to_image(size=256, steps=1), device="cpu", precision="fp32")
+    expected = dumped(server, graph, ["decode", 0], "decode-fp32")
+    graph["decode"]["inputs"]["precision"] = "bf16"
+    actual = dumped(server, graph, ["decode", 0], "decode-bf16")
+    assert 40 < psnr_db(actual, expected) < 70
+
+
+def test_an_upscaler_runs_in_bf16(server: Server) -> None:
+    graph = with_our_nodes(upscaled(), device="cpu", precision="fp32")
+    expected = dumped(server, graph, ["upscaled", 0], "upscaled-fp32")
+    graph["upscaler"]["inputs"]["precision"] = "bf16"
+    assert 30 < psnr_db(dumped(server, graph, ["upscaled", 0], "upscaled-bf16"), expected) < 90
+
+
+def test_a_lora_changes_the_result_as_it_does_in_fp32(server: Server) -> None:
+    changes = []
+    for precision in ("fp32", "bf16"):
+        choice = {"device": "cpu", "precision": precision}
+        plain = dumped(server, with_our_nodes(sd15(), **choice), ["sampler", 0], f"plain-{precision}")
+        patched = dumped(server, with_our_nodes(lora(), **choice), ["sampler", 0], f"patched-{precision}")
+        changes.append(patched - plain)
+    in_fp32, in_bf16 = changes
+    assert relative_error(in_bf16, in_fp32) < 0.3
+
+
+def test_the_stage_says_which_precision_ran(server: Server) -> None:
+    graph = with_our_nodes(sd15(), device="cpu", precision="bf16")
+    graph["sampler"]["inputs"]["seed"] = 1234  # a node whose result is cached says nothing
+    result = run_ok(server, graph)
+    ran = {name: result.outputs[name]["xpu"][0]["precision"] for name in ("sampler", "decode")}
+    assert set(ran.values()) == {"bf16"}
+
+
+@pytest.mark.core
+def test_the_reference_is_untouched_by_the_engine_on_the_same_weights(server: Server) -> None:
+    """One stock loader's objects, placed in fp32, then in bf16, then in fp32 again."""
+    placed = custom_sampler(text_to_image(), placed=True)
+    before = dumped(server, placed, ["decode", 0], "reference-before")
+    faster = custom_sampler(text_to_image(), placed=True)
+    for name in ("place-model", "place-clip", "place-vae"):
+        faster[name]["inputs"]["precision"] = "bf16"
+    between = dumped(server, faster, ["decode", 0], "reference-between")
+    placed["noise"]["inputs"]["noise_seed"] = 12  # another prompt, so that nothing comes from the cache ...
+    dumped(server, placed, ["decode", 0], "reference-other")
+    placed["noise"]["inputs"]["noise_seed"] = 11  # ... and the first again
+    after = dumped(server, placed, ["decode", 0], "reference-after")
+    assert not torch.equal(between, before)
+    assert torch.equal(after, before)

@@ -1,0 +1,74 @@
+"""A custom node pack for the host tests only: writes any result as floats, and makes inputs no user should give."""
+
+from __future__ import annotations
+
+import os
+
+import folder_paths
+import torch
+from safetensors.torch import save_file
+
+
+class TestDump:
+    """Writes the tensor in anything that holds one to `<output>/<name>.safetensors`."""
+
+    RETURN_TYPES = ()
+    OUTPUT_NODE = True
+    FUNCTION = "dump"
+    CATEGORY = "test"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"anything": ("*", {}), "name": ("STRING", {"default": "dump"})}}
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, input_types):
+        return True
+
+    def dump(self, anything, name):
+        path = os.path.join(folder_paths.get_output_directory(), f"{name}.safetensors")
+        save_file({"value": self.tensor(anything).contiguous().cpu()}, path)
+        return {"ui": {"path": [path]}}
+
+    def tensor(self, value):
+        if isinstance(value, torch.Tensor):
+            return value
+        if isinstance(value, dict):
+            return value["samples"]
+        if isinstance(value, list):  # a conditioning
+            return value[0][0]
+        return value["image_embeds"]
+
+
+class TestLatent:
+    """A latent of any size, zero and NaN included."""
+
+    RETURN_TYPES = ("LATENT",)
+    FUNCTION = "make"
+    CATEGORY = "test"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"width": ("INT", {}), "height": ("INT", {}), "value": ("FLOAT", {"default": 0.0})}}
+
+    def make(self, width, height, value):
+        return ({"samples": torch.zeros(1, 1, 1, 1).expand(1, 4, height, width) + float(value)},)
+
+
+class TestDamage:
+    """Puts NaN into one weight of a model."""
+
+    RETURN_TYPES = ("MODEL",)
+    FUNCTION = "damage"
+    CATEGORY = "test"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"model": ("MODEL",)}}
+
+    def damage(self, model):
+        next(iter(model.model.diffusion_model.out.parameters())).data.fill_(float("nan"))
+        return (model,)
+
+
+NODE_CLASS_MAPPINGS = {node.__name__: node for node in (TestDump, TestLatent, TestDamage)}

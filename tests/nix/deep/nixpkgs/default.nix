@@ -1,0 +1,107 @@
+# A stand-in for nixpkgs: the names that our packages ask for, as derivations that remember what they were given.
+# Nothing here can be built. `generation` is "extra" (nixpkgs' comfyui composes the caller's package overrides,
+# 0.37) or "plain" (it replaces them, 0.34).
+{ system ? "x86_64-linux", config ? { }, overlays ? [ ], generation ? "extra" }:
+let
+  lib = import (builtins.getEnv "NIXPKGS_LIB" + "/lib");
+
+  derivation = name: attributes: {
+    type = "derivation";
+    inherit name;
+    outPath = "/nix/store/${name}";
+    drvPath = "/nix/store/${name}.drv";
+    meta = { };
+  } // attributes // (attributes.passthru or { });
+
+  nameOf = arguments: arguments.name or "${arguments.pname}-${arguments.version}";
+  mkDerivation = arguments: derivation (nameOf arguments) ({ inherit arguments; } // arguments);
+
+  fetch = arguments: derivation
+    (arguments.name or (arguments.pname or (baseNameOf arguments.url)))
+    { inherit arguments; inherit (arguments) hash; };
+
+  file = name: text: derivation name { inherit text; };
+
+  pythonPackages = nixpkgs: self:
+    lib.genAttrs [
+      "filelock" "fsspec" "jinja2" "networkx" "numpy" "ollama" "packaging" "pillow" "psutil" "pytest" "ruff" "mypy"
+      "setuptools" "sympy" "typing-extensions" "aiohttp" "gguf"
+    ] (name: derivation "python-${name}" { })
+    // {
+      callPackage = lib.callPackageWith (nixpkgs // self);
+      buildPythonPackage = mkDerivation;
+      fetchPypi = fetch;
+      torch = lib.makeOverridable
+        ({ cudaSupport ? true, cudaPackages ? "12" }: derivation "torch-nixpkgs" { inherit cudaSupport cudaPackages; })
+        { };
+      torchvision = derivation "torchvision-nixpkgs" { };
+      torchaudio = derivation "torchaudio-nixpkgs" { };
+    };
+
+  mkPython = nixpkgs: lib.makeOverridable
+    ({ packageOverrides ? (_: _: { }), self ? null }:
+      let
+        pkgs = lib.fix (lib.extends packageOverrides (final:
+          pythonPackages nixpkgs final // { python = result; }));
+        result = derivation "python3-3.12" {
+          inherit pkgs;
+          libPrefix = "python3.12";
+          sitePackages = "lib/python3.12/site-packages";
+          buildEnv = lib.makeOverridable
+            ({ extraLibs ? [ ] }: derivation "python3-3.12-env" { inherit extraLibs; })
+            { };
+          withPackages = choose: result.buildEnv.override { extraLibs = choose pkgs; };
+        };
+      in
+      result)
+    { };
+
+  comfyui = { python3, extraPackages ? (_: [ ]) }:
+    let
+      theirs = final: prev: {
+        torch = (prev.torch.override { cudaSupport = false; }).override { cudaPackages = "13"; };
+      };
+      python = python3.override (old: {
+        self = python;
+        packageOverrides =
+          if generation == "plain" then theirs
+          else lib.composeExtensions (old.packageOverrides or (_: _: { })) theirs;
+      });
+    in
+    derivation "comfyui-0.37.0" {
+      version = "0.37.0";
+      inherit python;
+      pythonEnv = python.withPackages (ps: [ ps.aiohttp ps.torch ps.torchvision ps.torchaudio ] ++ extraPackages ps);
+      meta = { homepage = "https://github.com/Comfy-Org/ComfyUI"; license = "gpl3Only"; };
+    };
+
+  base = final:
+    lib.genAttrs [
+      "autoPatchelfHook" "unzip" "zlib" "level-zero" "makeBinaryWrapper" "coreutils" "findutils" "mkl"
+      "intel-compute-runtime" "intel-graphics-compiler"
+    ] (name: derivation name { })
+    // {
+      inherit lib config system;
+      stdenv = { cc.cc = derivation "gcc" { }; inherit mkDerivation; hostPlatform = { inherit system; }; };
+      stdenvNoCC = { inherit mkDerivation; };
+      addDriverRunpath.driverLink = "/run/opengl-driver";
+      callPackage = lib.callPackageWith final;
+      extend = overlay: import ./. { inherit system config generation; overlays = overlays ++ [ overlay ]; };
+      fetchurl = fetch;
+      linkFarm = name: entries: derivation name { inherit entries; };
+      writeText = file;
+      writeShellScript = file;
+      runCommand = name: attributes: script: derivation name (attributes // { inherit script; });
+      mkShell = arguments: derivation "shell" arguments;
+      testers.runNixOSTest = test: derivation "vm-test-${test.name}" { inherit test; };
+      python312 = mkPython final;
+      python312Packages = final.python312.pkgs;
+      comfyui = lib.makeOverridable comfyui { python3 = final.python312; };
+      ollama = lib.makeOverridable
+        ({ acceleration ? null }: derivation "ollama" { inherit acceleration; })
+        { };
+      blas = lib.makeOverridable ({ blasProvider ? null }: derivation "blas" { inherit blasProvider; }) { };
+      lapack = lib.makeOverridable ({ lapackProvider ? null }: derivation "lapack" { inherit lapackProvider; }) { };
+    };
+in
+lib.fix (lib.foldl' (lib.flip lib.extends) base overlays)

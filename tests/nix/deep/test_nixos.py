@@ -1,0 +1,265 @@
+"""services.comfyui-xpu in the real NixOS module system (stubs for the rest of NixOS, packages that cannot be built)."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from typing import Any
+
+import pytest
+
+from ..evaluate import NixError, evaluate, nix
+from ..wrong import WRONG
+
+
+def system(services: dict[str, Any], **arguments: Any) -> dict[str, Any]:
+    """What the module makes of ``services.*`` settings."""
+    given = "".join(f"{name} = {nix(value)};" for name, value in arguments.items())
+    answer: dict[str, Any] = evaluate(
+        f"import ./tests/nix/deep/nixos.nix {{ settings.services = {nix(services)}; {given} }}"
+    )
+    return answer
+
+
+def xpu(settings: dict[str, Any], **arguments: Any) -> dict[str, Any]:
+    return system({"comfyui-xpu": {"enable": True} | settings}, **arguments)
+
+
+def test_a_module_that_is_not_enabled_changes_nothing() -> None:
+    answer = evaluate(
+        "let made = import ./tests/nix/deep/nixos.nix { settings = { }; }; in"
+        " { inherit (made) unit doctor users ports graphics failures warnings; }"
+    )
+    assert answer == {
+        "unit": None,
+        "doctor": None,
+        "users": {"users": {}, "groups": {}},
+        "ports": [],
+        "graphics": False,
+        "failures": [],
+        "warnings": [],
+    }
+
+
+def test_the_service_starts_comfyui_with_the_settings() -> None:
+    unit = xpu({"host": "0.0.0.0", "port": 9000, "extraArgs": ["--preview-method=auto"]})["unit"]
+    assert shlex.split(unit["serviceConfig"]["ExecStart"]) == [
+        "/nix/store/comfyui-xpu-0.37.0/bin/comfyui-xpu",
+        "--base-directory=/var/lib/comfyui-xpu",
+        "--database-url=sqlite:////var/lib/comfyui-xpu/user/comfyui.db",
+        "--listen=0.0.0.0",
+        "--port=9000",
+        "--preview-method=auto",
+    ]
+    assert unit["environment"].items() >= {
+        ("HOME", "/var/lib/comfyui-xpu"),
+        ("ONEAPI_DEVICE_SELECTOR", "level_zero:gpu"),
+        ("XPU_NODES_OLLAMA_HOSTS", "http://127.0.0.1:11434"),
+    }
+    assert unit["wantedBy"] == ["multi-user.target"]
+
+
+def test_the_service_is_confined_to_its_folder_and_the_gpu() -> None:
+    answer = xpu({})
+    config = answer["unit"]["serviceConfig"]
+    assert (config["User"], config["Group"]) == ("comfyui-xpu", "comfyui-xpu")
+    assert config["NoNewPrivileges"] is config["PrivateTmp"] is config["ProtectHome"] is True
+    assert (config["ProtectSystem"], config["ReadWritePaths"]) == ("strict", ["/var/lib/comfyui-xpu"])
+    assert (config["DevicePolicy"], config["DeviceAllow"]) == ("closed", ["char-drm rw"])
+    assert config["SupplementaryGroups"] == ["render", "video"]
+    assert answer["users"]["users"]["comfyui-xpu"]["isSystemUser"] is True
+    assert answer["tmpfiles"]["comfyui-xpu"]["/var/lib/comfyui-xpu"]["d"]["mode"] == "0750"
+
+
+def test_the_gpu_gets_its_driver_and_the_cpu_none() -> None:
+    gpu, cpu = xpu({}), xpu({"acceleration": "cpu"})
+    assert gpu["graphics"] is True
+    assert gpu["drivers"] == ["intel-compute-runtime", "level-zero", "intel-graphics-compiler"]
+    assert (cpu["graphics"], cpu["drivers"]) == (False, [])
+    assert "--cpu" in cpu["unit"]["serviceConfig"]["ExecStart"]
+    assert cpu["python"]["acceleration"] == "cpu"
+    assert "torch-nixpkgs" in cpu["python"]["packages"]
+
+
+def test_the_python_of_the_service_has_torch_for_xpu() -> None:
+    packages = xpu({})["python"]["packages"]
+    assert {"torch-2.13.0", "torchvision-0.28.0", "torchaudio-2.11.0", "python-ollama"} <= set(packages)
+    assert not any("nixpkgs" in name for name in packages)
+
+
+def test_nodes_and_models_are_linked_before_the_start() -> None:
+    node = '{ type = "derivation"; name = "gguf"; outPath = "/nix/store/gguf"; pythonDependencies = p: [ p.gguf ]; }'
+    answer = evaluate(
+        "import ./tests/nix/deep/nixos.nix { settings.services.comfyui-xpu = { enable = true;"
+        f" customNodes.my-gguf = {node};"
+        ' models.files."vae/a.safetensors" = { url = "https://a/b"; hash = "sha256-abc="; };'
+        ' models.files."loras/b".path = /srv/b; models.folders = [ "/srv/models" ];'
+        " extraPackages = p: [ p.psutil ]; }; }"
+    )
+    script = answer["python"]["link"]
+    assert answer["link"] == "/nix/store/comfyui-xpu-link"
+    assert "ln -sfn '/nix/store/gguf' '/var/lib/comfyui-xpu/custom_nodes/my-gguf'" in script
+    assert "ln -sfn '/nix/store/a.safetensors' '/var/lib/comfyui-xpu/models/vae/a.safetensors'" in script
+    assert "ln -sfn '/srv/b' '/var/lib/comfyui-xpu/models/loras/b'" in script
+    assert {"python-gguf", "python-psutil"} <= set(answer["python"]["packages"])
+    assert json.loads(answer["python"]["modelPaths"])["/srv/models"]["base_path"] == "/srv/models"
+    assert (
+        "--extra-model-paths-config=/nix/store/comfyui-model-folders.yaml"
+        in answer["unit"]["serviceConfig"]["ExecStart"]
+    )
+
+
+def test_the_doctor_runs_first_with_the_same_rights() -> None:
+    answer = xpu({})
+    doctor, unit = answer["doctor"], answer["unit"]
+    assert doctor["serviceConfig"]["ExecStart"] == "/nix/store/comfyui-xpu-0.37.0/bin/comfyui-xpu-doctor"
+    assert doctor["before"] == doctor["wantedBy"] == ["comfyui-xpu.service"]
+    assert doctor["environment"] == unit["environment"]
+    assert doctor["serviceConfig"]["DeviceAllow"] == unit["serviceConfig"]["DeviceAllow"]
+    assert xpu({"healthCheck": False})["doctor"] is None
+
+
+def test_the_firewall_opens_only_when_asked() -> None:
+    assert xpu({"host": "0.0.0.0"})["ports"] == []
+    assert xpu({"host": "0.0.0.0", "openFirewall": True})["ports"] == [8188]
+
+
+def test_a_user_of_one_s_own_is_not_created() -> None:
+    answer = xpu({"user": "ann", "group": "users"})
+    assert answer["users"] == {"users": {}, "groups": {}}
+    assert answer["unit"]["serviceConfig"]["User"] == "ann"
+
+
+@pytest.mark.parametrize("generation", ["option", "removed", "absent"])
+def test_ollama_runs_on_vulkan_whatever_nixpkgs_calls_it(generation: str) -> None:
+    answer = xpu({"ollama": {"enable": True}}, ollama=generation)
+    assert answer["failures"] == []
+    ollama = answer["ollama"]
+    assert (ollama["enable"], ollama["backend"]) == (True, "vulkan")
+    assert ollama["environmentVariables"] == {
+        "OLLAMA_VULKAN": "1",
+        "OLLAMA_KEEP_ALIVE": "0",
+        "OLLAMA_MAX_LOADED_MODELS": "1",
+    }
+    assert ollama["acceleration"] == ("vulkan" if generation == "option" else "no such option")
+
+
+def test_ollama_on_a_gpu_of_its_own_keeps_its_models() -> None:
+    answer = xpu({"ollama": {"enable": True, "shareGpu": False}})
+    assert answer["ollama"]["environmentVariables"] == {"OLLAMA_VULKAN": "1"}
+    assert answer["unit"]["environment"]["XPU_NODES_OLLAMA_SHARES_DEVICE"] == "0"
+
+
+def test_the_node_may_ask_the_ollama_of_this_machine_at_its_port() -> None:
+    answer = system({"comfyui-xpu": {"enable": True, "ollama": {"enable": True}}, "ollama": {"port": 9999}})
+    assert answer["unit"]["environment"]["XPU_NODES_OLLAMA_HOSTS"] == "http://127.0.0.1:9999"
+
+
+def test_a_neighbour_s_options_are_left_alone() -> None:
+    assert xpu({})["declaresComfyui"] is False
+    beside = {"enable": True, "port": 8189, "dataDir": "/var/lib/comfyui"}
+    assert xpu({}, neighbour=beside)["failures"] == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"enable": True, "port": 8188, "dataDir": "/var/lib/comfyui"}, "port: 8188 is services.comfyui's port too"),
+        ({"enable": True, "listenPort": 1, "dataDir": "/var/lib/comfyui-xpu"}, "is services.comfyui's folder too"),
+    ],
+)
+def test_a_neighbour_in_the_way_is_named(settings: dict[str, Any], words: str) -> None:
+    (failure,) = xpu({}, neighbour=settings)["failures"]
+    assert words in failure
+
+
+@pytest.mark.parametrize(("settings", "words"), WRONG.values(), ids=WRONG)
+def test_a_wrong_configuration_stops_the_build_with_its_sentence(settings: dict[str, Any], words: str) -> None:
+    services = nix({"comfyui-xpu": {"enable": True} | settings})
+    made = f"import ./tests/nix/deep/nixos.nix {{ settings.services = {services}; }}"
+    (failure,) = evaluate(f"({made}).failures")
+    assert failure.startswith("services.comfyui-xpu.")
+    assert words in failure
+
+
+@pytest.mark.parametrize(
+    ("settings", "option"),
+    [
+        ({"port": "8188"}, "port"),
+        ({"port": 70000}, "port"),
+        ({"acceleration": "cuda"}, "acceleration"),
+        ({"customNodes": ["gguf"]}, "customNodes"),
+        ({"models": {"files": {"vae/a": "https://a"}}}, "models.files"),
+        ({"extraArgs": "--verbose"}, "extraArgs"),
+        ({"nodes": {}}, "nodes"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_names_the_option(settings: dict[str, Any], option: str) -> None:
+    with pytest.raises(NixError, match=rf"services\.comfyui-xpu\.{option}"):
+        xpu(settings)
+
+
+def test_a_package_that_takes_no_nodes_is_refused() -> None:
+    plain = {"type": "derivation", "name": "my-comfyui", "outPath": "/nix/store/my-comfyui"}
+    with pytest.raises(NixError, match=r"services\.comfyui-xpu\.package: my-comfyui cannot take"):
+        xpu({"package": plain})
+
+
+@pytest.mark.parametrize(
+    ("old", "option", "expected", "warning"),
+    [
+        ({"host": "0.0.0.0"}, "host", "0.0.0.0", "renamed to `services.comfyui-xpu.host'"),
+        ({"port": 9001}, "port", 9001, "renamed to `services.comfyui-xpu.port'"),
+        ({"user": "ann"}, "user", "ann", "renamed to `services.comfyui-xpu.user'"),
+        ({"group": "users"}, "group", "users", "renamed to `services.comfyui-xpu.group'"),
+        ({"acceleration": "auto"}, "acceleration", "xpu", "changed to `services.comfyui-xpu.acceleration'"),
+        ({"acceleration": "cpu"}, "acceleration", "cpu", "changed to `services.comfyui-xpu.acceleration'"),
+        ({"models": {"path": "/srv/m"}}, "folders", ["/srv/m"], "changed to `services.comfyui-xpu.models.folders'"),
+        (
+            {"nodes": {"custom": [{"type": "derivation", "name": "gguf-1.0", "outPath": "/nix/store/gguf"}]}},
+            "nodes",
+            ["gguf"],
+            "changed to `services.comfyui-xpu.customNodes'",
+        ),
+    ],
+)
+def test_an_old_option_keeps_working_and_warns(old: dict[str, Any], option: str, expected: Any, warning: str) -> None:
+    answer = system({"comfyui-ipex": {"enable": True} | old})
+    assert answer["options"][option] == expected
+    assert answer["unit"] is not None
+    assert any(warning in text for text in answer["warnings"])
+    assert any("`services.comfyui-ipex.enable'" in text for text in answer["warnings"])
+
+
+@pytest.mark.parametrize(
+    ("old", "instead"),
+    [
+        ({"nodes": {"enable": ["upscaling"]}}, "services.comfyui-xpu.customNodes.<name>"),
+        ({"models": {"autoDownload": True}}, "services.comfyui-xpu.models.files"),
+        ({"models": {"cache": {"enable": True}}}, "nothing, it had no effect"),
+        ({"models": {"cache": {"size": "10GB"}}}, "nothing, it had no effect"),
+        ({"optimization": {"level": "O1"}}, "nothing, PyTorch's XPU build"),
+        ({"optimization": {"precision": "fp16"}}, "services.comfyui-xpu.extraArgs"),
+        ({"optimization": {"jitCompile": True}}, "nothing, it had no effect"),
+        ({"server": {"cors": True}}, "services.comfyui-xpu.extraArgs"),
+        ({"server": {"maxUploadSize": "100M"}}, "services.comfyui-xpu.extraArgs"),
+    ],
+)
+def test_an_old_option_without_successor_says_what_to_write(old: dict[str, Any], instead: str) -> None:
+    (failure,) = system({"comfyui-ipex": {"enable": True} | old})["failures"]
+    assert "services.comfyui-ipex." in failure
+    assert instead in failure
+
+
+def test_the_old_ollama_options_reach_nixpkgs_ollama() -> None:
+    old = {"enable": True, "host": "0.0.0.0", "port": 9999, "models": "/srv/o", "user": "o", "group": "g"}
+    answer = system({"comfyui-xpu": {"enable": True}, "ollama-ipex": old})
+    assert answer["options"]["ollamaEnable"] is True
+    assert {name: answer["ollama"][name] for name in ("host", "port", "models", "user", "group")} == {
+        "host": "0.0.0.0",
+        "port": 9999,
+        "models": "/srv/o",
+        "user": "o",
+        "group": "g",
+    }
+    assert len(answer["warnings"]) == len(old)

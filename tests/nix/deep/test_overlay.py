@@ -1,0 +1,136 @@
+"""The overlay's derivations down to their inputs, on a stand-in for nixpkgs that cannot build."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from ..evaluate import ROOT, NixError, evaluate
+
+WHEELS = json.loads((ROOT / "nix/wheels.json").read_text(encoding="utf-8"))
+
+
+def packages(expression: str, *, overlay: str = "overlay", arguments: str = "") -> Any:
+    """Value of an expression over ``pkgs`` with our overlay."""
+    return evaluate(
+        f"let pkgs = import ./tests/nix/deep/nixpkgs {{ overlays = [ (import ./nix/{overlay}.nix) ]; {arguments} }};"
+        f" in {expression}"
+    )
+
+
+def test_the_runtime_is_every_intel_wheel_in_one_derivation() -> None:
+    hashes = packages("map (source: source.hash) pkgs.intel-xpu-runtime.srcs")
+    assert sorted(hashes) == sorted(wheel["hash"] for wheel in WHEELS["intel"])
+    assert packages("pkgs.intel-xpu-runtime.version") == "2026.0.0"
+    assert packages("pkgs.intel-xpu-runtime.meta.license.shortName") == "issl"
+
+
+def test_torch_is_the_xpu_wheel_linked_to_the_runtime() -> None:
+    torch = packages(
+        "{ inherit (pkgs.torch-xpu.src.arguments) url hash; inherit (pkgs.torch-xpu) cudaSupport xpuSupport;"
+        " inputs = map (input: input.name) pkgs.torch-xpu.buildInputs;"
+        " dependencies = map (input: input.name) pkgs.torch-xpu.dependencies; }"
+    )
+    pin = next(wheel for wheel in WHEELS["pytorch"] if wheel["name"] == "torch")
+    assert (torch["url"], torch["hash"]) == (pin["url"], pin["hash"])
+    assert (torch["cudaSupport"], torch["xpuSupport"]) == (False, True)
+    assert "intel-xpu-runtime-2026.0.0" in torch["inputs"]
+    assert {"triton-xpu-3.7.2", "pyzes-0.1.1"} <= set(torch["dependencies"])
+
+
+@pytest.mark.parametrize("generation", ["extra", "plain"])
+def test_comfyui_gets_torch_for_xpu_whatever_it_overrides_itself(generation: str) -> None:
+    """nixpkgs' comfyui pins CUDA settings into its torch, and older ones drop the caller's package overrides."""
+    names = packages(
+        "map (package: package.name) pkgs.comfyui-xpu.environment.extraLibs",
+        arguments=f'generation = "{generation}";',
+    )
+    assert {"torch-2.13.0", "torchvision-0.28.0", "torchaudio-2.11.0"} <= set(names)
+    assert not any("nixpkgs" in name for name in names)
+
+
+def test_the_companions_are_linked_to_the_same_torch() -> None:
+    dependencies = packages(
+        "map (name: map (package: package.name) pkgs.python-xpu.pkgs.${name}.dependencies)"
+        ' [ "torchvision" "torchaudio" ]'
+    )
+    assert all("torch-2.13.0" in names for names in dependencies)
+    assert packages("pkgs.python-xpu.pkgs.torchvision.appendRunpaths") == [
+        "/nix/store/torch-2.13.0/lib/python3.12/site-packages/torch/lib"
+    ]
+
+
+def test_comfyui_starts_with_this_pack_further_nodes_and_the_system_s_driver() -> None:
+    made = packages(
+        "let comfyui = pkgs.comfyui-xpu.override { customNodes.mine = pkgs.ollama; }; in"
+        " { inherit (comfyui) script; nodes = builtins.attrNames comfyui.customNodes; }"
+    )
+    assert made["nodes"] == ["mine"]
+    start = made["script"].split("comfyui-xpu-doctor")[0]
+    assert "/nix/store/comfyui-0.37.0/share/comfyui/main.py" in start
+    assert "--extra-model-paths-config=/nix/store/xpu-nodes.json" in start
+    assert "--prefix LD_LIBRARY_PATH : /run/opengl-driver/lib" in start
+    assert "--set PYTHONDONTWRITEBYTECODE 1" in start
+    assert "-m xpu_utils doctor" in made["script"]
+    assert "-m xpu_utils bench" in made["script"]
+
+
+def test_a_node_brings_its_python_packages() -> None:
+    names = packages(
+        "map (package: package.name) (pkgs.comfyui-xpu.override {"
+        " customNodes.mine = pkgs.ollama // { pythonDependencies = python: [ python.gguf ]; }; }).environment.extraLibs"
+    )
+    assert {"python-gguf", "python-ollama"} <= set(names)
+
+
+def test_the_pack_in_the_store_holds_what_comfyui_loads_and_no_tests() -> None:
+    made = packages("{ inherit (pkgs.comfyui-xpu-nodes) name installPhase; }")
+    assert made["name"] == "comfyui-xpu-nodes-0.1.0"
+    source = (ROOT / "nix/packages/comfyui-xpu-nodes.nix").read_text(encoding="utf-8")
+    listed = {line.strip().strip('"') for line in source.splitlines() if line.strip().startswith('"')}
+    loaded = {"__init__.py", "prestartup_script.py", "nodes", "xpu_utils", "web"}
+    assert loaded <= listed
+    assert not listed & {"tests", "nix", "docs"}
+
+
+def test_ollama_is_the_mainline_one_on_vulkan() -> None:
+    assert packages("{ inherit (pkgs.ollama-xpu) name acceleration; }") == {"name": "ollama", "acceleration": "vulkan"}
+
+
+def test_pyzes_looks_for_the_loader_where_nix_has_it() -> None:
+    script = packages("pkgs.python-xpu.pkgs.pyzes.postInstall")
+    assert '"/nix/store/level-zero/lib/lib" + libName + ".so.1"' in script
+
+
+def test_ipex_is_a_python_of_its_own_with_the_torch_it_needs() -> None:
+    made = packages(
+        "{ ipex = pkgs.python-ipex.pkgs.intel-extension-for-pytorch.name;"
+        " torch = pkgs.python-ipex.pkgs.torch.version; other = pkgs.python312.pkgs.torch.name; }",
+        overlay="overlay-ipex",
+    )
+    assert made == {"ipex": "intel-extension-for-pytorch-2.8.0", "torch": "2.8.0", "other": "torch-nixpkgs"}
+
+
+def test_ipex_is_off_unless_its_overlay_is_used() -> None:
+    assert packages("pkgs ? python-ipex") is False
+
+
+def test_mkl_replaces_blas_and_lapack() -> None:
+    made = packages("[ pkgs.blas.blasProvider.name pkgs.lapack.lapackProvider.name ]", overlay="overlay-mkl")
+    assert made == ["mkl", "mkl"]
+
+
+def test_the_old_package_names_lead_to_the_new_ones() -> None:
+    assert packages("[ pkgs.comfyui-ipex.name pkgs.ollama-ipex.name ]") == ["comfyui-xpu-0.37.0", "ollama"]
+
+
+def test_a_nixpkgs_without_comfyui_is_named() -> None:
+    with pytest.raises(NixError, match="this nixpkgs has no comfyui package"):
+        packages("(pkgs.comfyui-xpu.override { comfyui = null; }).name")
+
+
+def test_a_comfyui_that_takes_no_python_is_named() -> None:
+    with pytest.raises(NixError, match="cannot be given a Python"):
+        packages("(pkgs.comfyui-xpu.override { comfyui = pkgs.ollama; }).name")

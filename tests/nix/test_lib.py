@@ -1,0 +1,201 @@
+"""nix/lib.nix with builtins alone: command line, environment, links, and what is refused."""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .evaluate import evaluate, nix
+from .wrong import WRONG
+
+LIB = "(import ./nix/lib.nix)"
+RIGHT: dict[str, Any] = {
+    "acceleration": "xpu",
+    "host": "127.0.0.1",
+    "port": 8188,
+    "dataDir": "/var/lib/comfyui-xpu",
+    "models": {"files": {}, "folders": []},
+    "customNodes": {},
+    "extraArgs": [],
+    "environment": {},
+    "device": {"selector": "level_zero:gpu", "affinity": None},
+    "ollama": {"enable": False, "hosts": ["http://127.0.0.1:11434"], "shareGpu": True},
+    "user": "comfyui-xpu",
+    "openFirewall": False,
+}
+
+
+def configured(**settings: Any) -> dict[str, Any]:
+    """The right configuration with some settings changed, as the module system would complete it."""
+    cfg = copy.deepcopy(RIGHT)
+    for name, value in settings.items():
+        if isinstance(value, dict) and name != "customNodes":
+            cfg[name] = cfg[name] | value
+        else:
+            cfg[name] = value
+    cfg["models"]["files"] = {
+        name: {"url": None, "hash": None, "path": None} | file for name, file in cfg["models"]["files"].items()
+    }
+    return cfg
+
+
+def test_the_command_line_carries_every_option() -> None:
+    cfg = configured(host="0.0.0.0", port=9000, dataDir="/srv/x", acceleration="cpu", extraArgs=["--verbose"])
+    assert evaluate(f'{LIB}.arguments {{ cfg = {nix(cfg)}; modelPaths = "/nix/store/paths"; }}') == [
+        "--base-directory=/srv/x",
+        "--database-url=sqlite:////srv/x/user/comfyui.db",
+        "--listen=0.0.0.0",
+        "--port=9000",
+        "--extra-model-paths-config=/nix/store/paths",
+        "--cpu",
+        "--verbose",
+    ]
+
+
+def test_an_xpu_service_is_not_told_to_use_the_cpu() -> None:
+    assert "--cpu" not in evaluate(f"{LIB}.arguments {{ cfg = {nix(RIGHT)}; }}")
+
+
+def test_the_environment_selects_level_zero_and_never_opencl() -> None:
+    assert evaluate(f"{LIB}.environment {nix(RIGHT)}") == {
+        "ONEAPI_DEVICE_SELECTOR": "level_zero:gpu",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "XPU_NODES_OLLAMA_HOSTS": "http://127.0.0.1:11434",
+        "XPU_NODES_OLLAMA_SHARES_DEVICE": "1",
+        "ZES_ENABLE_SYSMAN": "1",
+    }
+
+
+def test_the_environment_takes_affinity_hosts_and_the_user_s_own() -> None:
+    cfg = configured(
+        device={"affinity": "0.1"},
+        ollama={"hosts": ["http://a:1", "http://b:2"], "shareGpu": False},
+        environment={"ZES_ENABLE_SYSMAN": "0"},
+    )
+    assert evaluate(f"{LIB}.environment {nix(cfg)}").items() >= {
+        ("ZE_AFFINITY_MASK", "0.1"),
+        ("XPU_NODES_OLLAMA_HOSTS", "http://a:1,http://b:2"),
+        ("XPU_NODES_OLLAMA_SHARES_DEVICE", "0"),
+        ("ZES_ENABLE_SYSMAN", "0"),
+    }
+
+
+def test_the_cpu_gets_no_gpu_environment() -> None:
+    names = evaluate(f"{LIB}.environment {nix(configured(acceleration='cpu'))}").keys()
+    assert not names & {"ONEAPI_DEVICE_SELECTOR", "ZE_AFFINITY_MASK", "ZES_ENABLE_SYSMAN"}
+
+
+def test_the_gpu_is_the_only_device_and_the_cpu_needs_none() -> None:
+    xpu = evaluate(f"{LIB}.hardening {nix(RIGHT)}")
+    cpu = evaluate(f"{LIB}.hardening {nix(configured(acceleration='cpu'))}")
+    assert (xpu["DevicePolicy"], xpu["DeviceAllow"], xpu["PrivateDevices"]) == ("closed", ["char-drm rw"], False)
+    assert (cpu["DevicePolicy"], cpu["DeviceAllow"], cpu["PrivateDevices"]) == ("closed", [], True)
+    assert xpu["SupplementaryGroups"] == ["render", "video"]
+    assert cpu["SupplementaryGroups"] == []
+
+
+def test_hardening_leaves_out_what_breaks_the_driver() -> None:
+    hardening = evaluate(f"{LIB}.hardening {nix(RIGHT)}")
+    assert not hardening.keys() & {"MemoryDenyWriteExecute", "PrivateUsers", "ProcSubset"}
+    assert hardening.items() >= {("NoNewPrivileges", True), ("PrivateTmp", True), ("ProtectSystem", "strict")}
+    assert hardening["ReadWritePaths"] == ["/var/lib/comfyui-xpu"]
+
+
+def test_model_folders_become_paths_that_comfyui_reads() -> None:
+    written = json.loads(evaluate(f'{LIB}.modelPaths [ "/srv/a" "/srv/b" ]'))
+    assert written.keys() == {"/srv/a", "/srv/b"}
+    assert written["/srv/a"].items() >= {("base_path", "/srv/a"), ("checkpoints", "checkpoints"), ("vae", "vae")}
+
+
+def link(tmp_path: Path, *, nodes: dict[str, str], models: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run the script of these links in a folder, with ``store`` in place of the store."""
+    arguments = {
+        "dataDir": str(tmp_path / "it's data"),
+        "nodes": nodes,
+        "models": models,
+        "storeDir": str(tmp_path / "store"),
+    }
+    script = evaluate(f"{LIB}.linkScript {nix(arguments)}")
+    return subprocess.run(["sh", "-c", script], capture_output=True, text=True)
+
+
+def test_declared_nodes_and_models_are_linked(tmp_path: Path) -> None:
+    node, model = str(tmp_path / "store/node"), str(tmp_path / "store/model")
+    assert link(tmp_path, nodes={"my-node": node}, models={"checkpoints/sub/a.safetensors": model}).returncode == 0
+    data = tmp_path / "it's data"
+    assert (data / "custom_nodes/my-node").readlink() == Path(node)
+    assert (data / "models/checkpoints/sub/a.safetensors").readlink() == Path(model)
+    assert {folder.name for folder in data.iterdir()} == {"custom_nodes", "input", "models", "output", "user"}
+
+
+def test_what_is_no_longer_declared_goes_and_the_user_s_own_stays(tmp_path: Path) -> None:
+    link(tmp_path, nodes={"old": str(tmp_path / "store/old")}, models={"vae/old": str(tmp_path / "store/old")})
+    data = tmp_path / "it's data"
+    (data / "custom_nodes/mine").mkdir()
+    (data / "custom_nodes/linked").symlink_to(tmp_path)
+    (data / "models/vae/mine").write_text("weights")
+    link(tmp_path, nodes={"new": str(tmp_path / "store/new")}, models={})
+    assert {entry.name for entry in (data / "custom_nodes").iterdir()} == {"mine", "linked", "new"}
+    assert [entry.name for entry in (data / "models/vae").iterdir()] == ["mine"]
+
+
+def test_a_folder_of_the_user_s_is_never_replaced(tmp_path: Path) -> None:
+    mine = tmp_path / "it's data/custom_nodes/my-node"
+    mine.mkdir(parents=True)
+    done = link(tmp_path, nodes={"my-node": str(tmp_path / "store/node")}, models={})
+    assert done.returncode == 1
+    assert "my-node is in the way of what services.comfyui-xpu declares" in done.stderr
+    assert mine.is_dir()
+
+
+def test_a_right_configuration_is_accepted() -> None:
+    cfg = configured(
+        customNodes={"ComfyUI-GGUF": {}, "_v2.0": {}},
+        models={
+            "files": {
+                "checkpoints/a.safetensors": {"url": "https://a/b", "hash": "sha256-abc="},
+                "loras/sub/b": {"path": "/srv/b"},
+            },
+            "folders": ["/srv/models"],
+        },
+        device={"selector": "level_zero:0,1", "affinity": "0.1,1"},
+        extraArgs=["--preview-method=auto"],
+        environment={"UR_L0_ENABLE_RELAXED_ALLOCATION_LIMITS": "1"},
+    )
+    assert evaluate(f"{LIB}.problems {nix(cfg)}") == []
+
+
+@pytest.mark.parametrize(("settings", "words"), WRONG.values(), ids=WRONG)
+def test_a_wrong_configuration_is_refused_by_one_sentence(settings: dict[str, Any], words: str) -> None:
+    problems = evaluate(f"{LIB}.problems {nix(configured(**settings))}")
+    assert len(problems) == 1
+    assert words in problems[0]
+    assert problems[0].startswith("services.comfyui-xpu.")
+
+
+@pytest.mark.parametrize(
+    ("settings", "neighbour", "words"),
+    [
+        ({"user": "root"}, None, "user: root would give"),
+        ({"dataDir": "/home/ann/comfyui"}, None, "dataDir: /home/ann/comfyui is hidden"),
+        ({"openFirewall": True}, None, "openFirewall: no other machine reaches"),
+        ({"port": 11434, "ollama": {"enable": True}}, None, "port: 11434 is Ollama's port too"),
+        ({}, {"port": 8188, "dataDir": "/var/lib/comfyui"}, "port: 8188 is services.comfyui's port too"),
+        ({}, {"port": 1, "dataDir": "/var/lib/comfyui-xpu"}, "is services.comfyui's folder too"),
+    ],
+)
+def test_a_wrong_system_is_refused(settings: dict[str, Any], neighbour: dict[str, Any] | None, words: str) -> None:
+    arguments = {"cfg": configured(**settings), "neighbour": neighbour, "ollamaPort": 11434}
+    problems = evaluate(f"{LIB}.systemProblems {nix(arguments)}")
+    assert len(problems) == 1
+    assert words in problems[0]
+
+
+def test_a_neighbour_elsewhere_is_accepted() -> None:
+    arguments = {"cfg": RIGHT, "neighbour": {"port": 8189, "dataDir": "/var/lib/comfyui"}, "ollamaPort": 11434}
+    assert evaluate(f"{LIB}.systemProblems {nix(arguments)}") == []

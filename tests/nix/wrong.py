@@ -1,0 +1,63 @@
+"""Wrong configurations: settings, and words of the sentence that refuses them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+NODE = {"type": "derivation", "name": "node", "outPath": "/nix/store/node"}
+URL = "https://example.org/a.safetensors"
+HASH = "sha256-CaJ0HKxKIkDt0sCUrvBbzuRbs4SESgJuHZMGBEq8fEw="
+
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "relative folder": ({"dataDir": "data"}, "dataDir: data is not an absolute path"),
+    "folder with dots": ({"dataDir": "/srv/../etc"}, "dataDir: /srv/../etc is not an absolute path"),
+    "folder in the store": ({"dataDir": "/nix/store/x"}, "dataDir: /nix/store/x lies in the read-only store"),
+    "folder with a space": ({"dataDir": "/srv/my data"}, "dataDir: /srv/my data cannot be used"),
+    "the root folder": ({"dataDir": "/"}, "dataDir: / cannot be used"),
+    "host with a scheme": ({"host": "http://0.0.0.0"}, "host: http://0.0.0.0 is not an address"),
+    "node outside": ({"customNodes": {"../evil": NODE}}, 'customNodes: "../evil" cannot be a folder\'s name'),
+    "hidden node": ({"customNodes": {".git": NODE}}, 'customNodes: ".git" cannot be a folder\'s name'),
+    "disabled node": ({"customNodes": {"a.disabled": NODE}}, "customNodes: ComfyUI skips a folder called a.disabled"),
+    "bytecode node": ({"customNodes": {"__pycache__": NODE}}, "customNodes: ComfyUI skips a folder called __pycache__"),
+    "this pack twice": ({"customNodes": {"xpu-nodes": NODE}}, "customNodes: xpu-nodes is this pack"),
+    "core's node": ({"customNodes": {"websocket_image_save.py": NODE}}, "is ComfyUI's own"),
+    "model without folder": ({"models": {"files": {"a.safetensors": {"url": URL, "hash": HASH}}}}, "not folder/file"),
+    "model outside": ({"models": {"files": {"../../a": {"url": URL, "hash": HASH}}}}, "not folder/file"),
+    "model from nowhere": ({"models": {"files": {"vae/a": {}}}}, 'models.files: "vae/a" needs either a url or a path'),
+    "model from two places": (
+        {"models": {"files": {"vae/a": {"url": URL, "hash": HASH, "path": "/srv/a"}}}},
+        'models.files: "vae/a" needs either a url or a path',
+    ),
+    "model without hash": (
+        {"models": {"files": {"vae/a": {"url": URL}}}},
+        'models.files: "vae/a" needs its url\'s hash',
+    ),
+    "hash in hexadecimal": (
+        {"models": {"files": {"vae/a": {"url": URL, "hash": "6ce0161689b3853acaa03779ec93eafe"}}}},
+        'models.files: the hash of "vae/a" is not of the form',
+    ),
+    "url of another kind": (
+        {"models": {"files": {"vae/a": {"url": "ftp://a/b", "hash": HASH}}}},
+        'models.files: the url of "vae/a" is not',
+    ),
+    "relative model folder": ({"models": {"folders": ["models"]}}, "models.folders: models is not an absolute path"),
+    "argument of an option": ({"extraArgs": ["--listen=0.0.0.0"]}, "services.comfyui-xpu.host; set that instead"),
+    "argument apart": ({"extraArgs": ["--port", "80"]}, "services.comfyui-xpu.port; set that instead"),
+    "cpu as an argument": ({"extraArgs": ["--cpu"]}, "services.comfyui-xpu.acceleration; set that instead"),
+    "variable of an option": (
+        {"environment": {"ONEAPI_DEVICE_SELECTOR": "opencl:*"}},
+        "services.comfyui-xpu.device.selector; set that instead",
+    ),
+    "variable with a bad name": ({"environment": {"A B": "1"}}, 'environment: "A B" cannot be a variable\'s name'),
+    "OpenCL": ({"device": {"selector": "opencl:*"}}, "device.selector: opencl:* hides every device from PyTorch"),
+    "selector not understood": ({"device": {"selector": "gpu0"}}, "device.selector: gpu0 is not understood"),
+    "affinity not understood": ({"device": {"affinity": "first"}}, "device.affinity: first is not a list"),
+    "affinity on the CPU": (
+        {"acceleration": "cpu", "device": {"affinity": "0"}},
+        "device.affinity: chooses among GPUs",
+    ),
+    "Ollama without scheme": (
+        {"ollama": {"hosts": ["gpu-box:11434"]}},
+        "ollama.hosts: gpu-box:11434 is not an address",
+    ),
+}

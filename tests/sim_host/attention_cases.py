@@ -1,0 +1,205 @@
+"""Peak memory of attention under a 4 GB limit, ours and the host's, on a simulated device; see worker.py."""
+
+from __future__ import annotations
+
+import functools
+import time
+from typing import Any
+
+import comfy.ldm.modules.attention as host_attention
+import comfy.model_management as model_management
+import torch
+from comfy.ldm.modules.diffusionmodules.model import vae_attention
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
+
+from tests import xpu_sim
+from xpu_utils.attention_budget import attend_in_chunks, chunks_for
+from xpu_utils.host import attention, hooks
+from xpu_utils.host.attention import BUDGET, MEASURED_BUDGET, OVERRIDE, PlacedAttention, device_budget
+from xpu_utils.host.inventory import placement_for
+
+DEVICE = torch.device("xpu:0")
+DIM = 40
+"""Stable Diffusion 1.5's: no fused kernel has it."""
+HEADS = 5
+"""With 16384 tokens their scores take 5 GiB in fp32, more than the 4 GiB that the device grants at once."""
+
+
+def _peak(call: Any) -> dict[str, Any]:
+    """Calls, and tells the most memory that was allocated beyond what was there before, or the error."""
+    torch.xpu.empty_cache()
+    before = torch.xpu.memory_stats(DEVICE)["allocated_bytes.all.current"]
+    torch.xpu.reset_peak_memory_stats(DEVICE)
+    try:
+        result = call()
+    except torch.OutOfMemoryError as error:
+        return {"error": str(error).splitlines()[0]}
+    peak = torch.xpu.memory_stats(DEVICE)["allocated_bytes.all.peak"] - before
+    return {"peak_bytes": peak, "result": result}
+
+
+def _tensors(tokens: int, heads: int) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(tokens)
+    shape = (1, tokens, heads * DIM)
+    return [torch.randn(shape, generator=generator).to(DEVICE) for _ in range(3)]
+
+
+def _ours() -> dict[str, Any]:
+    """The options of a model call on the device as it is now, whose kernels are not fused."""
+    budget = device_budget(DEVICE)
+    return {OVERRIDE: PlacedAttention(None), BUDGET: budget.temporary_bytes}
+
+
+def case_peaks() -> Any:
+    """Real calls: fp32, no mask."""
+    found = {}
+    for tokens in (4096, 8192, 16384):
+        q, k, v = _tensors(tokens, HEADS)
+        attend = functools.partial(host_attention.attention_pytorch, q, k, v, HEADS)
+        stock, ours = _peak(attend), _peak(functools.partial(attend, transformer_options=_ours()))
+        entry = {"heads": HEADS, "budget_bytes": device_budget(DEVICE).temporary_bytes}
+        if "result" in stock:
+            entry["largest_difference"] = float((stock.pop("result") - ours["result"]).abs().max())
+        entry["finite"] = bool(torch.isfinite(ours.pop("result")).all())
+        found[tokens] = {**entry, "stock": stock, "ours": ours}
+    return found
+
+
+def case_pictures() -> Any:
+    """The tokens of pictures of 4096 and 8192 pixels a side, 16 pixels a token: shapes only, on the meta device.
+
+    The peak is that of the largest piece, counted operation by operation: what torch's unfused attention allocates
+    and frees in order.
+    """
+    found = {}
+    limit = xpu_sim.current().devices[0].max_allocation_bytes
+    for side in (4096, 8192):
+        tokens, heads = (side // 16) ** 2, 24
+        q = torch.empty(1, heads, tokens, DIM, dtype=torch.bfloat16, device="meta")
+        budget = device_budget(DEVICE).temporary_bytes
+        chunks = chunks_for(q, q, budget)
+        assert chunks is not None
+        calls = []
+
+        def count(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Any, calls: list[int] = calls) -> Any:
+            calls.append(q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2] * 4)
+            return torch.empty_like(q)
+
+        attend_in_chunks(count, q, q, q, None, chunks)
+        found[side] = {
+            "tokens": tokens,
+            "heads": heads,
+            "budget_bytes": budget,
+            "limit_bytes": limit,
+            "stock_scores_bytes": heads * tokens * tokens * 4,
+            "largest_scores_bytes": max(calls),
+            "calls": len(calls),
+        }
+    return found
+
+
+def case_vae_block() -> Any:
+    """The attention of a VAE's middle block over 128x128 latent pixels: one head of dim 512, never fused."""
+    q, k, v = (torch.randn(1, 512, 128, 128).to(DEVICE, torch.bfloat16) for _ in range(3))
+    xpu_sim.current().change_device(0, total_bytes=3 << 30)
+    stock = vae_attention()
+    entry = {"budget_bytes": device_budget(DEVICE).temporary_bytes}
+    theirs, ours = _peak(lambda: stock(q, k, v)), _peak(lambda: attention._attend_to_pixels(stock, q, k, v))
+    xpu_sim.current().change_device(0, total_bytes=16 << 30)
+    entry["largest_difference"] = float((theirs.pop("result") - ours.pop("result")).abs().max())
+    return {**entry, "stock": theirs, "ours": ours}
+
+
+def case_one_piece() -> Any:
+    """Where the scores fit the host's function is called once, with its own arguments."""
+    calls = []
+    real = host_attention.attention_pytorch.__wrapped__
+
+    def spy(*arguments: Any, **options: Any) -> Any:
+        calls.append((arguments, sorted(options)))
+        return real(*arguments, **options)
+
+    attention._scores_function.cache_clear()
+    host_attention.attention_pytorch.__wrapped__ = spy
+    try:
+        override, (q, k, v) = PlacedAttention(None), _tensors(256, HEADS)
+        options = {MEASURED_BUDGET: device_budget(DEVICE)}
+        override(spy, q, k, v, HEADS, attn_precision=None, transformer_options=options)
+        same = calls[0][0][0] is q and calls[0][0][3] == HEADS
+        once = len(calls)
+        override(spy, q, k, v, HEADS, transformer_options={BUDGET: 1 << 20})
+        return {"same": same, "once": once, "pieces": len(calls) - once, "options": calls[0][1]}
+    finally:
+        host_attention.attention_pytorch.__wrapped__ = real
+        attention._scores_function.cache_clear()
+
+
+def case_overhead() -> Any:
+    """Processor time of the override itself where one piece suffices: what it adds to each of the host's calls."""
+    q = torch.empty(1, 256, HEADS * DIM, device=DEVICE)
+    options = {MEASURED_BUDGET: device_budget(DEVICE)}
+    override, function, calls = PlacedAttention(None), attention._scores_function(), 2000
+
+    def nothing(*arguments: Any, **given: Any) -> None:
+        pass
+
+    attention._scores_function.cache_clear()
+    host_attention.attention_pytorch.__wrapped__ = nothing
+    try:
+        started = time.thread_time()
+        for _ in range(calls):
+            override(nothing, q, q, q, HEADS, attn_precision=None, transformer_options=options)
+        return {"microseconds_per_call": (time.thread_time() - started) / calls * 1e6}
+    finally:
+        host_attention.attention_pytorch.__wrapped__ = function
+        attention._scores_function.cache_clear()
+
+
+def case_measured_once_a_call() -> Any:
+    """Free memory is asked for once a model call, not once an attention call; the ladder's bytes come first."""
+    asked = []
+    real = model_management.get_free_memory
+
+    def spy(*arguments: Any, **options: Any) -> Any:
+        asked.append(arguments)
+        return real(*arguments, **options)
+
+    q, k, v = _tensors(256, HEADS)
+    model_management.get_free_memory = spy
+    try:
+
+        def model_call(x: Any, timestep: Any, concat: Any, context: Any, control: Any, options: Any) -> int:
+            before = len(asked)
+            for _ in range(7):
+                PlacedAttention(None)(attention._scores_function(), q, k, v, HEADS, transformer_options=options)
+            return len(asked) - before
+
+        within = attention._with_budget(model_call, q, None, None, None, None, {})
+        return {"asked": len(asked), "within": within}
+    finally:
+        model_management.get_free_memory = real
+
+
+def case_override() -> Any:
+    """Whose attention a model has after it was placed."""
+    patcher = ModelPatcher(torch.nn.Linear(1, 1), torch.device("cpu"), torch.device("cpu"))
+    reference, device = placement_for("cpu", "fp32"), placement_for("xpu:0", "auto")
+    attention.use_attention(patcher, reference, None)
+    untouched = OVERRIDE not in patcher.model_options["transformer_options"]
+    for _ in range(2):
+        attention.use_attention(patcher, device, None)
+    wrappers = len(patcher.get_wrappers(WrappersMP.APPLY_MODEL, attention.HOOK))
+    ours = attention.attends_within_budget(patcher)
+    applied = {hook.name: str(hook) for hook in hooks.hooks()}[attention.HOOK]
+    theirs = ModelPatcher(torch.nn.Linear(1, 1), torch.device("cpu"), torch.device("cpu"))
+    theirs.model_options["transformer_options"][OVERRIDE] = print
+    attention.use_attention(theirs, device, None)
+    return {
+        "untouched_reference": untouched,
+        "ours": ours,
+        "wrappers": wrappers,
+        "applied": applied,
+        "kept_theirs": theirs.model_options["transformer_options"][OVERRIDE] is print,
+        "stood_down": {hook.name: str(hook) for hook in hooks.hooks()}[attention.HOOK],
+    }

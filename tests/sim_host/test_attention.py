@@ -1,0 +1,78 @@
+"""Attention on a simulated device without fused kernels, which grants 4 GiB at once; peaks are kept for the docs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.harness.hosts import ROOT, host_environment
+
+from .worker import answers
+
+GIB = 1 << 30
+LIMIT_BYTES = 4 * GIB
+RESULTS = ROOT / "out" / "reliability" / "attention.json"
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory, host: Path) -> Any:
+    device = {"preset": "arc-a770", "sdpa": "math", "total_bytes": 8 * GIB, "max_allocation_bytes": LIMIT_BYTES}
+    result = answers(
+        "attention_cases", {"devices": [device]}, tmp_path_factory.mktemp("attention"), host, host_environment()
+    )
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    RESULTS.write_text(json.dumps(result, indent=1))
+    return result
+
+
+@pytest.mark.parametrize("tokens", ["4096", "8192"])
+def test_pieces_give_the_host_s_result_with_less_memory(found: Any, tokens: str) -> None:
+    entry = found["peaks"][tokens]
+    assert entry["largest_difference"] < 1e-5
+    assert entry["ours"]["peak_bytes"] <= entry["stock"]["peak_bytes"]
+
+
+def test_where_the_host_fails_pieces_fit(found: Any) -> None:
+    entry = found["peaks"]["16384"]
+    assert "error" in entry["stock"]
+    assert entry["finite"]
+    assert entry["ours"]["peak_bytes"] < LIMIT_BYTES
+
+
+def test_scores_of_the_largest_pictures_stay_within_the_budget(found: Any) -> None:
+    for entry in found["pictures"].values():
+        assert entry["stock_scores_bytes"] > LIMIT_BYTES
+        assert entry["largest_scores_bytes"] <= entry["budget_bytes"] <= LIMIT_BYTES
+
+
+def test_the_vae_s_attention_block_goes_in_pieces(found: Any) -> None:
+    block = found["vae_block"]
+    assert block["largest_difference"] < 1e-2
+    assert block["ours"]["peak_bytes"] < block["stock"]["peak_bytes"]
+
+
+def test_what_fits_is_one_plain_call(found: Any) -> None:
+    one = found["one_piece"]
+    assert one["same"]
+    assert one["once"] == 1
+    assert one["options"] == ["attn_precision", "transformer_options"]
+    assert one["pieces"] > 1, "a budget set after a failure was not kept"
+
+
+def test_free_memory_is_asked_for_once_a_model_call(found: Any) -> None:
+    assert found["measured_once_a_call"] == {"asked": 1, "within": 0}
+
+
+def test_another_pack_s_attention_is_left_in_place(found: Any) -> None:
+    override = found["override"]
+    assert override["untouched_reference"]
+    assert override["ours"]
+    assert override["wrappers"] == 1
+    assert override["applied"].startswith("attention override: applied")
+    assert override["kept_theirs"]
+    assert override["stood_down"] == (
+        "attention override: stood down, another pack has set its own attention on the model"
+    )

@@ -1,0 +1,154 @@
+"""A queued prompt ends in a picture, whatever fails at whatever stage, and the next prompt is right."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.harness.hosts import ROOT
+from tests.harness.models import ensure_models
+from tests.harness.server import Server
+from tests.harness.simulated import simulated_server
+from tests.harness.workflows import node
+from tests.xpu_sim.control import Client as Simulation
+
+from .matrix import PASSING, SAMPLERS, STAGES, STEPS, Case, Outcome, graph, row, run_case
+
+Machine = tuple[Server, Simulation]
+
+OUT = ROOT / "out" / "reliability"
+
+# More device than host memory, so that ComfyUI's loaders put weights onto the device at once.
+DEVICE = {"preset": "arc-b580", "total_bytes": 64 << 30}
+LOST_STAGES = [stage for stage in STAGES if stage != "load"]
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """A server on two devices, which executes every node of every prompt anew."""
+    models = ensure_models("sd15-tiny", "upscaler-2x")
+    base = tmp_path_factory.mktemp("faults")
+    with simulated_server(base, {"devices": [DEVICE] * 2}, models=models, arguments=("--cache-none",)) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def undisturbed(machine: Machine) -> dict[str, Outcome]:
+    """What each sampler gives when nothing fails."""
+    outcomes = {sampler: run_case(*machine, None, graph(sampler)) for sampler in SAMPLERS}
+    assert all(outcome.message == "" for outcome in outcomes.values())
+    assert all(set(outcome.devices) == {"xpu:0"} for outcome in outcomes.values())
+    return outcomes
+
+
+def cases() -> list[Case]:
+    """Every passing fault at every stage, the samplers taking turns."""
+    pairs = [(stage, kind) for stage in STAGES for kind in PASSING if (stage, kind) != ("load", "nan")]
+    return [Case(stage, kind, SAMPLERS[index % len(SAMPLERS)]) for index, (stage, kind) in enumerate(pairs)]
+
+
+@pytest.fixture(scope="module")
+def results() -> Iterator[list[dict[str, object]]]:
+    """Rows for docs/reliability.md."""
+    rows: list[dict[str, object]] = []
+    yield rows
+    OUT.mkdir(parents=True, exist_ok=True)
+    (OUT / "matrix.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
+
+
+@pytest.mark.parametrize("case", cases(), ids=str)
+def test_a_fault_that_passes_costs_nothing(
+    machine: Machine, undisturbed: dict[str, Outcome], results: list[dict[str, object]], case: Case
+) -> None:
+    expected = undisturbed[case.sampler]
+    outcome = run_case(*machine, case, graph(case.sampler))
+    results.append(row(outcome, expected))
+    assert outcome.fired
+    assert outcome.message == ""
+    assert outcome.picture is not None
+    assert np.array_equal(outcome.picture, expected.picture)
+    if case.stage.endswith("step"):
+        assert any("at step" in report for report in outcome.reports), "the node does not say what happened"
+        calls = STEPS * (2 if case.sampler == "heun" else 1)
+        assert outcome.convolutions <= expected.convolutions + 2 * expected.convolutions // calls
+
+
+def test_a_lost_device_costs_one_step_and_is_avoided_from_then_on(tmp_path: Path) -> None:
+    models = ensure_models("sd15-tiny", "upscaler-2x")
+    with simulated_server(
+        tmp_path, {"devices": [DEVICE] * (len(LOST_STAGES) + 1)}, models=models, arguments=("--cache-none",)
+    ) as machine:
+        server, _ = machine
+        expected = run_case(*machine, None, graph("euler"))
+        for number, stage in enumerate(LOST_STAGES):
+            outcome = run_case(*machine, Case(stage, "device_lost"), graph("euler"))
+            assert outcome.message == ""
+            assert np.array_equal(outcome.picture, expected.picture), stage
+            after = run_case(*machine, None, graph("euler"))
+            assert np.array_equal(after.picture, expected.picture), f"the prompt after losing a device in {stage}"
+            assert f"xpu:{number}" not in after.devices
+        assert server.process.poll() is None
+
+
+def test_a_lora_is_applied_again_after_its_model_was_on_a_lost_device(tmp_path: Path) -> None:
+    models = ensure_models("sd15-tiny", "upscaler-2x", "lora-sd15-tiny")
+    with simulated_server(tmp_path, {"devices": [DEVICE] * 2}, models=models, arguments=("--cache-none",)) as machine:
+        plain = run_case(*machine, None, graph("euler"))
+        expected = run_case(*machine, None, with_lora())
+        assert not np.array_equal(expected.picture, plain.picture), "the LoRA changes nothing"
+        outcome = run_case(*machine, Case("middle step", "device_lost"), with_lora())
+        assert "xpu:1" in outcome.devices
+        assert np.array_equal(outcome.picture, expected.picture)
+
+
+def with_lora() -> dict[str, dict[str, object]]:
+    workflow = graph("euler")
+    workflow["lora"] = node(
+        "LoraLoaderModelOnly", model=["checkpoint", 0], lora_name="lora-sd15-tiny.safetensors", strength_model=1.0
+    )
+    workflow["sampler"]["inputs"]["model"] = ["lora", 0]
+    return workflow
+
+
+def test_when_the_only_device_is_lost_the_cpu_takes_over(tmp_path: Path) -> None:
+    models = ensure_models("sd15-tiny", "upscaler-2x")
+    with simulated_server(tmp_path, {"devices": [DEVICE]}, models=models) as machine:
+        expected = run_case(*machine, None, graph("dpmpp_2m"))
+        outcome = run_case(*machine, Case("middle step", "device_lost"), with_another_seed())
+        assert outcome.message == ""
+        assert "cpu" in outcome.devices
+        again = run_case(*machine, None, graph("dpmpp_2m"))
+        assert set(again.devices) <= {"cpu"}
+        assert np.abs(again.picture - expected.picture).max() <= 1
+
+
+def with_another_seed() -> dict[str, dict[str, object]]:
+    """Not in the server's cache, so that it is sampled."""
+    workflow = graph("dpmpp_2m")
+    workflow["sampler"]["inputs"]["seed"] = 99
+    return workflow
+
+
+def test_a_fault_nobody_knows_is_shown_as_it_came(machine: Machine) -> None:
+    server, simulation = machine
+    simulation.set_faults({"operator": "aten::convolution", "kind": "error", "message": "the moon is full"})
+    result = server.client.run(graph("euler"))
+    simulation.set_faults()
+    assert "the moon is full" in result.message
+
+
+def test_what_cannot_be_done_ends_in_one_sentence_and_the_next_prompt_is_right(
+    machine: Machine, undisturbed: dict[str, Outcome]
+) -> None:
+    server, simulation = machine
+    workflow = graph("euler")
+    workflow["latent"]["inputs"].update(width=16384, height=16384, batch_size=64)
+    result = server.client.run(workflow)
+    assert result.error is not None
+    assert json.dumps(result.message)
+    after = run_case(server, simulation, None, graph("euler"))
+    assert np.array_equal(after.picture, undisturbed["euler"].picture)

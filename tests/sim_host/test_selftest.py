@@ -1,0 +1,69 @@
+"""The self-test on a simulated B580 that computes rightly, wrongly, or not at all in some precision."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.harness.hosts import ROOT, host_environment
+
+SCRIPT = """
+import dataclasses, json, sys, time
+from tests import xpu_sim
+from xpu_utils import selftest
+from xpu_utils.devices import find_devices
+
+simulation = xpu_sim.current()
+
+def tested(name):
+    selftest._known.clear()
+    device = dataclasses.replace(find_devices().devices[0], driver_version=name)
+    started = time.perf_counter()
+    found = selftest.self_test(device)
+    return {
+        "device": device.id,
+        "finished": found.finished,
+        "precisions": found.precisions,
+        "head_dims": found.head_dims("bf16"),
+        "auto": selftest.best_precision(device, found),
+        "seconds": time.perf_counter() - started,
+    }
+
+answers = {"sound": tested("sound")}
+simulation.add_fault("*scaled_dot_product*", "wrong_result", times=None)
+answers["wrong attention"] = tested("wrong attention")
+simulation.clear_faults()
+simulation.change_device(0, has_bf16=False)
+answers["no bf16"] = tested("no bf16")
+simulation.add_fault("*convolution*", "device_lost")
+answers["lost"] = tested("lost")
+print(json.dumps(answers))
+"""
+
+
+def test_what_a_device_computes_wrongly_is_found(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    environment = {**host_environment(), "XPU_NODES_CACHE_DIR": str(tmp_path / "cache")}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.xpu_sim", "--", str(script)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    answers: dict[str, dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
+    assert answers["sound"]["precisions"] == ["fp32", "bf16", "fp16"]
+    assert answers["sound"]["head_dims"] == [40, 64, 80, 96, 128, 160]
+    assert (answers["sound"]["device"], answers["sound"]["auto"]) == ("xpu:0", "bf16")
+    assert answers["wrong attention"]["head_dims"] == []
+    assert answers["wrong attention"]["auto"] == "fp32"
+    assert "bf16" not in answers["no bf16"]["precisions"]
+    assert answers["no bf16"]["auto"] == "fp16"
+    assert not answers["lost"]["finished"]
+    assert len(list((tmp_path / "cache").iterdir())) == 3, "a lost device is tested again another time"

@@ -1,0 +1,52 @@
+"""Upscaling on a simulated device that fails."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.harness.hosts import host_environment
+
+from .worker import answers
+
+TOLERANCE = 0.1
+"""Tiles of another size have other borders, where the network pads with zeros; random weights see far."""
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory, host: Path) -> Any:
+    base = tmp_path_factory.mktemp("upscaling")
+    return answers("upscaling_cases", {"devices": ["arc-b580"]}, base, host, host_environment())
+
+
+def test_the_picture_is_the_cpu_s(found: Any) -> None:
+    assert found["undisturbed"]["device"] == "xpu:0"
+    assert found["undisturbed"]["largest_difference"] < 1e-5
+    assert found["undisturbed"]["spread"] > 0.01
+
+
+@pytest.mark.parametrize("node", ["ours", "stock_node"])
+def test_after_a_driver_s_out_of_memory_the_tile_is_halved(found: Any, node: str) -> None:
+    once = found["once_out_of_memory"][node]
+    assert once["fired"] == [1]
+    assert once["device"] == "xpu:0"
+    assert once["largest_difference"] < TOLERANCE
+
+
+def test_after_the_smallest_tile_the_cpu_carries_on(found: Any) -> None:
+    always = found["always_out_of_memory"]
+    assert always["fired"] == [3], "512, 256 and 128 pixels"
+    assert always["device"] == "cpu"
+    assert always["reason"] == "out of memory on xpu:0, continued on cpu"
+    assert always["largest_difference"] < TOLERANCE
+
+
+def test_a_lost_device_costs_no_picture(found: Any) -> None:
+    first = found["lost"]["first"]
+    assert first["device"] == "cpu"
+    assert first["lost"] == ["xpu:0"]
+    assert first["largest_difference"] < 1e-5
+    assert found["lost"]["next"]["device"] == "cpu"
+    assert found["lost"]["next"]["largest_difference"] < 1e-5

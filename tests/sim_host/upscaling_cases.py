@@ -1,0 +1,67 @@
+"""What a placed upscale model does after failures, on a simulated device; see worker.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from comfy_extras.nodes_upscale_model import ImageUpscaleWithModel
+from spandrel import ModelLoader
+
+from tests import xpu_sim
+from xpu_utils.faults import lost_devices
+from xpu_utils.host.inventory import placement_for
+from xpu_utils.host.synthetic import LAYOUTS, random_weights
+from xpu_utils.host.upscaling import PlacedUpscaler, upscale
+
+SIDE = 200
+
+
+def _model() -> Any:
+    shapes = LAYOUTS["upscaler-2x"][1]()
+    return ModelLoader().load_from_state_dict(random_weights(shapes, seed=0, dtype=torch.float32)).eval()
+
+
+def _picture() -> torch.Tensor:
+    return torch.rand(1, SIDE, SIDE, 3, generator=torch.Generator().manual_seed(0))
+
+
+def _upscaled(*faults: xpu_sim.Fault, by_stock_node: bool = False) -> dict[str, Any]:
+    """Upscales with the faults set, and tells how the picture differs from the CPU's."""
+    expected, _ = upscale(_model(), _picture(), "cpu", "fp32")
+    simulation = xpu_sim.current()
+    simulation.set_faults(faults)
+    placed = PlacedUpscaler(_model(), placement_for("xpu:0", "fp32"))
+    if by_stock_node:
+        picture = ImageUpscaleWithModel().upscale(placed, _picture())[0]
+    else:
+        picture, _ = upscale(placed, _picture(), "auto", "auto")
+    fired = simulation.statistics().faults_fired
+    simulation.clear_faults()
+    return {
+        "fired": list(fired),
+        "largest_difference": float((picture - expected).abs().max()),
+        "spread": float(expected.std()),
+        "device": placed.placement.device.id,
+        "reason": placed.placement.reason,
+        "lost": sorted(lost_devices()),
+    }
+
+
+def case_undisturbed() -> Any:
+    return _upscaled()
+
+
+def case_once_out_of_memory() -> Any:
+    fault = xpu_sim.Fault(operator="convolution", kind="out_of_device_memory")
+    return {"ours": _upscaled(fault), "stock_node": _upscaled(fault, by_stock_node=True)}
+
+
+def case_always_out_of_memory() -> Any:
+    return _upscaled(xpu_sim.Fault(operator="convolution", kind="out_of_resources", times=None))
+
+
+def case_lost() -> Any:
+    """Last: the device stays lost."""
+    first = _upscaled(xpu_sim.Fault(operator="convolution", kind="device_lost", nth=2))
+    return {"first": first, "next": _upscaled()}

@@ -1,0 +1,199 @@
+"""Machines for the doctor: a healthy one, and what is different on broken ones."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from xpu_utils.devices import Inventory
+from xpu_utils.doctor.findings import State
+from xpu_utils.doctor.machine import Gpu, Host, Machine, RenderNode, TorchBuild
+from xpu_utils.profiles import Architecture
+
+from .recorded import GIB, b580, xpu
+
+
+def machine(**changes: Any) -> Machine:
+    """A Debian machine with a B580 where all is well."""
+    facts: dict[str, Any] = {
+        "system": "debian",
+        "kernel": "6.12.48-amd64",
+        "gpus": (Gpu(0xE20B, "xe", 12 * GIB, integrated=False),),
+        "render_nodes": (RenderNode("renderD128", "render", usable=True),),
+        "loader": "libze_loader.so.1",
+        "level_zero_driver": "libze_intel_gpu.so.1",
+        "torch_build": torch_build(),
+        "packages": {"torch": "2.13.0+xpu", "torchvision": "0.29.0+xpu", "pyzes": "0.1.3"},
+        "pyzes_problem": "",
+        "environment": {},
+        "inventory": inventory(b580()),
+        "ram_bytes": 32 * GIB,
+        "free_disk_bytes": 100 * GIB,
+        "host": host(),
+    }
+    return Machine(**{**facts, **changes})
+
+
+def torch_build(**changes: Any) -> TorchBuild:
+    return dataclasses.replace(
+        TorchBuild("2.13.0+xpu", xpu=True, cuda=False, mkl=True, onednn=True, cpu_capability="AVX2"), **changes
+    )
+
+
+def host(**changes: Any) -> Host:
+    return dataclasses.replace(Host(cpu_argument=False, device_type="xpu", packs=()), **changes)
+
+
+def inventory(*devices: Any) -> Inventory:
+    cpu = xpu(type="cpu", index=None, pci_device_id=None, architecture=Architecture.UNKNOWN)
+    return Inventory(devices=(*devices, cpu), rejected=())
+
+
+NOTHING = inventory()
+CPU_BUILD = torch_build(version="2.13.0+cpu", xpu=False)
+A770 = Gpu(0x56A0, "i915", 16 * GIB, integrated=False)
+
+BROKEN: dict[str, tuple[dict[str, Any], State, str, str]] = {
+    # code: (what is different from the healthy machine, state, part of the evidence, part of a fix)
+    "kernel-driver-missing": (
+        {"gpus": (Gpu(0xE20B, "", 0, integrated=False),), "inventory": NOTHING},
+        State.ERROR,
+        "kernel 6.12.48",
+        "firmware",
+    ),
+    "kernel-driver-other": (
+        {"gpus": (Gpu(0xE20B, "vfio-pci", 0, integrated=False),)},
+        State.ERROR,
+        "not i915 or xe",
+        "vfio-pci.ids",
+    ),
+    "kernel-driver-old": (
+        {"gpus": (Gpu(0xE20B, "i915", 0, integrated=False),)},
+        State.ERROR,
+        "kernel 6.12.48",
+        "full-upgrade",
+    ),
+    "no-gpu": ({"gpus": (), "inventory": NOTHING}, State.NOTE, "6.12.48", ""),
+    "render-missing": ({"render_nodes": ()}, State.ERROR, "/dev/dri", "--device /dev/dri"),
+    "render-permission": (
+        {"render_nodes": (RenderNode("renderD128", "render", usable=False),)},
+        State.ERROR,
+        "group render",
+        "usermod -aG render,video",
+    ),
+    "render-group-number": (
+        {"render_nodes": (RenderNode("renderD128", "992", usable=False),)},
+        State.ERROR,
+        "992",
+        "--group-add 992",
+    ),
+    "resizable-bar": (
+        {"gpus": (dataclasses.replace(A770, largest_bar_bytes=256 << 20),)},
+        State.WARNING,
+        "256 MiB",
+        "Above 4G Decoding",
+    ),
+    "loader-missing": ({"loader": ""}, State.ERROR, "libze_loader", "libze1"),
+    "loader-path-nixos": ({"loader": "", "system": "nixos"}, State.ERROR, "19751", "/run/opengl-driver/lib"),
+    "runtime-missing": ({"level_zero_driver": ""}, State.ERROR, "libze_intel_gpu is not", "intel-opencl-icd"),
+    "torch-not-xpu": (
+        {"torch_build": CPU_BUILD, "packages": {}, "inventory": NOTHING},
+        State.ERROR,
+        "2.13.0+cpu",
+        "whl/xpu",
+    ),
+    "torch-replaced": (
+        {"torch_build": torch_build(xpu=False, cuda=True), "packages": {"intel-sycl-rt": "2025.2"}},
+        State.ERROR,
+        "intel-sycl-rt 2025.2 is still installed",
+        "--force-reinstall",
+    ),
+    "torch-companions": (
+        {"packages": {"torchvision": "0.29.0+cu128"}},
+        State.WARNING,
+        "torchvision 0.29.0+cu128",
+        "torchvision",
+    ),
+    "ipex": (
+        {"packages": {"intel-extension-for-pytorch": "2.5.10"}},
+        State.WARNING,
+        "2.5.10",
+        "pip uninstall intel-extension-for-pytorch",
+    ),
+    "pyzes-missing": (
+        {"pyzes_problem": "the package pyzes is not installed"},
+        State.NOTE,
+        "not installed",
+        "pip install pyzes",
+    ),
+    "pyzes-broken": (
+        {"pyzes_problem": "pyzes does not find the Level Zero loader", "system": "fedora"},
+        State.NOTE,
+        "does not find",
+        "/usr/lib64/libze_loader.so.1",
+    ),
+    "selector": (
+        {"environment": {"ONEAPI_DEVICE_SELECTOR": "opencl:*"}, "inventory": NOTHING},
+        State.ERROR,
+        "ONEAPI_DEVICE_SELECTOR=opencl:*",
+        "export ONEAPI_DEVICE_SELECTOR=level_zero:gpu",
+    ),
+    "sycl-filter": (
+        {"environment": {"SYCL_DEVICE_FILTER": "opencl:gpu"}},
+        State.ERROR,
+        "opencl:gpu",
+        "unset SYCL_DEVICE_FILTER",
+    ),
+    "affinity-mask": (
+        {"environment": {"ZE_AFFINITY_MASK": "1"}, "inventory": NOTHING},
+        State.ERROR,
+        "ZE_AFFINITY_MASK=1",
+        "unset ZE_AFFINITY_MASK",
+    ),
+    "allocation-limit": (
+        {"gpus": (A770,), "inventory": inventory(xpu())},
+        State.NOTE,
+        "is not 1",
+        "UR_L0_ENABLE_RELAXED_ALLOCATION_LIMITS=1",
+    ),
+    "onednn-missing": ({"torch_build": torch_build(onednn=False)}, State.WARNING, "2.13.0", "force-reinstall"),
+    "cpu-capability": (
+        {"torch_build": torch_build(cpu_capability="DEFAULT")},
+        State.WARNING,
+        "DEFAULT",
+        "ATEN_CPU_CAPABILITY",
+    ),
+    "device-unknown-to-runtime": (
+        {"inventory": NOTHING},
+        State.ERROR,
+        "1 Intel GPUs",
+        "Update Intel's compute runtime",
+    ),
+    "started-with-cpu": (
+        {"host": host(cpu_argument=True, device_type="cpu")},
+        State.WARNING,
+        "--cpu",
+        "without --cpu",
+    ),
+    "patched-to-cpu": ({"host": host(device_type="cpu")}, State.ERROR, "without --cpu", "--disable-all-custom-nodes"),
+    "neighbour": (
+        {"host": host(packs=("ComfyUI-MultiGPU",))},
+        State.NOTE,
+        "custom_nodes/ComfyUI-MultiGPU",
+        "remove custom_nodes/ComfyUI-MultiGPU",
+    ),
+    "hook-unavailable": (
+        {"host": host(hooks=(("memory", "unavailable", "no get_free_memory here"),))},
+        State.NOTE,
+        "no get_free_memory here",
+        "git pull",
+    ),
+    "hook-stood-down": (
+        {"host": host(hooks=(("memory", "stood down", "comfy-aimdo-xpu manages memory"),))},
+        State.NOTE,
+        "comfy-aimdo-xpu",
+        "",
+    ),
+    "ram-small": ({"host": host(largest_model_bytes=30 * GIB)}, State.WARNING, "30.0 GiB of model", "quantised"),
+    "disk-full": ({"free_disk_bytes": GIB}, State.WARNING, "1.0 GiB free", "Free some space"),
+}

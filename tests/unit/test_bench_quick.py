@@ -1,0 +1,125 @@
+"""The quick table: what it measures, what it calls a ceiling, and how two runs are compared."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+import torch
+
+from xpu_utils.__main__ import main
+from xpu_utils.bench import measure as measuring
+from xpu_utils.bench import models, quick
+from xpu_utils.bench.ceilings import matrix_flops
+from xpu_utils.bench.compare import as_json, as_table, compare, load, rate_text
+from xpu_utils.bench.measure import Measurement, measure
+from xpu_utils.devices import find_devices
+
+from .recorded import b580, lay_out, xpu
+
+CPU = find_devices().devices[-1]
+
+
+def entry(name: str = "gemm", *, device: str = "xpu:0", rate: float | None = 2e12, problem: str = "") -> Measurement:
+    return Measurement(name, device, "bf16", 1e-3 if rate else None, rate, "FLOP/s", problem=problem)
+
+
+def test_a_call_is_timed_and_its_rate_is_work_over_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter(number / 2 for number in range(1000))  # every call takes half a second
+    monkeypatch.setattr(measuring.time, "perf_counter", lambda: next(ticks))
+    calls = []
+    result = measure("nothing", CPU, "fp32", lambda: calls.append(1), work=10.0, unit="1/s")
+    assert (result.seconds, result.rate) == (0.5, 20.0)
+    assert len(calls) == 4  # one to warm up, then the fewest repeats
+
+
+def test_an_operation_that_a_device_cannot_do_is_told_and_the_rest_goes_on() -> None:
+    def fail() -> None:
+        raise RuntimeError("Required aspect fp64 is not supported\nmore")
+
+    result = measure("gemm", CPU, "fp32", fail, work=1.0, unit="1/s")
+    assert (result.seconds, result.problem) == (None, "Required aspect fp64 is not supported")
+
+
+def test_every_kind_of_operation_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measuring, "median_seconds", lambda _call, _device: 1e-3)
+    found = quick.measure_device(CPU)
+    names = [result.name for result in found]
+    assert names[:3] == ["gemm"] * 3
+    for kind in ("convolution", "head dim 40", "head dim 128", "u-net step", "DiT step", "VAE decode"):
+        assert sum(kind in name for name in names) == 1, kind
+    convolution = next(result for result in found if result.name.startswith("convolution"))
+    assert convolution.rate == pytest.approx(2 * 2 * 320 * 320 * 9 * 64 * 64 / 1e-3)
+    assert convolution.ceiling == found[0].rate
+
+
+def test_the_reduced_models_have_the_shapes_of_their_originals() -> None:
+    with torch.inference_mode():
+        unet = models.UNet()(torch.zeros(1, 4, 16, 16), torch.zeros(1, 77, 768))
+        assert unet.shape == (1, 4, 16, 16)
+        assert models.DiT()(torch.zeros(1, 8, 1536)).shape == (1, 8, 1536)
+        assert models.Decoder()(torch.zeros(1, 4, 4, 4)).shape == (1, 3, 32, 32)
+
+
+def test_the_ceiling_of_a_b580_is_its_published_one(tmp_path: Path) -> None:
+    sysfs, _ = lay_out("xe_dgpu", tmp_path)
+    limit = matrix_flops(b580(compute_units=160), sysfs=sysfs)
+    assert limit is not None
+    assert limit[0] == pytest.approx(233e12 / 2, rel=0.01)  # half of the published 233 8-bit TOPS
+    assert matrix_flops(xpu(), sysfs=sysfs) is None  # no such card there: no clock, no ceiling
+
+
+def test_two_files_are_compared_operation_by_operation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before, after = tmp_path / "before.json", tmp_path / "after.json"
+    before.write_text(as_json([entry(rate=1e12), entry("gone")]))
+    after.write_text(as_json([entry(rate=2e12), entry("new"), entry("gemm", device="cpu")]))
+    assert main(["bench", "--compare", str(before), str(after), "--chart", str(tmp_path / "chart.svg")]) == 0
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert len(lines) == 2
+    assert lines[1].split() == ["xpu:0", "gemm", "bf16", "1", "TFLOP/s", "2", "TFLOP/s", "2.00"]
+    assert (tmp_path / "chart.svg").is_file()
+
+
+def test_a_run_is_read_back_as_it_was_written(tmp_path: Path) -> None:
+    file = tmp_path / "run.json"
+    measurements = [entry(), entry("attention", rate=None, problem="no kernel")]
+    file.write_text(as_json(measurements))
+    assert load(file) == measurements
+    assert compare(measurements, measurements).splitlines()[2].endswith("–")
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"format": "other"}', '{"format": "xpu-nodes bench 1"}'])
+def test_a_file_that_holds_no_measurements_is_refused_in_a_sentence(
+    content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "run.json"
+    file.write_text(content)
+    assert main(["bench", "--compare", str(file), str(file)]) == 2
+    assert "make it" in capsys.readouterr().out
+
+
+def test_a_device_that_is_not_there_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--device", "xpu:9"]) == 2
+    assert "xpu:9 is not on this machine" in capsys.readouterr().out
+
+
+def test_the_table_names_problems_in_place_of_figures() -> None:
+    lines = as_table([entry(), entry("attention", rate=None, problem="no kernel")]).splitlines()
+    assert lines[1].split()[3:] == ["1.00", "ms", "2", "TFLOP/s"]
+    assert lines[2].endswith("no kernel")
+    assert rate_text(1.5e9, "B/s") == "1.5 GB/s"
+
+
+def test_the_chart_has_a_bar_for_every_figure() -> None:
+    svg = ElementTree.fromstring(quick.chart([entry(), entry(device="cpu", rate=5e11), entry("x", rate=None)]))
+    bars = [float(bar.attrib["width"]) for bar in svg.iter("{http://www.w3.org/2000/svg}rect")]
+    assert len(bars) == 2
+    assert min(bars) == pytest.approx(max(bars) / 4, abs=0.1)
+
+
+def test_json_is_what_the_verb_prints(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(quick, "quick_table", lambda _device: iter([entry()]))
+    assert main(["bench", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["measurements"][0]["rate"] == 2e12

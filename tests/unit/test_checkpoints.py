@@ -1,0 +1,68 @@
+"""Model files are judged before the host reads them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save, save_file
+
+from xpu_utils.checkpoints import CheckpointError, check_file, first_not_finite
+
+GOOD = save({"weight": torch.ones(16, 16)})
+
+
+def test_a_good_file_passes(tmp_path: Path) -> None:
+    path = tmp_path / "good.safetensors"
+    save_file({"weight": torch.ones(4)}, path)
+    check_file(path, pickles_allowed=False)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "is empty: download it again"),
+        (b"\x89PNG\r\n\x1a\n" + b"x" * 100, "is a PNG picture, not a safetensors file"),
+        (b"<!DOCTYPE html><html>" + b"x" * 100, "is a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "is a Git LFS pointer"),
+        (b"GGUF" + b"x" * 100, "is a GGUF file"),
+        (GOOD[:-1], "truncated or corrupt"),
+        (GOOD[:40], "truncated or corrupt"),
+        (save({}), "holds no tensors"),
+    ],
+)
+def test_a_bad_file_is_refused_with_what_it_is(tmp_path: Path, content: bytes, says: str) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=says) as caught:
+        check_file(path, pickles_allowed=True)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", ".pt", ".PTH", ".bin"])
+def test_pickles_are_refused_unless_the_host_reads_them_safely(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"model{suffix}"
+    torch.save({"weight": torch.ones(2)}, path)
+    check_file(path, pickles_allowed=True)
+    with pytest.raises(CheckpointError, match="is a pickle"):
+        check_file(path, pickles_allowed=False)
+
+
+@settings(max_examples=60)
+@given(cut=st.integers(min_value=0, max_value=len(GOOD) - 1))
+def test_no_truncation_passes(tmp_path_factory: pytest.TempPathFactory, cut: int) -> None:
+    path = tmp_path_factory.mktemp("cut") / "model.safetensors"
+    path.write_bytes(GOOD[:cut])
+    with pytest.raises(CheckpointError):
+        check_file(path, pickles_allowed=True)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_the_first_weight_that_is_not_finite_is_named(bad: float, dtype: torch.dtype) -> None:
+    weights = {"a": torch.ones(3, dtype=dtype), "ids": torch.arange(3), "b": torch.tensor([1.0, bad], dtype=dtype)}
+    assert first_not_finite(weights) == "b"
+    assert first_not_finite({"a": weights["a"], "ids": weights["ids"]}) is None

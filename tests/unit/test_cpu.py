@@ -1,0 +1,143 @@
+"""The CPU plan: measured once per machine, chosen by measurement, overridable."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from xpu_utils import cpu, cpu_measure
+from xpu_utils.attention import Path as AttentionPath
+from xpu_utils.cpu import AttentionRule, CpuPlan, capabilities, cpu_plan, overridden
+
+PLAN = CpuPlan(
+    identity="x",
+    precision="bf16",
+    channels_last=True,
+    onednn_linear=("bf16",),
+    threads=2,
+    keep_freed_memory=True,
+    attention=(
+        AttentionRule("bf16", 128, cpu.LARGEST, AttentionPath.SOFTMAX),
+        AttentionRule("bf16", cpu.LARGEST, 64, AttentionPath.SIGMOID),
+    ),
+    speeds={"gemm bf16": 200.0},
+)
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Identities that were measured; the measurement itself is left out."""
+    identities: list[str] = []
+
+    def measure(found: cpu.Capabilities) -> CpuPlan:
+        identities.append(found.identity)
+        return dataclasses.replace(PLAN, identity=found.identity)
+
+    monkeypatch.setattr(cpu_measure, "measure_plan", measure)
+    return identities
+
+
+def test_a_machine_is_measured_once(tmp_path: Path, measured: list[str]) -> None:
+    cache = tmp_path / "deep"
+    first = cpu_plan(cache)
+    assert cpu_plan(cache) == first
+    assert len(measured) == 1
+
+
+def test_another_identity_is_measured_too_and_both_are_kept(
+    tmp_path: Path, measured: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cpu_plan(tmp_path)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    cpu_plan(tmp_path)
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA")
+    cpu_plan(tmp_path)
+    assert len(set(measured)) == len(measured) == 2
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", "not json", '{"identity": 1}'])
+def test_a_damaged_cache_is_measured_anew(tmp_path: Path, measured: list[str], content: str) -> None:
+    cpu_plan(tmp_path)
+    (file,) = tmp_path.iterdir()
+    file.write_text(content)
+    plan = cpu_plan(tmp_path)
+    assert cpu_plan(tmp_path) == plan
+    assert len(measured) == 2
+
+
+def test_a_plan_of_an_older_version_is_measured_anew(tmp_path: Path, measured: list[str]) -> None:
+    cpu_plan(tmp_path)
+    (file,) = tmp_path.iterdir()
+    file.write_text(file.read_text().replace('"threads"', '"cores"'))
+    cpu_plan(tmp_path)
+    assert len(measured) == 2
+
+
+def test_the_user_overrides_what_was_measured(
+    tmp_path: Path, measured: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(cpu.OVERRIDES_VARIABLE, "precision=fp32, threads=7,attention=softmax,channels_last=off")
+    plan = cpu_plan(tmp_path)
+    assert (plan.precision, plan.dtype, plan.threads, plan.channels_last) == ("fp32", torch.float32, 7, False)
+    assert plan.attention_path(torch.float32, 4096, 4096, 40) is AttentionPath.SOFTMAX
+
+
+@pytest.mark.parametrize("choices", ["precision=int4", "threads=0", "threads", "colour=red", "attention=flash"])
+def test_an_unknown_override_is_refused_in_a_sentence(choices: str) -> None:
+    with pytest.raises(ValueError, match=r"XPU_NODES_CPU: .* is not known, use precision="):
+        overridden(PLAN, choices)
+
+
+def test_the_attention_path_follows_the_first_rule_that_fits() -> None:
+    assert PLAN.attention_path(torch.bfloat16, 1 << 20, 77, 40) is AttentionPath.SOFTMAX
+    assert PLAN.attention_path(torch.bfloat16, 4096, 4096, 40) is AttentionPath.SIGMOID
+    assert PLAN.attention_path(torch.bfloat16, 4096, 4096, 160) is AttentionPath.SDPA, "no rule fits"
+    assert PLAN.attention_path(torch.float32, 4096, 4096, 40) is AttentionPath.SDPA, "nothing measured for fp32"
+
+
+def test_work_too_small_to_share_out_stays_with_sdpa() -> None:
+    assert PLAN.attention_path(torch.bfloat16, 77, 77, 64) is AttentionPath.SDPA
+    many = dataclasses.replace(PLAN, threads=64)
+    assert many.attention_path(torch.bfloat16, 1024, 1024, 64) is AttentionPath.SDPA
+
+
+def test_precision_is_the_measured_fastest_and_fp32_where_the_gain_is_noise() -> None:
+    speeds = {f"{what} {precision}": 100.0 for what in ("gemm", "convolution", "convolution channels_last")
+              for precision in ("fp32", "bf16")}  # fmt: skip
+    assert cpu_measure.choose_precision(speeds, ["fp32", "bf16"]) == "fp32"
+    faster = {**speeds, "gemm bf16": 300.0, "convolution channels_last bf16": 300.0}
+    assert cpu_measure.choose_precision(faster, ["fp32", "bf16"]) == "bf16"
+    emulated = {**speeds, "gemm bf16": 300.0, "convolution bf16": 10.0, "convolution channels_last bf16": 12.0}
+    assert cpu_measure.choose_precision(emulated, ["fp32", "bf16"]) == "fp32"
+
+
+def test_capabilities_of_a_masked_machine_have_another_identity() -> None:
+    assert capabilities({}).identity == capabilities({}).identity
+    assert capabilities({}).identity != capabilities({"ATEN_CPU_CAPABILITY": "avx2"}).identity
+
+
+def test_older_builds_answer_capabilities_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
+    assert capabilities({}).instructions == ("avx512_bf16", "avx512_f", "avx2")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False, raising=False)
+    assert capabilities({}).instructions == ()
+
+
+def test_measuring_leaves_torchs_threads_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_measure, "_measured", lambda found: PLAN)
+    before = torch.get_num_threads()
+    assert cpu_measure.measure_plan(capabilities({})) is PLAN
+    assert torch.get_num_threads() == before
+
+
+def test_an_unwritable_cache_does_not_stop_the_work(tmp_path: Path, measured: list[str]) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    assert cpu_plan(blocked).precision == "bf16"

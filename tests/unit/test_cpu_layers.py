@@ -1,0 +1,115 @@
+"""Stand-ins for layers compute what the layers compute, and step aside where they cannot."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tests.unit.test_cpu import PLAN
+from xpu_utils.cpu_layers import channels_last, fast_linears, fast_upsampling, picture_attention
+
+BOTH = dataclasses.replace(PLAN, onednn_linear=("fp32", "bf16"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_linear_layers_stand_in_gives_its_result(dtype: torch.dtype, bias: bool) -> None:
+    layer = torch.nn.Linear(24, 10, bias=bias).to(dtype).requires_grad_(False)
+    ((name, forward),) = fast_linears(torch.nn.Sequential(layer), BOTH)
+    assert name == "0.forward"
+    given = torch.randn(2, 5, 24).to(dtype)
+    torch.testing.assert_close(forward(given), layer(given))
+
+
+def test_the_stand_in_sees_replaced_weights() -> None:
+    """LoRA patches put new weights into the layer."""
+    layer = torch.nn.Linear(8, 8).requires_grad_(False)
+    ((_, forward),) = fast_linears(torch.nn.Sequential(layer), BOTH)
+    given = torch.randn(3, 8)
+    layer.weight = torch.nn.Parameter(torch.eye(8), requires_grad=False)
+    layer.bias.zero_()
+    torch.testing.assert_close(forward(given), given)
+
+
+class _Casting(torch.nn.Linear):
+    """A layer like ComfyUI's: it casts its weights to the input's dtype and applies patches while it runs."""
+
+    weight_function: tuple[object, ...] = ()
+
+    def forward(self, given: torch.Tensor) -> torch.Tensor:
+        return torch.full((*given.shape[:-1], self.out_features), 42.0)
+
+
+@pytest.mark.parametrize("reason", ["dtype", "patch", "precision", "gradient"])
+def test_the_stock_forward_runs_where_the_stand_in_cannot(reason: str) -> None:
+    layer = _Casting(8, 8)
+    layer.requires_grad_(reason == "gradient")
+    plan = dataclasses.replace(PLAN, onednn_linear=()) if reason == "precision" else BOTH
+    if reason == "patch":
+        layer.weight_function = (object(),)
+    ((_, forward),) = fast_linears(torch.nn.Sequential(layer), plan)
+    given = torch.randn(3, 8, dtype=torch.bfloat16 if reason == "dtype" else torch.float32)
+    assert (forward(given) == 42).all()
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_picture_attention_is_one_head_over_all_pixels(layout: torch.memory_format) -> None:
+    q, k, v = (torch.randn(2, 32, 6, 5).to(memory_format=layout) for _ in range(3))
+    tokens = [t.flatten(2).transpose(1, 2) for t in (q, k, v)]
+    weights = (tokens[0] @ tokens[1].transpose(1, 2) * 32**-0.5).softmax(-1)
+    expected = (weights @ tokens[2]).transpose(1, 2).reshape(2, 32, 6, 5)
+    torch.testing.assert_close(picture_attention(BOTH, q, k, v), expected)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("height", "width"), [(1, 9), (5, 7), (8, 8)])
+def test_upsampling_in_four_parts_gives_the_whole(bias: bool, height: int, width: int) -> None:
+    convolution = torch.nn.Conv2d(6, 4, 3, padding=1, bias=bias).requires_grad_(False)
+    given = torch.randn(2, 6, height, width)
+    out = fast_upsampling(convolution, given)
+    assert out is not None
+    torch.testing.assert_close(out, convolution(F.interpolate(given, scale_factor=2, mode="nearest")))
+
+
+def test_upsampling_in_bf16_rounds_like_the_plain_way() -> None:
+    convolution = torch.nn.Conv2d(32, 32, 3, padding=1).requires_grad_(False)
+    given = torch.randn(1, 32, 16, 16).bfloat16()
+    exact = convolution.to(torch.float32)(F.interpolate(given.float(), scale_factor=2, mode="nearest"))
+    out = fast_upsampling(convolution.to(torch.bfloat16), given)
+    assert out is not None
+    assert float((out.float() - exact).norm() / exact.norm()) < 6e-3
+
+
+@pytest.mark.parametrize(
+    "convolution",
+    [
+        torch.nn.Conv2d(6, 4, 3, padding=0),
+        torch.nn.Conv2d(6, 4, 3, padding=1, stride=2),
+        torch.nn.Conv2d(6, 4, 1),
+        torch.nn.Conv2d(6, 6, 3, padding=1, groups=2),
+        torch.nn.Conv2d(6, 4, 3, padding=1, padding_mode="reflect"),
+        torch.nn.Conv2d(6, 4, 3, padding=1).bfloat16(),
+        None,
+    ],
+)
+def test_other_upsampling_is_left_alone(convolution: torch.nn.Module | None) -> None:
+    if convolution is not None:
+        convolution.requires_grad_(False)
+    assert fast_upsampling(convolution, torch.randn(2, 6, 8, 8)) is None
+
+
+def test_small_pictures_of_many_channels_are_left_alone() -> None:
+    convolution = torch.nn.Conv2d(64, 4, 3, padding=1).requires_grad_(False)
+    assert fast_upsampling(convolution, torch.randn(1, 64, 4, 4)) is None
+
+
+def test_only_two_dimensional_convolutions_change_their_layout() -> None:
+    flat, deep = torch.nn.Conv2d(4, 6, 3), torch.nn.Conv3d(4, 6, 3)
+    values = flat.weight.clone()
+    channels_last(torch.nn.Sequential(flat, deep))
+    assert flat.weight.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(flat.weight, values)
+    assert deep.weight.is_contiguous()

@@ -1,0 +1,188 @@
+"""The inventory: what is read of a device, and the reason for each that cannot be used."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from xpu_utils import devices
+from xpu_utils.__main__ import main
+from xpu_utils.devices import find_devices
+from xpu_utils.profiles import OVERRIDES_VARIABLE, Architecture, architecture_of, profile_of
+
+
+def xpu_module(*properties: object, **functions: object) -> SimpleNamespace:
+    """torch.xpu as its documentation describes it."""
+    return SimpleNamespace(
+        device_count=lambda: len(properties),
+        is_available=lambda: bool(properties),
+        get_device_properties=lambda index: properties[index],
+        _is_compiled=lambda: True,
+        **functions,
+    )
+
+
+def gpu_tree(root: Path, *gpus: tuple[str, str]) -> tuple[Path, Path]:
+    """/dev/dri and /sys/class/drm of a machine with these GPUs, (vendor, device) each."""
+    dri, sysfs = root / "dri", root / "drm"
+    dri.mkdir()
+    for number, (vendor, device) in enumerate(gpus, start=128):
+        (dri / f"renderD{number}").touch()
+        folder = sysfs / f"renderD{number}" / "device"
+        folder.mkdir(parents=True)
+        (folder / "vendor").write_text(f"{vendor}\n")
+        (folder / "device").write_text(f"{device}\n")
+    return dri, sysfs
+
+
+B580 = SimpleNamespace(
+    name="Intel(R) Arc(TM) B580 Graphics",
+    total_memory=12 << 30,
+    has_fp16=True,
+    has_fp64=True,
+    driver_version="1.6.33578",
+    device_id=0xE20B,
+    uuid="8680-0be2",
+    max_compute_units=160,
+)
+
+
+def test_every_property_of_an_xpu_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(torch, "xpu", xpu_module(B580, is_bf16_supported=lambda: True))
+    device, cpu = find_devices({}, *gpu_tree(tmp_path, ("0x8086", "0xe20b"))).devices
+    assert device.id == "xpu:0"
+    assert device.architecture is Architecture.BATTLEMAGE
+    assert (device.total_bytes, device.driver_version, device.compute_units) == (12 << 30, "1.6.33578", 160)
+    assert (device.fp16, device.bf16, device.fp64, device.integrated) == (True, True, True, False)
+    assert (device.uuid, device.pci_device_id) == ("8680-0be2", 0xE20B)
+    assert cpu.id == "cpu"
+
+
+def test_a_build_that_reports_nothing_but_a_name_still_gives_a_device(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(torch, "xpu", xpu_module(SimpleNamespace(name="Intel(R) Arc(TM) A770 Graphics")))
+    device = find_devices({}, *gpu_tree(tmp_path)).devices[0]
+    assert device.architecture is Architecture.ALCHEMIST
+    assert device.single_allocation_limit_bytes == 4 << 30
+    assert device.driver_version == ""
+
+
+def test_a_gpu_that_the_kernel_knows_and_torch_does_not_is_rejected(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(torch, "xpu", xpu_module(B580))
+    tree = gpu_tree(tmp_path, ("0x8086", "0xe20b"), ("0x8086", "0x56a0"), ("0x10de", "0x2684"))
+    (rejection,) = find_devices({"ZE_AFFINITY_MASK": "0"}, *tree).rejected
+    assert rejection.what == "Intel GPU 0x56a0 (renderD129)"
+    assert "ZE_AFFINITY_MASK=0" in rejection.why
+
+
+@pytest.mark.parametrize(
+    ("environment", "gpus", "why"),
+    [
+        ({"ONEAPI_DEVICE_SELECTOR": "opencl:*"}, [("0x8086", "0xe20b")], "ONEAPI_DEVICE_SELECTOR=opencl:* hides"),
+        ({"ZE_AFFINITY_MASK": "7"}, [("0x8086", "0xe20b")], "ZE_AFFINITY_MASK=7"),
+        ({}, [("0x8086", "0xe20b")], "Level Zero driver reports no device"),
+        ({}, [], "no GPU driver is loaded"),
+    ],
+)
+def test_the_reason_for_a_missing_xpu_is_found(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, environment: dict[str, str], gpus: list[tuple[str, str]], why: str
+) -> None:
+    monkeypatch.setattr(torch, "xpu", xpu_module())
+    (rejection,) = find_devices(environment, *gpu_tree(tmp_path, *gpus)).rejected
+    assert why in rejection.why
+    assert rejection.fix
+
+
+def test_a_render_node_without_permission_is_the_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(torch, "xpu", xpu_module())
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    (rejection,) = find_devices({}, *gpu_tree(tmp_path, ("0x8086", "0xe20b"))).rejected
+    assert "no permission on" in rejection.why
+    assert "render" in rejection.fix
+
+
+def test_a_torch_without_xpu_is_the_first_reason(tmp_path: Path) -> None:
+    (rejection,) = find_devices({"ZE_AFFINITY_MASK": "7"}, *gpu_tree(tmp_path)).rejected
+    assert "is not an XPU build" in rejection.why
+
+
+@pytest.mark.parametrize(
+    ("pci_id", "name", "architecture"),
+    [
+        (0x56A0, "", Architecture.ALCHEMIST),
+        (0xE20B, "", Architecture.BATTLEMAGE),
+        (0x7D55, "", Architecture.METEOR_LAKE),
+        (0x64A0, "", Architecture.LUNAR_LAKE),
+        (0xB080, "", Architecture.PANTHER_LAKE),
+        (0x9A49, "", Architecture.XE_LP),
+        (0x0BD5, "", Architecture.DATA_CENTER_MAX),
+        (0x1234, "", Architecture.UNKNOWN),
+        (None, "Intel(R) Arc(TM) 140V GPU (16GB)", Architecture.LUNAR_LAKE),
+        (None, "Intel(R) Arc(TM) Pro B50 Graphics", Architecture.BATTLEMAGE),
+        (None, "Intel(R) Arc(TM) A580 Graphics", Architecture.ALCHEMIST),
+        (None, "Intel(R) Data Center GPU Max 1550", Architecture.DATA_CENTER_MAX),
+        (None, "Intel(R) Iris(R) Xe Graphics", Architecture.XE_LP),
+        (None, "llvmpipe", Architecture.UNKNOWN),
+    ],
+)
+def test_architectures_are_told_apart(pci_id: int | None, name: str, architecture: Architecture) -> None:
+    assert architecture_of(pci_id, name) is architecture
+
+
+def test_every_architecture_has_a_profile() -> None:
+    assert all(profile_of(architecture).architecture is architecture for architecture in Architecture)
+
+
+def test_a_user_overrides_a_value_of_a_profile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "profiles.json"
+    file.write_text(json.dumps({"alchemist": {"single_allocation_limit_bytes": 1 << 30, "flash_head_dims": [64]}}))
+    monkeypatch.setenv(OVERRIDES_VARIABLE, str(file))
+    profile = profile_of(Architecture.ALCHEMIST)
+    assert (profile.single_allocation_limit_bytes, profile.flash_head_dims) == (1 << 30, (64,))
+    assert profile_of(Architecture.BATTLEMAGE).single_allocation_limit_bytes is None
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{", "cannot be read as JSON"),
+        ('{"voodoo": {}}', "no architecture is called 'voodoo'"),
+        ('{"alchemist": {"colour": "blue"}}', "a profile has no field 'colour'"),
+    ],
+)
+def test_a_wrong_override_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, says: str) -> None:
+    file = tmp_path / "profiles.json"
+    file.write_text(text)
+    monkeypatch.setenv(OVERRIDES_VARIABLE, str(file))
+    with pytest.raises(ValueError, match=says):
+        profile_of(Architecture.ALCHEMIST)
+
+
+def test_the_command_prints_text_and_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["devices"]) == 0
+    text = capsys.readouterr().out
+    assert "cpu: " in text
+    assert "not usable, xpu: this PyTorch" in text
+    assert main(["devices", "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["devices"][-1]["id"] == "cpu"
+    assert data["rejected"][0]["fix"]
+
+
+def test_finding_devices_reads_every_accelerator_that_torch_knows(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    other = xpu_module(SimpleNamespace(name="H100", total_memory=80 << 30, multi_processor_count=132))
+    monkeypatch.setattr(torch, "cuda", other)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    device = devices.find_devices({}, *gpu_tree(tmp_path)).devices[0]
+    assert (device.id, device.compute_units) == ("cuda:0", 132)

@@ -1,0 +1,61 @@
+"""Reading safetensors files on the CPU, and refusing damaged ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from xpu_utils.loading import LoadError, load_safetensors
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def tensors() -> dict[str, torch.Tensor]:
+    return {
+        "half": torch.randn(3, 5).half(),
+        "eighth": torch.randn(7).to(torch.float8_e4m3fn),
+        "index": torch.arange(4),
+        "empty": torch.empty(0, 2),
+    }
+
+
+@pytest.fixture
+def file(tmp_path: Path, tensors: dict[str, torch.Tensor]) -> Path:
+    path = tmp_path / "model.safetensors"
+    save_file(tensors, path)
+    return path
+
+
+def test_the_cpu_maps_the_file_without_a_copy(file: Path, tensors: dict[str, torch.Tensor]) -> None:
+    loaded = load_safetensors(file, CPU)
+    assert all(torch.equal(loaded[name].view(torch.uint8), value.view(torch.uint8)) for name, value in tensors.items())
+    maps = Path("/proc/self/maps")
+    if maps.is_file():
+        address = loaded["half"].data_ptr()
+        lines = [line.split() for line in maps.read_text().splitlines() if str(file) in line]
+        spans = [tuple(int(end, 16) for end in line[0].split("-")) for line in lines]
+        assert any(start <= address < stop for start, stop in spans)
+
+
+def test_only_wide_floats_are_converted(file: Path, tensors: dict[str, torch.Tensor]) -> None:
+    loaded = load_safetensors(file, CPU, dtype=torch.bfloat16)
+    assert loaded["half"].dtype == torch.bfloat16
+    assert loaded["eighth"].dtype == torch.float8_e4m3fn
+    assert loaded["index"].dtype == torch.int64
+    assert torch.equal(loaded["half"], tensors["half"].to(torch.bfloat16))
+
+
+def test_progress_ends_at_the_whole(file: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    load_safetensors(file, CPU, progress=lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (30 + 7 + 32, 30 + 7 + 32)
+
+
+def test_a_truncated_file_is_refused(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-8])
+    with pytest.raises(LoadError, match=r"model.safetensors could not be read"):
+        load_safetensors(file, CPU)

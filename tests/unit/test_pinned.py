@@ -1,0 +1,54 @@
+"""The pool of page-locked memory, over ordinary memory: what it counts and refuses."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from xpu_utils import pinned
+from xpu_utils.pinned import ALIGNMENT_BYTES, Packer, PinnedMemoryError, PinnedPool
+
+
+def ordinary(size_bytes: int) -> torch.Tensor:
+    return torch.empty(size_bytes, dtype=torch.uint8)
+
+
+def test_a_slab_counts_until_the_last_tensor_over_it_is_gone() -> None:
+    pool = PinnedPool(1 << 20, allocate=ordinary)
+    slab = pool.slab(1000)
+    parameter = torch.nn.Parameter(torch.zeros(4), requires_grad=False)
+    parameter.data = slab[:16].view(torch.float32)
+    assert pool.holds(parameter.data)
+    del slab
+    assert pool.used_bytes == 1000
+    del parameter
+    assert pool.used_bytes == 0
+
+
+def test_the_limit_is_kept_and_named() -> None:
+    pool = PinnedPool(3 << 20, allocate=ordinary)
+    kept = pool.slab(2 << 20)
+    with pytest.raises(PinnedMemoryError, match=r"2 MiB more would exceed the limit of 3 MiB \(2 MiB in use\)"):
+        pool.slab(2 << 20)
+    assert pool.used_bytes == len(kept)
+
+
+def test_a_refusal_by_the_system_is_one_sentence_and_counts_nothing() -> None:
+    def refuse(size_bytes: int) -> torch.Tensor:
+        raise RuntimeError("CUDA error: out of memory\nmore lines")
+
+    pool = PinnedPool(1 << 30, allocate=refuse)
+    with pytest.raises(PinnedMemoryError, match=r"refused to lock 1 MiB \(CUDA error: out of memory\)"):
+        pool.slab(1 << 20)
+    assert pool.used_bytes == 0
+
+
+def test_packed_tensors_are_aligned_and_do_not_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pinned, "SLAB_BYTES", 4096)
+    pool = PinnedPool(1 << 20, allocate=ordinary)
+    packer = Packer(pool)
+    rooms = [packer.place(size) for size in (1, 513, 3000, 5000, 7)]
+    starts = [room.storage_offset() for room in rooms]
+    assert starts == [0, ALIGNMENT_BYTES, 0, 0, 0]
+    assert [len(room) for room in rooms] == [1, 513, 3000, 5000, 7]
+    assert pool.used_bytes == 4096 + 4096 + 5120 + 4096

@@ -1,0 +1,74 @@
+"""Placement: what a requested device becomes."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from xpu_utils.devices import Device, Inventory, Rejection, find_devices
+from xpu_utils.placement import check_device_name, place
+from xpu_utils.profiles import Architecture
+
+CPU = find_devices().devices[-1]
+
+
+def xpu(index: int, **changes: object) -> Device:
+    return dataclasses.replace(CPU, type="xpu", index=index, architecture=Architecture.BATTLEMAGE, **changes)
+
+
+def inventory(*devices: Device, rejected: tuple[Rejection, ...] = ()) -> Inventory:
+    return Inventory((*devices, CPU), rejected)
+
+
+def test_auto_takes_the_first_accelerator() -> None:
+    assert place("auto", inventory(xpu(0), xpu(1))).device.id == "xpu:0"
+
+
+def test_auto_takes_the_cpu_where_there_is_no_accelerator() -> None:
+    placement = place("auto", inventory())
+    assert placement.device.id == "cpu"
+    assert not placement.differs
+
+
+def test_a_bare_type_means_its_first_device() -> None:
+    assert place("xpu", inventory(xpu(0), xpu(1))).device.id == "xpu:0"
+
+
+def test_a_device_that_is_there_is_taken_without_a_reason() -> None:
+    placement = place("xpu:1", inventory(xpu(0), xpu(1)))
+    assert placement.device.id == "xpu:1"
+    assert placement.reason == ""
+
+
+def test_a_missing_device_becomes_the_best_one_and_says_why() -> None:
+    rejected = (Rejection("xpu", "no driver", "install one"),)
+    placement = place("xpu:3", inventory(rejected=rejected))
+    assert placement.device.id == "cpu"
+    assert placement.requested == "xpu:3"
+    assert placement.reason == "xpu:3 is not on this machine (no driver), using cpu"
+    assert "asked for xpu:3" in str(placement)
+
+
+@pytest.mark.parametrize("name", ["auto", "cpu", "xpu", "xpu:0", "xpu:12", "cuda:1", "privateuseone"])
+def test_device_names_of_every_form_are_accepted(name: str) -> None:
+    check_device_name(name)
+
+
+@pytest.mark.parametrize("name", ["", "XPU:0", "xpu:", "xpu:-1", "xpu:0x1", "a b", "../x", "xpu:0\n", None, 3, ["xpu"]])
+def test_anything_else_is_refused_in_one_sentence(name: object) -> None:
+    with pytest.raises(ValueError, match=r"is not a device name, use auto, cpu or a name such as xpu:0\.$"):
+        check_device_name(name)
+
+
+@given(st.text(max_size=40))
+def test_no_text_makes_placement_fail_in_another_way(text: str) -> None:
+    accepted = re.fullmatch(r"[a-z]{1,16}(:[0-9]{1,3})?", text) is not None
+    if accepted:
+        assert place(text, inventory(xpu(0))).device.id in ("xpu:0", "cpu")
+    else:
+        with pytest.raises(ValueError, match="is not a device name"):
+            place(text, inventory(xpu(0)))

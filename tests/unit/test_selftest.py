@@ -1,0 +1,194 @@
+"""The self-test: what a device computes wrongly is found, kept, and avoided by precision auto."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from xpu_utils import selftest
+from xpu_utils.cache import DIRECTORY_VARIABLE, cache_directory
+from xpu_utils.devices import Device
+from xpu_utils.doctor import numeric
+from xpu_utils.doctor.numeric import HEAD_DIMS, Result
+from xpu_utils.profiles import Architecture
+from xpu_utils.selftest import SelfTest, best_precision, self_test
+
+from .recorded import b580, xpu
+
+REAL_CHECK = numeric.check
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(DIRECTORY_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setattr(selftest, "_known", {})
+    return tmp_path / "cache"
+
+
+class Kernels:
+    """A device that computes as the CPU does, but for what is set; counts its checks."""
+
+    def __init__(self) -> None:
+        self.checks: list[tuple[str, str]] = []
+        self.wrong: Callable[[str, str], str] = lambda _name, _precision: ""
+        """A problem for an operation in a precision; "inaccurate" for an answer that is off."""
+
+    def check(self, _device: str, name: str, precision: str) -> Result:
+        self.checks.append((name, precision))
+        problem = self.wrong(name, precision)
+        if problem == "inaccurate":
+            return Result(name, precision, 0.5)
+        return Result(name, precision, None, problem) if problem else REAL_CHECK("cpu", name, precision)
+
+
+@pytest.fixture
+def kernels(monkeypatch: pytest.MonkeyPatch) -> Kernels:
+    kernels = Kernels()
+    monkeypatch.setattr(numeric, "check", kernels.check)
+    return kernels
+
+
+def new_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selftest, "_known", {})
+
+
+def test_a_right_device_passes_in_every_precision_and_head_dim(kernels: Kernels) -> None:
+    found = self_test(b580())
+    assert found.finished
+    assert found.precisions == ("fp32", "bf16", "fp16")
+    assert all(found.head_dims(precision) == HEAD_DIMS for precision in found.precisions)
+    names = {name for name, _ in kernels.checks}
+    assert {"matrix product", "convolution", "group norm", "layer norm"} <= names
+    assert {f"attention, head dim {size}" for size in (40, 64, 80, 96, 128, 160)} <= names
+
+
+def test_what_may_end_the_process_is_left_to_the_doctor(kernels: Kernels) -> None:
+    self_test(b580())
+    assert "sliced convolution 3d" in numeric.operations()
+    assert "sliced convolution 3d" not in {name for name, _ in kernels.checks}
+
+
+@pytest.mark.parametrize("problem", ["inaccurate", "the answer is not finite", "not implemented for 'BFloat16'"])
+def test_a_wrong_operation_rules_its_precision_out(
+    kernels: Kernels, problem: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    kernels.wrong = lambda name, precision: problem if (name, precision) == ("convolution", "bf16") else ""
+    found = self_test(b580())
+    assert found.precisions == ("fp32", "fp16")
+    assert best_precision(b580(), found) == "fp16"
+    assert "xpu:0 computes convolution wrongly in bf16" in caplog.text
+
+
+def test_wrong_attention_is_told_by_head_dim(kernels: Kernels) -> None:
+    kernels.wrong = lambda name, precision: "inaccurate" if (name, precision)[0].endswith(" 40") else ""
+    found = self_test(b580())
+    assert found.head_dims("bf16") == (64, 80, 96, 128, 160)
+    assert best_precision(b580(), found) == "fp32", "nothing is right, so the plainest is used"
+
+
+@pytest.mark.parametrize(
+    ("device", "precision"),
+    [
+        (b580(), "bf16"),
+        (b580(bf16=False), "fp16"),
+        (b580(bf16=False, fp16=False), "fp32"),
+        (xpu(architecture=Architecture.XE_LP), "fp16"),
+        (xpu(type="cpu", index=None), "fp32"),
+    ],
+)
+def test_auto_is_the_first_precision_that_the_device_has(kernels: Kernels, device: Device, precision: str) -> None:
+    assert best_precision(device, self_test(device)) == precision
+
+
+def test_the_result_is_kept_for_the_next_process(kernels: Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels.wrong = lambda _name, precision: "inaccurate" if precision == "fp16" else ""
+    found = self_test(b580())
+    new_process(monkeypatch)
+    kernels.checks.clear()
+    assert self_test(b580(index=1)) == found, "the same model with the same driver is one result"
+    assert not kernels.checks
+
+
+@pytest.mark.parametrize("change", ["driver", "torch", "damaged"])
+def test_it_is_made_again_for_another_driver_or_torch_or_a_damaged_file(
+    kernels: Kernels, monkeypatch: pytest.MonkeyPatch, cache: Path, change: str
+) -> None:
+    self_test(b580())
+    new_process(monkeypatch)
+    kernels.checks.clear()
+    device = b580(driver_version="newer") if change == "driver" else b580()
+    if change == "torch":
+        monkeypatch.setattr(torch, "__version__", "9.9")
+    if change == "damaged":
+        (file,) = cache.iterdir()
+        file.write_text('{"results": [{}]}')
+    assert self_test(device).finished
+    assert kernels.checks
+
+
+@pytest.mark.parametrize("problem", ["XPU out of memory. Tried to allocate 2 MiB.", "UR_RESULT_ERROR_DEVICE_LOST"])
+def test_a_failure_of_the_moment_is_neither_wrong_nor_kept(kernels: Kernels, cache: Path, problem: str) -> None:
+    kernels.wrong = lambda name, _precision: problem if name == "convolution" else ""
+    found = self_test(b580())
+    assert not found.finished
+    assert found.precisions == ("fp32", "bf16", "fp16")
+    assert not cache.exists()
+
+
+def test_a_device_that_hangs_costs_the_time_limit_only(kernels: Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
+    released = threading.Event()
+
+    def hang(name: str, precision: str) -> str:
+        if (name, precision) == ("convolution", "fp32"):
+            released.wait(30)
+        return ""
+
+    kernels.wrong = hang
+    monkeypatch.setattr(selftest, "TIME_LIMIT_SECONDS", 0.2)
+    found = self_test(b580())
+    asked = len(kernels.checks)
+    released.set()
+    for thread in threading.enumerate():
+        if thread.name == "self-test of xpu:0":
+            thread.join()
+    assert not found.finished
+    assert [result.name for result in found.results] == ["matrix product"] * 3
+    assert len(kernels.checks) == asked, "nothing more is started on the device"
+
+
+def test_a_cache_that_cannot_be_written_does_no_harm(
+    kernels: Kernels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    monkeypatch.setenv(DIRECTORY_VARIABLE, str(file / "below"))
+    assert self_test(b580()).finished
+    assert "cannot be kept" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("system", "variable", "value", "expected"),
+    [
+        ("linux", "XDG_CACHE_HOME", "/caches", "/caches/xpu-nodes"),
+        ("win32", "LOCALAPPDATA", "/local", "/local/xpu-nodes"),
+        ("linux", DIRECTORY_VARIABLE, "/chosen", "/chosen"),
+    ],
+)
+def test_the_cache_is_where_the_system_keeps_such_things(
+    monkeypatch: pytest.MonkeyPatch, system: str, variable: str, value: str, expected: str
+) -> None:
+    monkeypatch.delenv(DIRECTORY_VARIABLE)
+    monkeypatch.setattr("sys.platform", system)
+    monkeypatch.setenv(variable, value)
+    assert cache_directory() == Path(expected)
+
+
+def test_the_result_cannot_be_changed() -> None:
+    found = SelfTest("name", "1", "2", (), finished=True)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        found.finished = False  # type: ignore[misc]
