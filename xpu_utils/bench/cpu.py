@@ -151,7 +151,12 @@ def server(variant: Variant, shape: Shape, threads: int | None) -> Iterator[Any]
     with (
         tempfile.TemporaryDirectory() as base,
         running_server(
-            Path(base), models=models, arguments=variant.arguments, packs=packs, environment=environment
+            Path(base),
+            models=models,
+            arguments=variant.arguments,
+            packs=packs,
+            environment=environment,
+            steady=False,
         ) as running,
     ):
         yield running
