@@ -9,7 +9,7 @@ from .models import ensure_models
 from .programs import ensure_program
 
 LAYOUTS = (
-    *("sd15-tiny", "sd3-tiny", "sd15-tiny-unet", "clip-l", "clip-vision-l", "vae-sd15"),
+    *("sd15-tiny", "sd3-tiny", "sd15-tiny-unet", "wan-tiny", "clip-l", "clip-vision-l", "vae-sd15"),
     *("lora-sd15-tiny", "controlnet-sd15-tiny", "upscaler-2x"),
 )
 

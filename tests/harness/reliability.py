@@ -10,20 +10,19 @@ import argparse
 import json
 import random
 import shutil
+from pathlib import Path
 from typing import Any
 
 import psutil
 from tqdm import tqdm
 
-from tests.sim_host.matrix import PASSING, SAMPLERS, STAGES, Case, graph, row, run_case
+from tests.sim_host.matrix import PASSING, SAMPLERS, STAGES, Case, faulty_server, graph, row, run_case
 
 from .hosts import CACHE, ROOT
-from .models import ensure_models
-from .simulated import simulated_server
 
 OUT = ROOT / "out" / "reliability"
 PAGE = ROOT / "docs" / "reliability.md"
-DEVICE = {"preset": "arc-b580", "total_bytes": 64 << 30}
+LOST = "device_lost"
 
 
 def main() -> None:
@@ -33,23 +32,23 @@ def main() -> None:
     arguments = parser.parse_args()
     OUT.mkdir(parents=True, exist_ok=True)
     if not arguments.page_only:
-        _keep("matrix", run_matrix())
+        _keep("matrix", [*run_matrix(), *run_losses()])
         _keep("queue", run_queue(arguments.queue))
     PAGE.write_text(page(), encoding="utf-8")
     print(f"wrote {PAGE.relative_to(ROOT)}")
 
 
 def run_matrix() -> list[dict[str, Any]]:
-    """Every passing fault at every stage; at the sampling steps with every sampler."""
+    """Every passing fault at every stage with every sampler."""
     cases = [
         Case(stage, kind, sampler)
         for stage in STAGES
         for kind in PASSING
-        for sampler in (SAMPLERS if stage.endswith("step") else SAMPLERS[:1])
+        for sampler in SAMPLERS
         if (stage, kind) != ("load", "nan")
     ]
     rows = []
-    with _machine("matrix", devices=2, options=("--cache-none",)) as (server, simulation):
+    with faulty_server(_folder("matrix")) as (server, simulation):
         expected = {sampler: run_case(server, simulation, None, graph(sampler)) for sampler in SAMPLERS}
         for case in tqdm(cases, unit="prompt", desc="matrix"):
             outcome = run_case(server, simulation, case, graph(case.sampler))
@@ -57,24 +56,48 @@ def run_matrix() -> list[dict[str, Any]]:
     return rows
 
 
+def run_losses() -> list[dict[str, Any]]:
+    """A device lost at every stage with every sampler; the prompt after it must be right as well."""
+    rows = []
+    with tqdm(total=len(SAMPLERS) * len(STAGES), unit="device", desc="lost devices") as bar:
+        for sampler in SAMPLERS:
+            with faulty_server(_folder(f"lost-{sampler}"), devices=len(STAGES) + 1) as (server, simulation):
+                expected = run_case(server, simulation, None, graph(sampler))
+                for stage in STAGES:
+                    found = row(run_case(server, simulation, Case(stage, LOST, sampler), graph(sampler)), expected)
+                    after = row(run_case(server, simulation, None, graph(sampler)), expected)
+                    rows.append({**found, "equal": found["equal"] and after["equal"]})
+                    bar.update()
+    return rows
+
+
 def run_queue(length: int) -> dict[str, Any]:
-    """Prompts with random faults on two devices, one of which dies half way."""
+    """Prompts with random faults on two devices, the first of which dies half way."""
     chance = random.Random(7)
-    finished = 0
-    with _machine("queue", devices=2, options=("--cache-lru", "4")) as (server, simulation):
-        server.client.run(_prompt(0))
+    finished = fired = 0
+    with faulty_server(_folder("queue"), arguments=("--cache-lru", "4")) as (server, simulation):
+        for number in range(len(SAMPLERS)):  # everything has been used once when memory is read
+            server.client.run(_prompt(number))
         before = _held_bytes(server, simulation)
-        for number in tqdm(range(1, length + 1), unit="prompt", desc="queue"):
-            lost = number == length // 2
-            kind = "device_lost" if lost else chance.choice(("out_of_memory", "out_of_resources", "nan"))
-            fault = {"operator": "aten::convolution", "kind": kind, "device": 0, "nth": chance.randint(1, 120)}
-            simulation.set_faults(fault)
-            finished += server.client.run(_prompt(number)).error is None
+        for number in tqdm(range(length), unit="prompt", desc="queue"):
+            kind = LOST if number == length // 2 else chance.choice(("out_of_memory", "out_of_resources", "nan"))
+            device = int(number > length // 2)
+            simulation.set_faults(
+                {"operator": "aten::convolution", "kind": kind, "device": device, "nth": chance.randint(1, 120)}
+            )
+            finished += server.client.run(_prompt(len(SAMPLERS) + number)).error is None
+            fired += any(simulation.statistics().faults_fired)
             simulation.set_faults()
-        server.client.run(_prompt(0))
         after = _held_bytes(server, simulation)
         alive = server.process.poll() is None
-    return {"queued": length, "finished": finished, "server_alive": alive, "before": before, "after": after}
+    return {
+        "queued": length,
+        "fired": fired,
+        "finished": finished,
+        "server_alive": alive,
+        "before": before,
+        "after": after,
+    }
 
 
 def _prompt(number: int) -> dict[str, dict[str, Any]]:
@@ -94,11 +117,11 @@ def _held_bytes(server: Any, simulation: Any) -> dict[str, int]:
     }
 
 
-def _machine(name: str, *, devices: int, options: tuple[str, ...]) -> Any:
+def _folder(name: str) -> Path:
+    """A new folder for a server."""
     base = CACHE / "reliability" / name
     shutil.rmtree(base, ignore_errors=True)
-    models = ensure_models("sd15-tiny", "upscaler-2x")
-    return simulated_server(base, {"devices": [DEVICE] * devices}, models=models, arguments=options)
+    return base
 
 
 def _keep(name: str, result: object) -> None:
@@ -126,10 +149,11 @@ def page() -> str:
 
 
 def _matrix_part(rows: list[dict[str, Any]]) -> list[str]:
-    table = ["| stage | " + " | ".join(PASSING) + " |", "|---" * (len(PASSING) + 1) + "|"]
+    kinds = (*PASSING, LOST)
+    table = ["| stage | " + " | ".join(kinds) + " |", "|---" * (len(kinds) + 1) + "|"]
     for stage in STAGES:
         cells = []
-        for kind in PASSING:
+        for kind in kinds:
             here = [row for row in rows if (row["stage"], row["kind"]) == (stage, kind) and row["fired"]]
             cells.append(f"{sum(row['equal'] for row in here)} of {len(here)}" if here else "-")
         table.append(f"| {stage} | " + " | ".join(cells) + " |")
@@ -147,7 +171,7 @@ def _queue_part(queue: dict[str, Any]) -> list[str]:
     device = queue["after"]["device_bytes"] - queue["before"]["device_bytes"]
     return [
         "## A long queue",
-        f"{queue['queued']} prompts on two devices, each with a random fault, one device lost half way: "
+        f"{queue['queued']} prompts on two devices with {queue['fired']} random faults, one device lost half way: "
         f"{queue['finished']} finished, the server {'went on' if queue['server_alive'] else 'ended'}. "
         f"Resident memory grew by {grown:.1%}, device memory by {device} bytes.",
     ]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
+import psutil
 import pytest
 import torch
 
@@ -15,6 +17,9 @@ from .graphs import controlnet, custom_sampler, lora, sd3, sd15, separate_files_
 
 SAMPLED_ERROR = 4e-2
 """Largest relative error of a latent sampled in bf16 for two to three steps; one call has about 1e-2."""
+
+WEIGHTS_BYTES = 600 << 20
+"""A little less than what the weights of the tiny SD1.5 take in bf16."""
 
 
 def relative_error(given: torch.Tensor, expected: torch.Tensor) -> float:
@@ -49,6 +54,18 @@ def test_a_decoded_picture_keeps_40_db(server: Server) -> None:
     graph["decode"]["inputs"]["precision"] = "bf16"
     actual = dumped(server, graph, ["decode", 0], "decode-bf16")
     assert 40 < psnr_db(actual, expected) < 70
+
+
+def test_unloading_gives_the_memory_back(server: Server) -> None:
+    process = psutil.Process(server.process.pid)
+    run_ok(server, with_our_nodes(text_to_image(seed=51), device="cpu", precision="bf16"))
+    loaded_bytes = process.memory_info().rss
+    deadline = time.monotonic() + 20
+    while process.memory_info().rss > loaded_bytes - WEIGHTS_BYTES and time.monotonic() < deadline:
+        # The host misses what it is told while it collects garbage.
+        server.client.post("/free", {"unload_models": True, "free_memory": True})
+        time.sleep(1)
+    assert process.memory_info().rss <= loaded_bytes - WEIGHTS_BYTES
 
 
 def test_an_upscaler_runs_in_bf16(server: Server) -> None:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from tests.harness.client import Result
-from tests.harness.server import Server
+from tests.harness.hosts import ROOT
+from tests.harness.models import ensure_models
+from tests.harness.server import PACK_NAME, Server
+from tests.harness.simulated import simulated_server
 from tests.harness.workflows import Workflow, node, text_to_image, with_our_nodes
 from tests.xpu_sim.control import Client as Simulation
 
@@ -22,7 +29,11 @@ STAGES = ("load", "encode text", "first step", "middle step", "last step", "deco
 PASSING = ("out_of_memory", "out_of_device_memory", "out_of_resources", "native_api_39", "invalid_argument", "nan")
 """Kinds of fault after which the device works again."""
 
-# Stage -> (the event that sets it off: node, and step where it is a sampling step; the operator that fails)
+# More device than host memory, so that ComfyUI's loaders put weights onto the device at once.
+_DEVICE = {"preset": "arc-b580", "total_bytes": 64 << 30}
+_FAULT_PACK = Path(__file__).with_name("fault_pack")
+
+# Stage -> (the event that sets it off: node, and steps done where it is a sampling step; the operator that fails)
 _TRIGGERS: dict[str, tuple[str, int, str]] = {
     "load": ("checkpoint", 0, "runtime::malloc"),
     "encode text": ("positive", 0, "aten::addmm"),
@@ -61,7 +72,20 @@ class Outcome:
     convolutions: int
     """Convolutions executed on all devices."""
     fired: bool
-    """Whether the fault was set off."""
+    """Whether the fault happened."""
+
+
+def faulty_server(
+    base: Path,
+    *layouts: str,
+    devices: int = 2,
+    arguments: Sequence[str] = ("--cache-none",),
+    packs: Mapping[str, Path] = MappingProxyType({PACK_NAME: ROOT}),
+) -> contextlib.AbstractContextManager[tuple[Server, Simulation]]:
+    """A server on equal devices, for `set_next_fault`; by default it executes every node of every prompt anew."""
+    models = ensure_models("sd15-tiny", "upscaler-2x", *layouts)
+    packs = {**packs, "fault-pack": _FAULT_PACK}
+    return simulated_server(base, {"devices": [_DEVICE] * devices}, models=models, packs=packs, arguments=arguments)
 
 
 def graph(sampler: str, *, precision: str = "fp32") -> Workflow:
@@ -73,19 +97,20 @@ def graph(sampler: str, *, precision: str = "fp32") -> Workflow:
     return with_our_nodes(workflow, precision=precision)
 
 
+def set_next_fault(server: Server, node_id: str, *, step: int, **fault: str) -> None:
+    """Has a fault set when the server begins with a node, or has done as many of its steps; see fault_pack."""
+    event = "progress" if step else "executing"
+    server.client.post("/fault_pack/next", {"event": event, "node": node_id, "step": step, "fault": fault})
+
+
 def run_case(server: Server, simulation: Simulation, case: Case | None, workflow: Workflow) -> Outcome:
-    """Runs the workflow and sets the case's fault off when its stage begins (none for no case)."""
+    """Runs the workflow and sets the case's fault when its stage begins (none for no case)."""
     simulation.set_faults()
     simulation.reset_statistics()
-    fired = False
-
-    def follow(kind: str, data: dict[str, Any]) -> None:
-        nonlocal fired
-        if case is not None and not fired and _begins(case.stage, kind, data):
-            fired = True
-            simulation.set_faults({"operator": _TRIGGERS[case.stage][2], "kind": case.kind})
-
-    result = server.client.run(workflow, on_event=follow, timeout_s=300)
+    if case is not None:
+        node_id, step, operator = _TRIGGERS[case.stage]
+        set_next_fault(server, node_id, step=step, operator=operator, kind=case.kind)
+    result = server.client.run(workflow, timeout_s=300)
     counts = simulation.statistics()
     simulation.set_faults()
     stages = [stage for output in result.outputs.values() for stage in output.get("xpu", [])]
@@ -96,7 +121,7 @@ def run_case(server: Server, simulation: Simulation, case: Case | None, workflow
         devices=tuple(stage["effective"] for stage in stages),
         reports=tuple(text for output in result.outputs.values() for text in output.get("text", ())),
         convolutions=sum(device.executed.get("aten::convolution", 0) for device in counts.devices),
-        fired=fired,
+        fired=any(counts.faults_fired),
     )
 
 
@@ -112,13 +137,6 @@ def row(outcome: Outcome, expected: Outcome) -> dict[str, Any]:
         "equal": bool(equal),
         "message": outcome.message.strip(),
     }
-
-
-def _begins(stage: str, kind: str, data: dict[str, Any]) -> bool:
-    node_id, step, _ = _TRIGGERS[stage]
-    if step:
-        return kind == "progress" and data.get("node") == node_id and data["value"] == step
-    return kind == "executing" and data.get("node") == node_id
 
 
 def picture(server: Server, result: Result) -> np.ndarray[Any, Any]:

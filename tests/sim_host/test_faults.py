@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,29 +11,20 @@ import numpy as np
 import pytest
 
 from tests.harness.hosts import ROOT
-from tests.harness.models import ensure_models
 from tests.harness.server import Server
-from tests.harness.simulated import simulated_server
 from tests.harness.workflows import node
 from tests.xpu_sim.control import Client as Simulation
 
-from .matrix import PASSING, SAMPLERS, STAGES, STEPS, Case, Outcome, graph, row, run_case
+from .matrix import PASSING, SAMPLERS, STAGES, STEPS, Case, Outcome, faulty_server, graph, row, run_case
 
 Machine = tuple[Server, Simulation]
 
 OUT = ROOT / "out" / "reliability"
 
-# More device than host memory, so that ComfyUI's loaders put weights onto the device at once.
-DEVICE = {"preset": "arc-b580", "total_bytes": 64 << 30}
-LOST_STAGES = [stage for stage in STAGES if stage != "load"]
-
 
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    """A server on two devices, which executes every node of every prompt anew."""
-    models = ensure_models("sd15-tiny", "upscaler-2x")
-    base = tmp_path_factory.mktemp("faults")
-    with simulated_server(base, {"devices": [DEVICE] * 2}, models=models, arguments=("--cache-none",)) as running:
+    with faulty_server(tmp_path_factory.mktemp("faults")) as running:
         yield running
 
 
@@ -78,14 +70,12 @@ def test_a_fault_that_passes_costs_nothing(
 
 
 def test_a_lost_device_costs_one_step_and_is_avoided_from_then_on(tmp_path: Path) -> None:
-    models = ensure_models("sd15-tiny", "upscaler-2x")
-    with simulated_server(
-        tmp_path, {"devices": [DEVICE] * (len(LOST_STAGES) + 1)}, models=models, arguments=("--cache-none",)
-    ) as machine:
+    with faulty_server(tmp_path, devices=len(STAGES) + 1) as machine:
         server, _ = machine
         expected = run_case(*machine, None, graph("euler"))
-        for number, stage in enumerate(LOST_STAGES):
+        for number, stage in enumerate(STAGES):
             outcome = run_case(*machine, Case(stage, "device_lost"), graph("euler"))
+            assert outcome.fired, stage
             assert outcome.message == ""
             assert np.array_equal(outcome.picture, expected.picture), stage
             after = run_case(*machine, None, graph("euler"))
@@ -95,8 +85,7 @@ def test_a_lost_device_costs_one_step_and_is_avoided_from_then_on(tmp_path: Path
 
 
 def test_a_lora_is_applied_again_after_its_model_was_on_a_lost_device(tmp_path: Path) -> None:
-    models = ensure_models("sd15-tiny", "upscaler-2x", "lora-sd15-tiny")
-    with simulated_server(tmp_path, {"devices": [DEVICE] * 2}, models=models, arguments=("--cache-none",)) as machine:
+    with faulty_server(tmp_path, "lora-sd15-tiny") as machine:
         plain = run_case(*machine, None, graph("euler"))
         expected = run_case(*machine, None, with_lora())
         assert not np.array_equal(expected.picture, plain.picture), "the LoRA changes nothing"
@@ -115,22 +104,15 @@ def with_lora() -> dict[str, dict[str, object]]:
 
 
 def test_when_the_only_device_is_lost_the_cpu_takes_over(tmp_path: Path) -> None:
-    models = ensure_models("sd15-tiny", "upscaler-2x")
-    with simulated_server(tmp_path, {"devices": [DEVICE]}, models=models) as machine:
+    with faulty_server(tmp_path, devices=1) as machine:
         expected = run_case(*machine, None, graph("dpmpp_2m"))
-        outcome = run_case(*machine, Case("middle step", "device_lost"), with_another_seed())
-        assert outcome.message == ""
+        outcome = run_case(*machine, Case("middle step", "device_lost"), graph("dpmpp_2m"))
+        assert outcome.fired
         assert "cpu" in outcome.devices
         again = run_case(*machine, None, graph("dpmpp_2m"))
-        assert set(again.devices) <= {"cpu"}
-        assert np.abs(again.picture - expected.picture).max() <= 1
-
-
-def with_another_seed() -> dict[str, dict[str, object]]:
-    """Not in the server's cache, so that it is sampled."""
-    workflow = graph("dpmpp_2m")
-    workflow["sampler"]["inputs"]["seed"] = 99
-    return workflow
+        assert set(again.devices) == {"cpu"}
+        for found in (outcome, again):  # within one of 255 levels: a PSNR of at least 48 dB
+            assert np.abs(found.picture - expected.picture).max() <= 1
 
 
 def test_a_fault_nobody_knows_is_shown_as_it_came(machine: Machine) -> None:
@@ -149,6 +131,7 @@ def test_what_cannot_be_done_ends_in_one_sentence_and_the_next_prompt_is_right(
     workflow["latent"]["inputs"].update(width=16384, height=16384, batch_size=64)
     result = server.client.run(workflow)
     assert result.error is not None
-    assert json.dumps(result.message)
+    sentence = r"The latent 64x4x2048x2048 would need about \d+ GiB a step, .*: make the picture or the batch smaller\."
+    assert re.fullmatch(sentence, result.message.strip())
     after = run_case(server, simulation, None, graph("euler"))
     assert np.array_equal(after.picture, undisturbed["euler"].picture)

@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.harness.hosts import ROOT, host_environment
+from tests.harness.workflows import text_to_image, with_our_nodes
+
+from .conftest import SimServer
 
 SCRIPT = """
 import dataclasses, json, sys, time
@@ -67,3 +70,16 @@ def test_what_a_device_computes_wrongly_is_found(tmp_path: Path) -> None:
     assert answers["no bf16"]["auto"] == "fp16"
     assert not answers["lost"]["finished"]
     assert len(list((tmp_path / "cache").iterdir())) == 3, "a lost device is tested again another time"
+
+
+def test_auto_leaves_a_format_that_the_device_computes_wrongly(sim_server: SimServer) -> None:
+    # The self-test's first operation, a matrix product, is made in fp32, bf16, fp16.
+    wrong = {"operator": "aten::mm", "kind": "wrong_result", "nth": 3}
+    for faults, expected in (([], "fp16"), ([wrong], "bf16")):
+        with sim_server({"devices": ["arc-b580"], "faults": faults}) as (server, simulation):
+            result = server.client.run(with_our_nodes(text_to_image()))
+            assert result.error is None, result.message
+            assert any(simulation.statistics().faults_fired) == bool(faults)
+            (stage,) = result.outputs["sampler"]["xpu"]
+            assert stage["precision"] == expected
+            assert ("computes fp16 wrongly" in stage["reason"]) == bool(faults)

@@ -55,6 +55,21 @@ class TestLatent:
         return ({"samples": torch.zeros(1, 1, 1, 1).expand(1, 4, height, width) + float(value)},)
 
 
+class TestConditioning:
+    """Random conditioning, for models whose text encoder is too large to generate."""
+
+    RETURN_TYPES = ("CONDITIONING",)
+    FUNCTION = "make"
+    CATEGORY = "test"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"tokens": ("INT", {}), "width": ("INT", {}), "seed": ("INT", {})}}
+
+    def make(self, tokens, width, seed):
+        return ([[torch.randn(1, tokens, width, generator=torch.Generator().manual_seed(seed)), {}]],)
+
+
 class TestDamage:
     """Puts NaN into one weight of a model."""
 
@@ -71,4 +86,4 @@ class TestDamage:
         return (model,)
 
 
-NODE_CLASS_MAPPINGS = {node.__name__: node for node in (TestDump, TestLatent, TestDamage)}
+NODE_CLASS_MAPPINGS = {node.__name__: node for node in (TestDump, TestLatent, TestConditioning, TestDamage)}
