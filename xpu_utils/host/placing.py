@@ -10,9 +10,9 @@ from typing import Any
 import comfy.sd
 import torch
 
-from ..placement import Placement
-from ..precision import name_of
-from ..residency import AUTO
+from ..placement import AUTO, Placement
+from ..precision import dtype_of, name_of
+from ..selftest import best_precision, self_test
 from . import cpu_engine
 from .attention import use_attention, use_vae_attention
 from .clip import PlacedCLIP
@@ -50,7 +50,8 @@ def place_model(
         The placed model, and the placement with the precision that is really in force.
     """
     placed = attach(place_patcher(model, placement), resident)
-    _set_compute_dtype(placed, cpu_engine.dtype_for(placement))
+    dtype, placement = _format_for(placement, compute_dtype(placed))
+    _set_compute_dtype(placed, dtype)
     plan = cpu_engine.plan_for(placement)
     if plan is not None:
         cpu_engine.use_on_model(placed, plan, owned=owned)
@@ -59,6 +60,24 @@ def place_model(
     effective = dataclasses.replace(placement, precision=name_of(compute_dtype(placed)))
     set_placement(placed, effective)
     return placed, effective
+
+
+def _format_for(placement: Placement, chosen: torch.dtype) -> tuple[torch.dtype | None, Placement]:
+    """What a placement computes in, where ComfyUI chose a format for its device already.
+
+    Returns:
+        The dtype, None for ComfyUI's choice; and the placement, with the reason where "auto" leaves that choice
+        because the device computes it wrongly.
+    """
+    dtype = cpu_engine.dtype_for(placement)
+    if dtype is not None or placement.precision != AUTO or placement.device.type == "cpu":
+        return dtype, placement
+    tested = self_test(placement.device)
+    best = best_precision(placement.device, tested)
+    if name_of(chosen) in tested.precisions or dtype_of(best) == chosen:
+        return None, placement
+    reason = f"{placement.device.id} computes {name_of(chosen)} wrongly (self-test), using {best}"
+    return dtype_of(best), dataclasses.replace(placement, reason=placement.reason or reason)
 
 
 def compute_dtype(model: Any) -> torch.dtype:
@@ -108,7 +127,7 @@ def place_vae(vae: Any, placement: Placement, *, owned: bool = False) -> tuple[A
     placed = PlacedVAE.of(vae) if type(vae) in (comfy.sd.VAE, PlacedVAE) else copy.copy(vae)
     placed.patcher = place_patcher(vae.patcher, placement)
     placed.device = placement.device.torch_device
-    dtype = cpu_engine.dtype_for(placement)
+    dtype, placement = _format_for(placement, vae.vae_dtype)
     if dtype is not None and dtype != vae.vae_dtype:
         if not owned:
             placed.patcher.unpatch_model(unpatch_weights=False)  # the copy is to be the model itself, unpatched
