@@ -1,4 +1,4 @@
-"""The C library's allocator, told to keep large freed blocks."""
+"""The C library's allocator, told to keep large freed blocks, and to give them back."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def keep_freed_memory() -> bool:
     """Has glibc serve blocks up to 512 MiB from its heap, instead of asking the kernel for fresh pages each time.
 
     By itself glibc maps every block over 32 MiB anew, and the kernel clears each page on first use: an activation of
-    64 MiB then costs more than the SiLU that fills it. The setting holds for the process; freed memory stays with it
-    up to 512 MiB more than before. See mallopt(3).
+    64 MiB then costs more than the SiLU that fills it. The setting holds for the process, and freed memory stays with
+    it until `give_back_freed_memory`. See mallopt(3).
 
     Returns:
         Whether it was done: only glibc has this.
@@ -27,3 +27,8 @@ def keep_freed_memory() -> bool:
     if mallopt is None:
         return False
     return bool(mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)) and bool(mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES))
+
+
+def give_back_freed_memory() -> None:
+    """Returns to the kernel what `keep_freed_memory` keeps, as whole pages wherever they lie; see malloc_trim(3)."""
+    ctypes.CDLL(None).malloc_trim(0)

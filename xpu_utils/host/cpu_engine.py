@@ -12,6 +12,7 @@ import os
 from typing import Any
 
 import comfy.ldm.modules.attention as host_attention
+import comfy.model_management as model_management
 import comfy.ops
 import comfy.sd1_clip
 import torch
@@ -19,7 +20,7 @@ from comfy.ldm.modules.diffusionmodules.model import AttnBlock
 from comfy.ldm.modules.diffusionmodules.model import Upsample as PictureUpsample
 from comfy.ldm.modules.diffusionmodules.openaimodel import Upsample as LatentUpsample
 
-from ..allocator import keep_freed_memory
+from ..allocator import give_back_freed_memory, keep_freed_memory
 from ..cpu import CpuPlan, cpu_plan
 from ..cpu_layers import channels_last, fast_linears, fast_upsampling, picture_attention, stock_forward
 from ..placement import AUTO, Placement
@@ -47,10 +48,24 @@ def _machine_plan() -> CpuPlan:
         hooks.record(THREADS, hooks.State.APPLIED, f"PyTorch computes on {plan.threads} threads")
     if plan.keep_freed_memory and not hooks.switched_off(ALLOCATOR):
         done = keep_freed_memory()
+        if done:
+            _give_back_with_the_cache()
         state = hooks.State.APPLIED if done else hooks.State.UNAVAILABLE
         hooks.record(ALLOCATOR, state, "glibc keeps large freed blocks" if done else "the C library is not glibc")
     hooks.record(ENGINE, hooks.State.APPLIED, f"{plan.precision} is this CPU's fastest format")
     return plan
+
+
+def _give_back_with_the_cache() -> None:
+    """Has ComfyUI's emptying of caches, which follows the unloading of models, give freed host memory back too."""
+    original = model_management.soft_empty_cache
+
+    @functools.wraps(original)
+    def soft_empty_cache(*arguments: Any, **keywords: Any) -> None:
+        original(*arguments, **keywords)
+        give_back_freed_memory()
+
+    model_management.soft_empty_cache = soft_empty_cache
 
 
 def dtype_for(placement: Placement) -> torch.dtype | None:
