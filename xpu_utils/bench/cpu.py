@@ -50,8 +50,10 @@ class Shape:
 
     layout: str
     size: int
-    step_tflop: float | None
+    step_tflop: float | None = None
     """Work of one step (both halves of the guidance), where it is known."""
+    alone: bool = False
+    """Whether the weights leave no room for another server: every turn starts one of its own."""
 
 
 STOCK = Variant("stock", ("--cpu",))
@@ -61,8 +63,9 @@ VARIANTS = (STOCK, BEST, OURS)
 
 SHAPES = {
     "sd15": Shape("sd15", 512, 1.35),
-    "dit": Shape("sd3-tiny", 512, None),
-    "tiny": Shape("sd15-tiny", 128, None),
+    "sdxl": Shape("sdxl", 768, alone=True),
+    "dit": Shape("sd3-small", 512),
+    "tiny": Shape("sd15-tiny", 128),
 }
 
 
@@ -106,21 +109,33 @@ def measure(shape: Shape, *, rounds: int, steps: int, threads: int | None) -> Sa
     """Runs the variants in turns; the first turn loads, the others measure what is repeated."""
     samples: Samples = {variant.name: {name: [] for name in MEASURES} for variant in VARIANTS}
     with contextlib.ExitStack() as stack, tqdm(total=len(VARIANTS) * (rounds + 1), unit="prompt") as bar:
-        servers = {variant: stack.enter_context(server(variant, shape, threads)) for variant in VARIANTS}
-        for turn in range(rounds + 1):
-            for variant, running in servers.items():
-                bar.set_postfix_str(variant.name)
-                clock = ProcessClock(running.process.pid)
-                result = running.client.run(graph(variant, shape, steps, turn), on_event=clock, timeout_s=3600)
-                if result.error is not None:
-                    raise RuntimeError(f"bench cpu: {variant.name} failed: {result.message}")
-                found = {**durations(result.events), "step_cpu": clock.between_steps()}
-                for name in ("step", "step_cpu", "decode", "encode") if turn else ("first_step",):
-                    samples[variant.name][name] += found[name]
-                bar.update()
-        for variant, running in servers.items():
-            samples[variant.name]["peak"].append(peak_bytes(running.process.pid) / 2**30)
+        servers = {} if shape.alone else {v: stack.enter_context(server(v, shape, threads)) for v in VARIANTS}
+        for turn, variant in itertools.product(range(rounds + 1), VARIANTS):
+            bar.set_postfix_str(variant.name)
+            own = server(variant, shape, threads) if shape.alone else contextlib.nullcontext(servers[variant])
+            with own as running:
+                found = run_prompt(running, variant, graph(variant, shape, steps, turn))
+            for name in measured(shape, turn):
+                samples[variant.name][name] += found[name]
+            bar.update()
     return samples
+
+
+def run_prompt(running: Any, variant: Variant, workflow: dict[str, Any]) -> dict[str, list[float]]:
+    """Seconds of each part of a prompt, and the server's peak memory after it."""
+    clock = ProcessClock(running.process.pid)
+    result = running.client.run(workflow, on_event=clock, timeout_s=3600)
+    if result.error is not None:
+        raise RuntimeError(f"bench cpu: {variant.name} failed: {result.message}")
+    peak_gib = peak_bytes(running.process.pid) / 2**30
+    return {**durations(result.events), "step_cpu": clock.between_steps(), "peak": [peak_gib]}
+
+
+def measured(shape: Shape, turn: int) -> tuple[str, ...]:
+    """What a turn measures: the first one loads, in the others each part is repeated; or every one loads."""
+    if shape.alone:
+        return "step", "step_cpu", "first_step", "peak"
+    return ("step", "step_cpu", "decode", "encode", "peak") if turn else ("first_step",)
 
 
 class ProcessClock:

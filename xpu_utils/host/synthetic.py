@@ -90,6 +90,32 @@ def _clip_l(prefix: str) -> Shapes:
     return {key: shape for key, shape in shapes.items() if not key.endswith("text_projection.weight")}
 
 
+def _clip_g(prefix: str) -> Shapes:
+    """OpenCLIP's text encoder ViT-bigG/14, as SDXL's checkpoints hold it."""
+    width, inner = 1280, 5120
+    shapes: Shapes = {
+        "token_embedding.weight": (49408, width),
+        "positional_embedding": (77, width),
+        "text_projection": (width, width),
+        "ln_final.weight": (width,),
+        "ln_final.bias": (width,),
+    }
+    layer = {
+        **{f"{norm}.{part}": (width,) for norm in ("ln_1", "ln_2") for part in ("weight", "bias")},
+        "attn.in_proj_weight": (3 * width, width),
+        "attn.in_proj_bias": (3 * width,),
+        "attn.out_proj.weight": (width, width),
+        "attn.out_proj.bias": (width,),
+        "mlp.c_fc.weight": (inner, width),
+        "mlp.c_fc.bias": (inner,),
+        "mlp.c_proj.weight": (width, inner),
+        "mlp.c_proj.bias": (width,),
+    }
+    for index in range(32):
+        shapes |= {f"transformer.resblocks.{index}.{key}": shape for key, shape in layer.items()}
+    return {prefix + key: shape for key, shape in shapes.items()}
+
+
 def _clip_vision(prefix: str = "") -> Shapes:
     import comfy
     import comfy.ops
@@ -118,7 +144,7 @@ def _vae(prefix: str, latent_channels: int) -> Shapes:
         return _shapes(AutoencoderKL(ddconfig=config, embed_dim=latent_channels), prefix)
 
 
-def _sd3(depth: int = 2) -> Shapes:
+def _sd3(depth: int) -> Shapes:
     import comfy.ops
     from comfy.ldm.modules.diffusionmodules.mmdit import OpenAISignatureMMDITWrapper
 
@@ -138,6 +164,16 @@ def _sd3(depth: int = 2) -> Shapes:
         operations=comfy.ops.disable_weight_init,
     )
     return _shapes(model, "model.diffusion_model.")
+
+
+def _wan(depth: int = 2) -> Shapes:
+    """A video transformer in Wan 2.1's layout; its heads have 128 channels at any width."""
+    import comfy.ops
+    from comfy.ldm.wan.model import WanModel
+
+    operations = comfy.ops.disable_weight_init
+    model = WanModel(dim=256, ffn_dim=512, num_heads=2, num_layers=depth, device="meta", operations=operations)
+    return _shapes(model, "")
 
 
 def _lora(config: Mapping[str, Any], rank: int = 4) -> Shapes:
@@ -168,16 +204,26 @@ def _checkpoint(unet: Mapping[str, Any]) -> Shapes:
     return {**_unet(unet), **clip, **_vae("first_stage_model.", 4)}
 
 
+def _sdxl() -> Shapes:
+    clips = {**_clip_l("conditioner.embedders.0.transformer."), **_clip_g("conditioner.embedders.1.model.")}
+    return {**_unet(_UNET_SDXL), **clips, **_vae("first_stage_model.", 4)}
+
+
+def _sd3_checkpoint(depth: int) -> Shapes:
+    """SD3's network, 64 channels wide for each layer, with one of its text encoders."""
+    return {**_sd3(depth), **_clip_l("text_encoders.clip_l.transformer."), **_vae("first_stage_model.", 16)}
+
+
 # Layout name -> (sub-folder of ComfyUI's models folder, its keys and shapes).
 LAYOUTS: dict[str, tuple[str, Callable[[], Shapes]]] = {
     "sd15-tiny": ("checkpoints", lambda: _checkpoint(_UNET_TINY)),
     "sd15": ("checkpoints", lambda: _checkpoint(_UNET_SD15)),
-    "sd3-tiny": (
-        "checkpoints",
-        lambda: {**_sd3(), **_clip_l("text_encoders.clip_l.transformer."), **_vae("first_stage_model.", 16)},
-    ),
+    "sdxl": ("checkpoints", _sdxl),
+    "sd3-tiny": ("checkpoints", lambda: _sd3_checkpoint(2)),
+    "sd3-small": ("checkpoints", lambda: _sd3_checkpoint(16)),
     "sd15-tiny-unet": ("diffusion_models", lambda: _unet(_UNET_TINY)),
     "sd15-deep-unet": ("diffusion_models", lambda: _unet(_UNET_DEEP)),
+    "wan-tiny": ("diffusion_models", _wan),
     "sdxl-unet": ("diffusion_models", lambda: _unet(_UNET_SDXL)),
     "clip-l": ("text_encoders", lambda: _clip_l("")),
     "clip-vision-l": ("clip_vision", _clip_vision),
