@@ -21,6 +21,9 @@ from tests.harness.simulated import simulated_server
 from tests.harness.workflows import Workflow, node, text_to_image, with_our_nodes
 from tests.xpu_sim.control import Client as Simulation
 
+OUT = ROOT / "out" / "reliability"
+"""Where results are kept for docs/reliability.md."""
+
 STEPS = 4
 SAMPLERS = ("euler", "heun", "dpmpp_2m", "uni_pc", "euler_cfg_pp", "deis")
 """Deterministic samplers: they draw no noise while they sample."""

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
-from tests.harness.hosts import ROOT, host_environment
+from tests.harness.hosts import host_environment
 
+from .matrix import OUT
 from .worker import answers
 
 GIB = 1 << 30
 LIMIT_BYTES = 4 * GIB
-RESULTS = ROOT / "out" / "reliability" / "attention.json"
+RESULTS = OUT / "attention.json"
 
 
 @pytest.fixture(scope="module")

@@ -10,16 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.harness.hosts import ROOT
 from tests.harness.server import Server
 from tests.harness.workflows import node
 from tests.xpu_sim.control import Client as Simulation
 
-from .matrix import PASSING, SAMPLERS, STAGES, STEPS, Case, Outcome, faulty_server, graph, row, run_case
+from .matrix import OUT, PASSING, SAMPLERS, STAGES, STEPS, Case, Outcome, faulty_server, graph, row, run_case
 
 Machine = tuple[Server, Simulation]
-
-OUT = ROOT / "out" / "reliability"
 
 
 @pytest.fixture(scope="module")

@@ -15,13 +15,14 @@ from typing import Any
 import pytest
 
 from tests.harness.client import Result
-from tests.harness.hosts import ROOT, host_environment
+from tests.harness.hosts import host_environment
 from tests.harness.models import ensure_models
 from tests.harness.server import Server
 from tests.harness.workflows import Workflow, node, text_to_image, with_our_nodes
 from tests.xpu_sim.control import Client
 
 from .conftest import SimServer
+from .matrix import OUT
 
 TOTAL_BYTES = int(2.7 * (1 << 30))
 OTHERS_BYTES = int(0.6 * TOTAL_BYTES)
@@ -35,7 +36,7 @@ CARD = {
 KINDS = ("works", "frozen", "zero", "raises")
 FP32 = ("--force-fp32",)
 SYSMAN = Path(__file__).with_name("sysman")
-RESULTS = ROOT / "out" / "reliability" / "memory.json"
+RESULTS = OUT / "memory.json"
 
 Record = dict[str, dict[str, Any]]
 

@@ -6,6 +6,7 @@ does not depend on the device.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -17,7 +18,7 @@ from tests.host.conftest import PACKS, dumped
 from tests.host.graphs import controlnet, custom_sampler, lora, sd3
 from tests.xpu_sim.control import Client as Simulation
 
-from .matrix import faulty_server, set_next_fault
+from .matrix import OUT, faulty_server, set_next_fault
 
 Machine = tuple[Server, Simulation]
 
@@ -31,6 +32,15 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
         yield running
 
 
+@pytest.fixture(scope="module", autouse=True)
+def results() -> Iterator[dict[str, bool]]:
+    """What was sampled and whether the fault cost nothing, for docs/reliability.md."""
+    found: dict[str, bool] = {}
+    yield found
+    OUT.mkdir(parents=True, exist_ok=True)
+    (OUT / "sampling.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+
+
 def sampled(server: Server, graph: Workflow, *, device: str) -> torch.Tensor:
     placed = with_our_nodes(graph, device=device, precision="fp32")
     del placed["decode"], placed["save"]
@@ -40,8 +50,9 @@ def sampled(server: Server, graph: Workflow, *, device: str) -> torch.Tensor:
     return dumped(server, placed, ["sampler", 0], f"sampled-{device.replace(':', '')}")
 
 
-def assert_a_fault_costs_nothing(machine: Machine, graph: Workflow) -> None:
+def assert_a_fault_costs_nothing(machine: Machine, results: dict[str, bool], name: str, graph: Workflow) -> None:
     server, simulation = machine
+    results[name] = False
     expected = sampled(server, graph, device="cpu")
     assert torch.isfinite(expected).all()
     assert expected.std() > 0.01, "a constant result would equal anything"
@@ -51,10 +62,11 @@ def assert_a_fault_costs_nothing(machine: Machine, graph: Workflow) -> None:
     actual = sampled(server, graph, device="xpu:0")
     assert any(simulation.statistics().faults_fired), "nothing failed"
     simulation.set_faults()
-    assert torch.equal(actual, expected)
+    results[name] = torch.equal(actual, expected)
+    assert results[name], name
 
 
-def test_every_sampler(machine: Machine) -> None:
+def test_every_sampler(machine: Machine, results: dict[str, bool]) -> None:
     server, _ = machine
     inputs = server.client.get("/object_info/KSampler")["KSampler"]["input"]["required"]
     samplers, schedulers = inputs["sampler_name"][0], inputs["scheduler"][0]
@@ -62,7 +74,7 @@ def test_every_sampler(machine: Machine) -> None:
     for number, sampler in enumerate(samplers):
         graph = text_to_image(steps=4, sampler=sampler, size=32)
         graph["sampler"]["inputs"]["scheduler"] = schedulers[number % len(schedulers)]
-        assert_a_fault_costs_nothing(machine, graph)
+        assert_a_fault_costs_nothing(machine, results, sampler, graph)
 
 
 def regional() -> Workflow:
@@ -131,12 +143,12 @@ def with_guider(guider: str) -> Workflow:
 
 
 @pytest.mark.parametrize("guider", ["BasicGuider", "CFGGuider", "DualCFGGuider"])
-def test_every_guider(machine: Machine, guider: str) -> None:
-    assert_a_fault_costs_nothing(machine, with_guider(guider))
+def test_every_guider(machine: Machine, results: dict[str, bool], guider: str) -> None:
+    assert_a_fault_costs_nothing(machine, results, guider, with_guider(guider))
 
 
 @pytest.mark.parametrize(
     "graph", [regional, masked, batch, video, lora, controlnet, sd3], ids=lambda graph: graph.__name__
 )
-def test_what_a_sampler_is_given(machine: Machine, graph: Callable[[], Workflow]) -> None:
-    assert_a_fault_costs_nothing(machine, graph())
+def test_what_a_sampler_is_given(machine: Machine, results: dict[str, bool], graph: Callable[[], Workflow]) -> None:
+    assert_a_fault_costs_nothing(machine, results, graph.__name__, graph())
