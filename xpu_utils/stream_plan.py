@@ -9,10 +9,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Sequence
 
+RING_BYTES = 248 << 20
+"""Under three of SDXL's largest blocks (98 MB); what matters is how far the copies can run ahead of dense compute."""
+
 _SEARCH_STEPS = 48
 _MINIMUM_SHARE = 1e-3
 _CHOICE = 2
 """Large pieces to choose from, as a multiple of what has to stream."""
+
+
+def ring_size(sizes: Sequence[int], ring_bytes: int = RING_BYTES) -> int:
+    """Bytes of the ring that suits leaves of these sizes: at most an eighth of them, at least two of the largest."""
+    return max(2 * max(sizes, default=0), min(ring_bytes, sum(sizes) // 8))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,9 +22,6 @@ from .pieces import Piece, PlacedPiece, cut
 from .stream_lesson import Lesson, PassTimer
 from .stream_plan import PieceCost, RingPlan, choose_resident, plan_ring
 
-RING_BYTES = 248 << 20
-"""Under three of SDXL's largest blocks (98 MB); what matters is how far the copies can run ahead of dense compute."""
-
 PIECES_PER_RING = 8
 """Small pieces give their room back early; each costs the host some 30 microseconds a pass."""
 
@@ -40,12 +37,6 @@ class Statistics:
     """Copied to stay."""
     stray_bytes: int = 0
     """Copied for one use, outside the plan; all of the first pass."""
-
-
-def ring_size(leaves: Sequence[Leaf], ring_bytes: int = RING_BYTES) -> int:
-    """Bytes of the ring that suits these leaves: at most an eighth of them, at least two of the largest."""
-    largest = max((leaf.size_bytes for leaf in leaves), default=0)
-    return max(2 * largest, min(ring_bytes, sum(leaf.size_bytes for leaf in leaves) // 8))
 
 
 class WeightStream:
@@ -70,7 +61,7 @@ class WeightStream:
             root: one call of it is one pass.
             leaves: those under it whose weights are on the host; all other weights are on the device already.
             device: an accelerator that has memory of its own.
-            ring_bytes: see `ring_size`.
+            ring_bytes: see `stream_plan.ring_size`.
             resident_bytes: at most so much of the leaves stays on the device.
             lesson: of an earlier stream over the same shape; saves the passes of learning.
         """

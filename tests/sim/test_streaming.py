@@ -12,7 +12,8 @@ from tests import xpu_sim
 from xpu_utils import pinned
 from xpu_utils.leaves import collect_leaves
 from xpu_utils.pinned import PinnedPool
-from xpu_utils.streaming import WeightStream, ring_size
+from xpu_utils.stream_plan import ring_size
+from xpu_utils.streaming import WeightStream
 
 DEVICE = torch.device("xpu:0")
 LEARNING_PASSES = 3
@@ -68,7 +69,7 @@ class Setting:
             self.network,
             self.leaves,
             DEVICE,
-            ring_bytes=ring_size(self.leaves, 1 << 20),
+            ring_bytes=ring_size([leaf.size_bytes for leaf in self.leaves], 1 << 20),
             resident_bytes=int(share * self.total_bytes),
         )
         self.stream.install()
@@ -223,7 +224,9 @@ def test_fp8_weights_stream_in_their_stored_size(sim: xpu_sim.Simulation) -> Non
 
     streamed, whole = network(), network().to(DEVICE)
     leaves = collect_leaves(streamed, PinnedPool(1 << 30), streamable=lambda module: True)
-    stream = WeightStream(streamed, leaves, DEVICE, ring_bytes=ring_size(leaves, 1 << 20), resident_bytes=0)
+    stream = WeightStream(
+        streamed, leaves, DEVICE, ring_bytes=ring_size([leaf.size_bytes for leaf in leaves], 1 << 20), resident_bytes=0
+    )
     stream.install()
     x = torch.randn(2, 512, device=DEVICE)
     for _ in range(LEARNING_PASSES + 1):

@@ -20,7 +20,8 @@ from ..leaves import collect_leaves
 from ..pinned import PinnedMemoryError, shared_pool
 from ..residency import AUTO, resident_share
 from ..stream_lesson import Lesson
-from ..streaming import WeightStream, ring_size
+from ..stream_plan import ring_size
+from ..streaming import WeightStream
 from . import hooks
 from .inventory import host_inventory
 
@@ -125,7 +126,7 @@ class _Session:
         root = model.model.diffusion_model
         leaves = collect_leaves(root, shared_pool(), streamable=lambda module: hasattr(module, "comfy_cast_weights"))
         self._kept_bytes = max(0, model.model_size() - sum(leaf.size_bytes for leaf in leaves))
-        ring_bytes = ring_size(leaves)
+        ring_bytes = ring_size([leaf.size_bytes for leaf in leaves])
         resident_bytes = self._resident_bytes(model.model_size(), available_bytes - ring_bytes)
         if sum(leaf.size_bytes for leaf in leaves if not leaf.pinned) > resident_bytes:
             raise PinnedMemoryError(
