@@ -24,14 +24,20 @@ def fast_linears(root: torch.nn.Module, plan: CpuPlan) -> Iterator[tuple[str, Fo
             yield f"{name}.forward", functools.partial(_linear, plan.onednn_linear, module, stock_forward(module))
 
 
+@torch.inference_mode()  # weights loaded by a node may be written in that mode only
 def channels_last(root: torch.nn.Module) -> None:
-    """Lays the weights of two-dimensional convolutions out as (out, height, width, in), where they are.
+    """Lays the weights of two-dimensional convolutions out as (out, height, width, in), in the memory they have.
 
-    `Module.to` would refuse models that have three-dimensional ones as well.
+    New memory for each would leave holes that the next does not fit: up to a quarter of the model. `Module.to` would
+    refuse models that have three-dimensional convolutions as well.
     """
     for module in root.modules():
         if isinstance(module, torch.nn.Conv2d) and type(module.weight) is torch.nn.Parameter:
-            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
+            weight = module.weight.data
+            if weight.is_contiguous() and not weight.is_contiguous(memory_format=torch.channels_last):
+                _, inputs, height, width = weight.shape
+                strides = (inputs * height * width, 1, width * inputs, inputs)
+                module.weight.data = weight.as_strided(weight.shape, strides).copy_(weight.clone())
 
 
 def stock_forward(module: torch.nn.Module) -> Forward:

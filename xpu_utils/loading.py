@@ -9,102 +9,52 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import dataclasses
-import json
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from io import FileIO
 from pathlib import Path
 
 import safetensors.torch
 import torch
 
-from .pinned import PinnedPool, aligned, shared_pool
+from .pinned import PinnedPool, shared_pool
+from .tensor_file import Entry, LoadError, entries
 
 CHUNK_BYTES = 16 << 20
 """One read, and one page-locked buffer."""
 
+_HOST_CHUNK_BYTES = 1 << 20
+"""One read that is converted on the CPU: it is still in the processor's cache then."""
+_HOST_ELEMENTS = 32_704
+"""Converted at a time: torch splits no fewer than 32768 among threads, which then wait for each other at every read.
+One thread converts faster than a disk reads."""
+
 GROUP_BYTES = 256 << 20
-"""Tensors that share one device allocation: few allocations, each far below any driver's limit."""
+"""Tensors that are waited for together; two groups are under way at a time."""
 
 THREADS = min(16, os.cpu_count() or 1)
 _SPARE_BUFFERS = 4
 """Beside one for each thread: those whose copies are under way."""
-_HEADER_LIMIT_BYTES = 100 << 20
-
-# The format's names: https://github.com/huggingface/safetensors, `Dtype`.
-_DTYPES: Mapping[str, torch.dtype] = {
-    "BOOL": torch.bool,
-    "U8": torch.uint8,
-    "I8": torch.int8,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "I16": torch.int16,
-    "U16": torch.uint16,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I32": torch.int32,
-    "U32": torch.uint32,
-    "F32": torch.float32,
-    "F64": torch.float64,
-    "I64": torch.int64,
-    "U64": torch.uint64,
-}
+_GAP_BYTES = 64 << 10
+"""What lies between two tensors is read with them up to this size: cheaper than a second read."""
 _CONVERTIBLE = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-class LoadError(OSError):
-    """A file that could not be read to its end; the message is one sentence."""
-
-
 @dataclasses.dataclass(frozen=True)
-class _Entry:
-    """One tensor of a file."""
+class Piece:
+    """Bytes of a file and the tensor that they fill."""
 
-    name: str
-    dtype: torch.dtype
-    shape: tuple[int, ...]
     start: int
-    """Its first byte in the file."""
-    size_bytes: int
-
-
-@dataclasses.dataclass
-class _Group:
-    """Tensors that follow each other in the file and share an allocation on the device."""
-
-    entries: list[_Entry]
+    """Their first byte in the file."""
+    dtype: torch.dtype
+    """What they are; they are converted to the target's dtype."""
+    target: torch.Tensor
 
     @property
     def size_bytes(self) -> int:
-        return sum(entry.size_bytes for entry in self.entries)
-
-    def offsets(self) -> list[int]:
-        """Where each tensor starts on the device; one more for the end."""
-        offsets = [0]
-        for entry in self.entries:
-            offsets.append(offsets[-1] + aligned(entry.size_bytes))
-        return offsets
-
-    def segments(self) -> Iterator[tuple[int, int, int]]:
-        """(first byte in the file, first byte on the device, size) of what is contiguous on both sides."""
-        begun: tuple[int, int, int] | None = None
-        for entry, offset in zip(self.entries, self.offsets(), strict=False):
-            if begun is not None and (begun[0] + begun[2], begun[1] + begun[2]) == (entry.start, offset):
-                begun = (begun[0], begun[1], begun[2] + entry.size_bytes)
-                continue
-            if begun is not None:
-                yield begun
-            begun = (entry.start, offset, entry.size_bytes)
-        if begun is not None:
-            yield begun
-
-    def chunks(self) -> Iterator[tuple[int, int]]:
-        """(first byte in the file, size) of the reads that fill the group."""
-        start, stop = self.entries[0].start, self.entries[-1].start + self.entries[-1].size_bytes
-        for begin in range(start, stop, CHUNK_BYTES):
-            yield begin, min(CHUNK_BYTES, stop - begin)
+        return self.target.numel() * self.dtype.itemsize
 
 
 def load_safetensors(
@@ -116,11 +66,10 @@ def load_safetensors(
     progress: Callable[[int, int], None] | None = None,
     pool: PinnedPool | None = None,
 ) -> dict[str, torch.Tensor]:
-    """Loads all tensors of a file to a device.
+    """Loads all tensors of a file to a device; each owns its memory there, so that freeing one frees it.
 
-    On the CPU the file is mapped: nothing is copied but what is converted. On a device, host memory is bounded by the
-    page-locked buffers (a chunk for each thread and four more), and device memory by the result and, where `dtype`
-    converts, the groups under way.
+    On the CPU the file is mapped: nothing is copied but what is converted, and of that no page of the file stays in
+    the process's memory. On a device, see `fill`.
 
     Args:
         dtype: 16- to 64-bit floating-point tensors are converted to it; fp8 and integers stay as they are.
@@ -134,85 +83,175 @@ def load_safetensors(
         LoadError: the file is damaged, was truncated meanwhile, or could not be read.
         PinnedMemoryError: the page-locked memory is used up.
     """
-    if device.type == "cpu":
-        return _mapped(path, dtype, progress)
-    entries = _entries(path)
-    total_bytes = sum(entry.size_bytes for entry in entries)
-    tensors: dict[str, torch.Tensor] = {}
-    done_bytes = 0
-    with _Reader(path, device, threads, pool or shared_pool()) as reader:
-        for group, storage in reader.read(_groups(entries)):
-            tensors.update(_views(group, storage, dtype))
-            done_bytes += group.size_bytes
-            if progress is not None:
-                progress(done_bytes, total_bytes)
+    tensors = _mapped(path) if device.type == "cpu" else {}
+    header = entries(path)
+    total_bytes = sum(entry.size_bytes for entry in header)
+    read = [entry for entry in header if device.type != "cpu" or _dtype_after(entry, dtype) != entry.dtype]
+    done_bytes = total_bytes - sum(entry.size_bytes for entry in read)
+
+    def pieces() -> Iterator[Piece]:
+        for entry in read:
+            tensors[entry.name] = torch.empty(entry.shape, dtype=_dtype_after(entry, dtype), device=device)
+            yield Piece(entry.start, entry.dtype, tensors[entry.name])
+
+    def advance(size_bytes: int) -> None:
+        nonlocal done_bytes
+        done_bytes += size_bytes
+        if progress is not None:
+            progress(done_bytes, total_bytes)
+
+    advance(0)
+    fill(path, device, pieces(), threads=threads, progress=advance, pool=pool)
     return tensors
 
 
-def _mapped(
-    path: Path, dtype: torch.dtype | None, progress: Callable[[int, int], None] | None
-) -> dict[str, torch.Tensor]:
+def fill(
+    path: Path,
+    device: torch.device,
+    pieces: Iterable[Piece],
+    *,
+    threads: int = THREADS,
+    progress: Callable[[int], None] | None = None,
+    pool: PinnedPool | None = None,
+) -> None:
+    """Fills tensors on one device with parts of a file, as far as the device's current stream is concerned.
+
+    On the CPU, what is read and not yet converted takes no more than 1 MiB. On a device, host memory is bounded by
+    the page-locked buffers (a chunk for each thread and four more), and device memory beside the targets, where they
+    are converted, by the groups under way.
+
+    Args:
+        pieces: in file order, their targets contiguous; they are taken when their reads can begin, so that an iterator
+            may allocate.
+        progress: called with the size of what was filled since the last call, on the calling thread.
+
+    Raises:
+        LoadError: the file was truncated meanwhile or could not be read.
+        PinnedMemoryError: the page-locked memory is used up; nothing was filled yet.
+    """
+    if device.type == "cpu":
+        _fill_on_host(path, pieces, progress)
+        return
+    with _Reader(path, device, threads, pool or shared_pool()) as reader:
+        for group in reader.read(_groups(pieces)):
+            group.convert()
+            if progress is not None:
+                progress(group.size_bytes)
+
+
+def _mapped(path: Path) -> dict[str, torch.Tensor]:
     try:
-        tensors = safetensors.torch.load_file(path, device="cpu")
+        return safetensors.torch.load_file(path, device="cpu")
     except (safetensors.SafetensorError, OSError) as error:
         raise LoadError(f"{path.name} could not be read ({error}): download it again.") from error
-    total_bytes = sum(tensor.nbytes for tensor in tensors.values())
-    converted = {name: _converted(tensor, dtype) for name, tensor in tensors.items()}
-    if progress is not None:
-        progress(total_bytes, total_bytes)
-    return converted
 
 
-def _converted(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
-    return tensor if dtype is None or tensor.dtype not in _CONVERTIBLE else tensor.to(dtype)
+def _dtype_after(entry: Entry, dtype: torch.dtype | None) -> torch.dtype:
+    return entry.dtype if dtype is None or entry.dtype not in _CONVERTIBLE else dtype
 
 
-def _entries(path: Path) -> list[_Entry]:
-    """The file's tensors in file order, checked against its size."""
+def _fill_on_host(path: Path, pieces: Iterable[Piece], progress: Callable[[int], None] | None) -> None:
+    chunk = torch.empty(_HOST_CHUNK_BYTES, dtype=torch.uint8)
+    file: FileIO | None = None
     try:
-        with path.open("rb") as file:
-            header_bytes = int.from_bytes(file.read(8), "little")
-            if not 2 <= header_bytes <= _HEADER_LIMIT_BYTES:
-                raise LoadError(f"{path.name} is no safetensors file: get the right file.")
-            header = json.loads(file.read(header_bytes))
-            size_bytes = os.fstat(file.fileno()).st_size
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise LoadError(f"{path.name} has a damaged header ({error}): download it again.") from error
+        for piece in pieces:
+            file = file or _opened(path)
+            rest = piece.target.detach().view(-1)
+            for offset in range(0, piece.size_bytes, _HOST_CHUNK_BYTES):
+                room = chunk[: piece.size_bytes - offset]
+                _read_into(room, file, path, piece.start + offset)
+                values = room.view(piece.dtype)
+                filled = rest[: values.numel()]
+                for target, part in zip(filled.split(_HOST_ELEMENTS), values.split(_HOST_ELEMENTS), strict=True):
+                    target.copy_(part)
+                rest = rest[values.numel() :]
+            if progress is not None:
+                progress(piece.size_bytes)
+    finally:
+        if file is not None:
+            file.close()
+
+
+def _opened(path: Path) -> FileIO:
+    try:
+        return FileIO(path)
+    except OSError as error:
+        raise LoadError(f"{path.name} could not be opened ({error.strerror}): check the disk.") from error
+
+
+def _read_into(room: torch.Tensor, file: FileIO, path: Path, start: int) -> None:
+    """Fills host memory (uint8) with what the file holds from `start` on."""
+    try:
+        file.seek(start)
+        view = memoryview(room.numpy())  # type: ignore[arg-type]
+        while view:
+            count = file.readinto(view)
+            if not count:
+                raise LoadError(f"{path.name} was truncated while it was read: download it again.")
+            view = view[count:]
     except LoadError:
         raise
     except OSError as error:
-        raise LoadError(f"{path.name} could not be read ({error.strerror}): check the disk.") from error
-    header.pop("__metadata__", None)
-    begin = 8 + header_bytes
-    entries = []
-    for name, fields in header.items():
-        start, stop = fields["data_offsets"]
-        if begin + stop > size_bytes:
-            raise LoadError(f"{path.name} is truncated: it ends before {name}, download it again.")
-        if fields["dtype"] not in _DTYPES:
-            raise LoadError(f"{path.name} holds {name} as {fields['dtype']}, which is not known: update XPU Nodes.")
-        entry = _Entry(name, _DTYPES[fields["dtype"]], tuple(fields["shape"]), begin + start, stop - start)
-        entries.append(entry)
-    return sorted(entries, key=lambda entry: entry.start)
+        raise LoadError(f"{path.name} could not be read at byte {start} ({error.strerror}): check the disk.") from error
 
 
-def _groups(entries: Sequence[_Entry]) -> Iterator[_Group]:
-    group: list[_Entry] = []
-    for entry in entries:
-        if group and sum(other.size_bytes for other in group) + entry.size_bytes > GROUP_BYTES:
+class _Group:
+    """Pieces of a file that are read and waited for together."""
+
+    def __init__(self, pieces: list[Piece]) -> None:
+        self.size_bytes = sum(piece.size_bytes for piece in pieces)
+        self._pieces = pieces
+        self._rooms = [_room(piece) for piece in pieces]
+        self.reads: list[concurrent.futures.Future[torch.Event]] = []
+
+    def chunks(self) -> Iterator[tuple[int, int]]:
+        """(first byte in the file, size) of the reads that fill the group."""
+        begin = stop = self._pieces[0].start
+        for piece in self._pieces:
+            if piece.start > stop + _GAP_BYTES:
+                yield from _cut(begin, stop)
+                begin = piece.start
+            stop = max(stop, piece.start + piece.size_bytes)
+        yield from _cut(begin, stop)
+
+    def parts(self, start: int, size_bytes: int) -> Iterator[tuple[torch.Tensor, int]]:
+        """What a read fills: pieces of device memory, and where in the read each begins."""
+        for piece, room in zip(self._pieces, self._rooms, strict=True):
+            begin, end = max(piece.start, start), min(piece.start + piece.size_bytes, start + size_bytes)
+            if begin < end:
+                yield room[begin - piece.start : end - piece.start], begin - start
+
+    def convert(self) -> None:
+        """Puts what was read as another dtype into the targets."""
+        for piece, room in zip(self._pieces, self._rooms, strict=True):
+            if piece.dtype != piece.target.dtype:
+                piece.target.detach().copy_(room.view(piece.dtype).view(piece.target.shape))
+        self._rooms.clear()
+
+
+def _groups(pieces: Iterable[Piece]) -> Iterator[_Group]:
+    group: list[Piece] = []
+    size_bytes = 0
+    for piece in pieces:
+        if group and size_bytes + piece.size_bytes > GROUP_BYTES:
             yield _Group(group)
-            group = []
-        group.append(entry)
+            group, size_bytes = [], 0
+        group.append(piece)
+        size_bytes += piece.size_bytes
     if group:
         yield _Group(group)
 
 
-def _views(group: _Group, storage: torch.Tensor, dtype: torch.dtype | None) -> dict[str, torch.Tensor]:
-    views = {}
-    for entry, offset in zip(group.entries, group.offsets(), strict=False):
-        flat = storage[offset : offset + entry.size_bytes]
-        views[entry.name] = _converted(flat.view(entry.dtype).view(entry.shape), dtype)
-    return views
+def _room(piece: Piece) -> torch.Tensor:
+    """Device memory (uint8) for a piece as it is in the file: the target's own where nothing is converted."""
+    if piece.dtype == piece.target.dtype:
+        return piece.target.detach().view(-1).view(torch.uint8)
+    return torch.empty(piece.size_bytes, dtype=torch.uint8, device=piece.target.device)
+
+
+def _cut(begin: int, stop: int) -> Iterator[tuple[int, int]]:
+    for start in range(begin, stop, CHUNK_BYTES):
+        yield start, min(CHUNK_BYTES, stop - start)
 
 
 class _Worker(threading.local):
@@ -245,87 +284,61 @@ class _Reader:
         self._executor.shutdown(cancel_futures=True)
         for file in self._files:
             file.close()
-        for stream in self._streams:
-            stream.synchronize()
-        self._buffers = queue.SimpleQueue()  # gives the memory back even while an error's traceback holds the reader
+        try:
+            for stream in self._streams:
+                stream.synchronize()
+        finally:  # gives the memory back even while an error's traceback holds the reader
+            self._buffers = queue.SimpleQueue()
 
-    def read(self, groups: Iterable[_Group]) -> Iterator[tuple[_Group, torch.Tensor]]:
-        """Each group with its filled memory, as far as the current stream is concerned."""
+    def read(self, groups: Iterable[_Group]) -> Iterator[_Group]:
+        """Each group when its memory is filled, as far as the current stream is concerned."""
         ahead = 2 + self._threads * CHUNK_BYTES // GROUP_BYTES
-        begun: collections.deque[tuple[_Group, torch.Tensor, list[concurrent.futures.Future[torch.Event]]]]
-        begun = collections.deque()
+        begun: collections.deque[_Group] = collections.deque()
         for group in groups:
             if len(begun) == ahead:
-                yield self._finished(*begun.popleft())
-            begun.append(self._begun(group))
+                yield self._finished(begun.popleft())
+            self._begin(group)
+            begun.append(group)
         while begun:
-            yield self._finished(*begun.popleft())
+            yield self._finished(begun.popleft())
 
-    def _begun(self, group: _Group) -> tuple[_Group, torch.Tensor, list[concurrent.futures.Future[torch.Event]]]:
-        storage = torch.empty(group.offsets()[-1], dtype=torch.uint8, device=self._device)
+    def _begin(self, group: _Group) -> None:
         usable = torch.Event(self._device)  # the memory may still be in use for what had it before
         usable.record(torch.accelerator.current_stream(self._device))
-        segments = list(group.segments())
-        reads = [
-            self._executor.submit(self._fill, storage, usable, segments, start, size_bytes)
-            for start, size_bytes in group.chunks()
+        group.reads = [
+            self._executor.submit(self._fill, group, usable, start, size_bytes) for start, size_bytes in group.chunks()
         ]
-        return group, storage, reads
 
-    def _finished(
-        self, group: _Group, storage: torch.Tensor, reads: list[concurrent.futures.Future[torch.Event]]
-    ) -> tuple[_Group, torch.Tensor]:
+    def _finished(self, group: _Group) -> _Group:
         stream = torch.accelerator.current_stream(self._device)
-        for read in reads:
+        for read in group.reads:
             stream.wait_event(read.result())
-        return group, storage
+        return group
 
-    def _fill(
-        self,
-        storage: torch.Tensor,
-        usable: torch.Event,
-        segments: Sequence[tuple[int, int, int]],
-        start: int,
-        size_bytes: int,
-    ) -> torch.Event:
+    @torch.inference_mode()  # the targets may be inference tensors, and a thread begins without that mode
+    def _fill(self, group: _Group, usable: torch.Event, start: int, size_bytes: int) -> torch.Event:
         """Reads one chunk and queues its copies; runs in a thread."""
         buffer, copied = self._buffers.get()
         try:
             if copied is not None:
                 copied.synchronize()
-            self._read_into(buffer, start, size_bytes)
+            _read_into(buffer[:size_bytes], self._file(), self._path, start)
             stream = self._stream()
             stream.wait_event(usable)
             with stream:
-                for source, target, length in segments:
-                    begin, end = max(source, start), min(source + length, start + size_bytes)
-                    if begin < end:
-                        room = storage[target + begin - source : target + end - source]
-                        room.copy_(buffer[begin - start : end - start], non_blocking=True)
+                for room, offset in group.parts(start, size_bytes):
+                    room.copy_(buffer[offset : offset + room.numel()], non_blocking=True)
                 copied = torch.Event(self._device)
                 copied.record(stream)
             return copied
         finally:
             self._buffers.put((buffer, copied))
 
-    def _read_into(self, buffer: torch.Tensor, start: int, size_bytes: int) -> None:
-        try:
-            if self._worker.file is None:
-                self._worker.file = FileIO(self._path)
-                self._files.append(self._worker.file)
-            self._worker.file.seek(start)
-            room = memoryview(buffer.numpy())[:size_bytes]  # type: ignore[arg-type]
-            while room:
-                count = self._worker.file.readinto(room)
-                if not count:
-                    raise LoadError(f"{self._path.name} was truncated while it was read: download it again.")
-                room = room[count:]
-        except LoadError:
-            raise
-        except OSError as error:
-            raise LoadError(
-                f"{self._path.name} could not be read at byte {start} ({error.strerror}): check the disk."
-            ) from error
+    def _file(self) -> FileIO:
+        if self._worker.file is None:
+            self._worker.file = _opened(self._path)
+            self._files.append(self._worker.file)
+        return self._worker.file
 
     def _stream(self) -> torch.Stream:
         if self._worker.stream is None:

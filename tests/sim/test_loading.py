@@ -12,8 +12,9 @@ from safetensors.torch import save_file
 
 from tests import xpu_sim
 from xpu_utils import loading
-from xpu_utils.loading import LoadError, load_safetensors
+from xpu_utils.loading import Piece, fill, load_safetensors
 from xpu_utils.pinned import PinnedMemoryError, PinnedPool
+from xpu_utils.tensor_file import LoadError, entries
 
 DEVICE = torch.device("xpu:0")
 THREADS = 3
@@ -77,6 +78,31 @@ def test_each_byte_is_copied_once_asynchronously_from_bounded_pinned_memory(
     assert len({copy.stream for copy in copies}) <= THREADS
     assert len(loaded) == len(tensors)
     assert pool.used_bytes == 0
+
+
+def test_each_tensor_owns_its_memory(file: Path, pool: PinnedPool) -> None:
+    """ComfyUI moves single weights away and believes that their memory is free then."""
+    loaded = load_safetensors(file, DEVICE, threads=THREADS, pool=pool)
+    before = torch.xpu.memory_allocated(0)
+    size_bytes = loaded.pop("layer.5").nbytes
+    assert before - torch.xpu.memory_allocated(0) >= size_bytes
+
+
+def test_parts_of_a_file_fill_tensors_that_exist(
+    file: Path, tensors: dict[str, torch.Tensor], sim: xpu_sim.Simulation
+) -> None:
+    """Some converted, some not, with others between them in the file; nothing else is copied."""
+    wanted = [entry for entry in entries(file) if entry.size_bytes][::3]
+    targets = [
+        torch.empty(entry.shape, dtype=torch.float32 if entry.dtype.is_floating_point else entry.dtype, device=DEVICE)
+        for entry in wanted
+    ]
+    sim.reset_statistics()
+    pieces = [Piece(entry.start, entry.dtype, target) for entry, target in zip(wanted, targets, strict=True)]
+    fill(file, DEVICE, pieces, threads=THREADS, pool=PinnedPool(1 << 20))
+    assert sum(copy.bytes for copy in sim.statistics().copies) == sum(entry.size_bytes for entry in wanted)
+    for entry, target in zip(wanted, targets, strict=True):
+        assert torch.equal(target.cpu(), tensors[entry.name].to(target.dtype))
 
 
 def test_progress_counts_bytes_up_to_the_whole(file: Path, tensors: dict[str, torch.Tensor], pool: PinnedPool) -> None:

@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from xpu_utils.loading import LoadError, load_safetensors
+from xpu_utils.loading import load_safetensors
+from xpu_utils.tensor_file import LoadError
 
 CPU = torch.device("cpu")
 

@@ -26,12 +26,14 @@ from ..faults import FaultKind
 from ..ladder import Failure
 from ..placement import Placement
 from ..residency import AUTO
+from ..tensor_file import LoadError
 from . import cpu_engine
 from .choices import model_files
 from .health import lose
 from .inventory import as_default, placement_for
 from .moving import free_others
 from .placing import place_clip, place_clip_vision, place_controlnet, place_model, place_vae
+from .reading import straight
 from .recovery import report
 from .upscaling import PlacedUpscaler
 from .weights import HOST, remember
@@ -206,12 +208,12 @@ def load_upscale_model(name: str, placement: Placement) -> tuple[PlacedUpscaler,
     from spandrel import ImageModelDescriptor, ModelLoader, UnsupportedModelError
 
     path = model_path("upscale_models", name)
-    with _loading(placement.device.torch_device, path):
-        weights = comfy.utils.load_torch_file(str(path), safe_load=True)
-    if "module.layers.0.residual_group.blocks.0.norm1.weight" in weights:
-        weights = comfy.utils.state_dict_prefix_replace(weights, {"module.": ""})
     try:
-        model = ModelLoader().load_from_state_dict(weights).eval()
+        with _loading(placement.device.torch_device, path):
+            weights = comfy.utils.load_torch_file(str(path), safe_load=True)
+            if "module.layers.0.residual_group.blocks.0.norm1.weight" in weights:
+                weights = comfy.utils.state_dict_prefix_replace(weights, {"module.": ""})
+            model = ModelLoader().load_from_state_dict(weights).eval()
     except UnsupportedModelError as error:
         raise CheckpointError(f"{name} is no upscale model that is known here: choose another file.") from error
     if not isinstance(model, ImageModelDescriptor):
@@ -278,7 +280,7 @@ def _loading(device: torch.device, *paths: Path) -> Iterator[None]:
         check_file(path, pickles_allowed=getattr(comfy.utils, "ALWAYS_SAFE_LOAD", False))
     names = ", ".join(path.name for path in paths)
     try:
-        with as_default(device), _missing_weights() as missing, _explained(names):
+        with as_default(device), _missing_weights() as missing, _explained(names), straight(paths):
             yield
         if missing:
             raise CheckpointError(f"{names} lacks weights ({missing[0]}): it is incomplete, download it again.")
@@ -293,6 +295,8 @@ def _explained(names: str) -> Iterator[None]:
     """Turns the host's known complaints about a file into one sentence."""
     try:
         yield
+    except LoadError as error:
+        raise CheckpointError(str(error)) from error
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{names} is a pickle that holds more than weights and was not read: use a .safetensors file."

@@ -1,0 +1,293 @@
+"""Has ComfyUI's own loaders read weights straight into the models that they build.
+
+Its loaders map the file, build the model where it is to live (`unet_inital_load_device` and the like) and have
+`load_state_dict` copy each mapped tensor into its parameter. Models are built without initial values, so a parameter
+costs no host memory until it is written. Here a torch-function mode, which only the loading thread sees, takes over
+those copies and no others: whatever else a loader computes or copies goes on as it is.
+"""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+import dataclasses
+import functools
+import itertools
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import comfy.clip_vision
+import comfy.utils
+import torch
+from torch.overrides import TorchFunctionMode
+
+from ..checkpoints import SAFETENSORS_SUFFIXES, tensors_in
+from ..loading import Piece, fill
+from ..pinned import PinnedMemoryError
+from ..tensor_file import LoadError, entries
+from .hooks import State, record, switched_off
+from .weights import HOST
+
+HOOK = "straight loading"
+
+_FUNCTION = "load_torch_file"
+_ALIGNMENT_BYTES = 64
+"""Of torch's own host memory. MKL sums in another order where fp32 weights begin elsewhere."""
+_LAYOUT_DIMENSIONS = 4
+"""Convolutions' weights: a CPU plan changes their layout, after which a mapping would be a second copy."""
+_NARROW = (torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)
+_FLOATS = (torch.float32, *_NARROW)
+# What may be asked about a weight that is not read yet, beside its attributes.
+_QUESTIONS = (
+    *(torch.Tensor.is_floating_point, torch.Tensor.is_complex, torch.Tensor.dim, torch.Tensor.size),
+    torch._has_compatible_shallow_copy_type,
+)
+_SET_DATA = torch.Tensor.data.__set__  # type: ignore[attr-defined]
+
+_one_at_a_time = threading.RLock()
+
+
+@contextlib.contextmanager
+def straight(paths: Sequence[Path]) -> Iterator[None]:
+    """Has the host's loaders, in the block and in this thread, read these files' weights straight into models.
+
+    Weights of the dtype that they keep are mapped on the CPU; all others are read in pieces, on an accelerator by
+    parallel threads through page-locked memory. The node that is executed shows how far that is. Pickles, and
+    safetensors files where ComfyUI lacks what is needed, are loaded its own way, with the same result.
+
+    Raises:
+        LoadError: a file was truncated meanwhile or could not be read.
+    """
+    files = [path for path in paths if path.suffix.lower() in SAFETENSORS_SUFFIXES]
+    with _one_at_a_time:
+        if not files or not _possible():
+            yield
+            return
+        reading = _Reading(_Progress(sum(path.stat().st_size for path in files)))
+        with _told_of_files(reading), reading:
+            yield
+            reading.settle()
+        reading.progress.end()
+
+
+def _possible() -> bool:
+    if switched_off(HOOK):
+        return False
+    stock = getattr(comfy.utils, _FUNCTION, None)
+    if stock is None:
+        record(HOOK, State.UNAVAILABLE, f"this ComfyUI has no {_FUNCTION}")
+        return False
+    if getattr(stock, "__module__", "") != comfy.utils.__name__ or hasattr(stock, "__wrapped__"):
+        record(HOOK, State.STOOD_DOWN, f"{_FUNCTION} was replaced by {getattr(stock, '__module__', 'another pack')}")
+        return False
+    if getattr(comfy.utils, "DISABLE_MMAP", False):
+        record(HOOK, State.STOOD_DOWN, "ComfyUI was started with --disable-mmap")
+        return False
+    record(HOOK, State.APPLIED, "our loaders read safetensors files straight into the models")
+    return True
+
+
+@contextlib.contextmanager
+def _told_of_files(reading: _Reading) -> Iterator[None]:
+    """Tells of each file that the host maps in the block, in this thread."""
+    stock, thread = comfy.utils.load_torch_file, threading.get_ident()
+
+    @functools.wraps(stock)
+    def load_torch_file(ckpt: Any, *arguments: Any, **keywords: Any) -> Any:
+        answer = stock(ckpt, *arguments, **keywords)
+        if threading.get_ident() == thread and str(ckpt).lower().endswith(SAFETENSORS_SUFFIXES):
+            reading.note(Path(ckpt), answer[0] if isinstance(answer, tuple) else answer)
+        return answer
+
+    holders = [module for module in (comfy.utils, comfy.clip_vision) if getattr(module, _FUNCTION, None) is stock]
+    for module in holders:
+        setattr(module, _FUNCTION, load_torch_file)
+    try:
+        yield
+    finally:
+        for module in holders:
+            setattr(module, _FUNCTION, stock)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Mapped:
+    """A tensor of a file as the host mapped it."""
+
+    tensor: torch.Tensor
+    path: Path
+    start: int
+    """Its first byte in the file."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Awaited:
+    """A parameter that is still to be read."""
+
+    parameter: torch.Tensor
+    source: torch.Tensor
+    """The same weights as they are mapped."""
+    path: Path
+    start: int
+
+    @property
+    def where(self) -> tuple[str, str]:
+        """The file and the device, to sort by."""
+        return str(self.path), str(self.parameter.device)
+
+    def piece(self, target: torch.Tensor) -> Piece:
+        """What fills the target with these weights."""
+        return Piece(self.start, self.source.dtype, target)
+
+
+class _Progress:
+    """ComfyUI's progress bar, by bytes; moved a hundred times at most."""
+
+    def __init__(self, total_bytes: int) -> None:
+        self._total_bytes = total_bytes
+        self._done_bytes = self._shown_bytes = 0
+        self._bar = comfy.utils.ProgressBar(total_bytes)
+
+    def add(self, size_bytes: int) -> None:
+        self._done_bytes = min(self._done_bytes + size_bytes, self._total_bytes)
+        if self._done_bytes - self._shown_bytes >= self._total_bytes / 100:
+            self._shown_bytes = self._done_bytes
+            self._bar.update_absolute(self._done_bytes)
+
+    def end(self) -> None:
+        self._bar.update_absolute(self._total_bytes)
+
+
+class _Reading(TorchFunctionMode):
+    """Takes over copies from mapped files into parameters."""
+
+    def __init__(self, progress: _Progress) -> None:
+        super().__init__()
+        self.progress = progress
+        self._mapped: list[_Mapped] = []
+        self._addresses: list[int] = []
+        self._awaited: dict[int, _Awaited] = {}
+        """By the parameter's address, which all that shares its memory has too."""
+
+    def note(self, path: Path, tensors: Mapping[str, Any]) -> None:
+        """Notes which addresses hold which part of a file."""
+        try:
+            header = entries(path)
+        except LoadError as error:  # a format that only the host's reader knows
+            logging.info("XPU Nodes: %s is loaded ComfyUI's own way: %s", path.name, error)
+            return
+        for entry in header:
+            tensor = tensors.get(entry.name)
+            if (
+                type(tensor) is torch.Tensor
+                and (tensor.device, tensor.dtype, tuple(tensor.shape)) == (HOST, entry.dtype, entry.shape)
+                and tensor.is_contiguous()
+                and tensor.nbytes
+            ):
+                self._mapped.append(_Mapped(tensor, path, entry.start))
+        self._mapped.sort(key=lambda mapped: mapped.tensor.data_ptr())
+        self._addresses = [mapped.tensor.data_ptr() for mapped in self._mapped]
+
+    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.Tensor.copy_ and len(args) == 2 and not kwargs and self._take(*args):
+            return args[0]
+        if _writes(func):
+            self._forget(next(iter((*args, *kwargs.values())), None))
+        if self._awaited:
+            if func == _SET_DATA:
+                self._awaited.pop(args[0].data_ptr(), None)
+            elif func.__name__ not in ("__get__", "__set__") and func not in _QUESTIONS:
+                converted = self._converted(*args, **kwargs) if func is torch.Tensor.to else None
+                if converted is not None:
+                    return converted
+                if any(tensor.data_ptr() in self._awaited for tensor in tensors_in((args, kwargs))):
+                    self.settle()
+        return func(*args, **kwargs)
+
+    def settle(self) -> None:
+        """Reads all that is awaited, in file order."""
+        awaited = sorted(self._awaited.values(), key=lambda entry: (entry.where, entry.start))
+        self._awaited = {}
+        for _, group in itertools.groupby(awaited, key=lambda entry: entry.where):
+            self._fill(list(group))
+
+    def _fill(self, awaited: Sequence[_Awaited]) -> None:
+        path, device = awaited[0].path, awaited[0].parameter.device
+        try:
+            pieces = [entry.piece(entry.parameter) for entry in awaited]
+            fill(path, device, pieces, progress=self.progress.add)
+        except PinnedMemoryError as error:
+            logging.info("XPU Nodes: %s is copied from pageable memory. %s", path.name, error)
+            for entry in awaited:
+                entry.parameter.detach().copy_(entry.source)
+                self.progress.add(entry.source.nbytes)
+
+    def _take(self, parameter: Any, source: Any) -> bool:
+        """Takes over a copy if it is one from a file into a parameter."""
+        if not isinstance(parameter, torch.nn.Parameter) or type(source) is not torch.Tensor:
+            return False
+        mapped = self._find(source)
+        same = source.dtype == parameter.dtype
+        if mapped is None or source.shape != parameter.shape or not parameter.is_contiguous():
+            return False
+        if parameter.device == HOST and same and _may_stay_mapped(source):
+            self._awaited.pop(parameter.data_ptr(), None)
+            parameter.data = source
+            self.progress.add(source.nbytes)
+        elif same or (source.dtype in _FLOATS and parameter.dtype in _FLOATS):
+            start = mapped.start + source.data_ptr() - mapped.tensor.data_ptr()
+            self._awaited[parameter.data_ptr()] = _Awaited(parameter, source, mapped.path, start)
+        else:
+            return False
+        return True
+
+    def _find(self, tensor: torch.Tensor) -> _Mapped | None:
+        """The file tensor whose memory holds this one, in one piece."""
+        if tensor.device != HOST or not tensor.nbytes or not tensor.is_contiguous():
+            return None
+        index = bisect.bisect_right(self._addresses, tensor.data_ptr()) - 1
+        mapped = self._mapped[index] if index >= 0 else None
+        if mapped is None or tensor.data_ptr() + tensor.nbytes > mapped.tensor.data_ptr() + mapped.tensor.nbytes:
+            return None
+        return mapped
+
+    def _forget(self, written: Any) -> None:
+        """Leaves a file tensor to the host once it writes to it: the file does not hold the same any more."""
+        if not isinstance(written, torch.Tensor) or written.device != HOST:
+            return
+        index = bisect.bisect_right(self._addresses, written.data_ptr()) - 1
+        if index >= 0 and written.data_ptr() < self._addresses[index] + self._mapped[index].tensor.nbytes:
+            del self._addresses[index], self._mapped[index]
+
+    def _converted(self, tensor: Any, *arguments: Any, **keywords: Any) -> torch.Tensor | None:
+        """What `Module.to` gives for a weight that a host model holds as fp32 on the way only, read as that at once.
+
+        ComfyUI builds VAEs in fp32 and converts them when they are loaded; fp32 holds narrower formats exactly.
+        """
+        awaited = self._awaited.get(tensor.data_ptr()) if isinstance(tensor, torch.nn.Parameter) else None
+        if awaited is None or awaited.source.dtype not in _NARROW or tensor.dtype != torch.float32:
+            return None
+        example = torch.empty((), dtype=tensor.dtype, device=tensor.device).to(*arguments, **keywords)
+        as_module_does = len(arguments) == 3 and not keywords  # device, dtype, non_blocking
+        if not as_module_does or {tensor.device, example.device} != {HOST} or example.dtype == tensor.dtype:
+            return None
+        if example.dtype == awaited.source.dtype and _may_stay_mapped(awaited.source):
+            self.progress.add(awaited.source.nbytes)
+            return awaited.source
+        answer = torch.empty_like(tensor, dtype=example.dtype)
+        fill(awaited.path, HOST, [awaited.piece(answer)], progress=self.progress.add)
+        return answer
+
+
+def _writes(func: Callable[..., Any]) -> bool:
+    """Whether a function writes to its first argument."""
+    name = func.__name__
+    return (name.endswith("_") and not name.endswith("__")) or name.startswith("__i") or name == "__setitem__"
+
+
+def _may_stay_mapped(source: torch.Tensor) -> bool:
+    aligned = source.dtype != torch.float32 or source.data_ptr() % _ALIGNMENT_BYTES == 0
+    return aligned and source.dim() < _LAYOUT_DIMENSIONS
