@@ -27,11 +27,12 @@ LOST = "device_lost"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--queue", type=int, default=200, help="prompts of the long queue")
-    parser.add_argument("--page-only", action="store_true", help="write the page from the results that are there")
+    parser.add_argument("--only", choices=("matrix", "queue", "page"), help="leave the rest as it was measured before")
     arguments = parser.parse_args()
     OUT.mkdir(parents=True, exist_ok=True)
-    if not arguments.page_only:
+    if arguments.only in (None, "matrix"):
         _keep("matrix", [*run_matrix(), *run_losses()])
+    if arguments.only in (None, "queue"):
         _keep("queue", run_queue(arguments.queue))
     PAGE.write_text(page(), encoding="utf-8")
     print(f"wrote {PAGE.relative_to(ROOT)}")
@@ -106,12 +107,13 @@ def _prompt(number: int) -> dict[str, dict[str, Any]]:
 
 
 def _held_bytes(server: Any, simulation: Any) -> dict[str, int]:
-    """What the process and its devices hold when everything that can be freed is."""
+    """What the process and its devices hold with one model loaded; simulated memory is left out of the process's."""
     server.client.post("/free", {"unload_models": True, "free_memory": True})
     server.client.run(graph("euler"))
     devices = simulation.statistics().devices
+    resident_bytes = psutil.Process(server.process.pid).memory_info().rss
     return {
-        "resident_bytes": psutil.Process(server.process.pid).memory_info().rss,
+        "resident_bytes": resident_bytes - sum(device.reserved_bytes for device in devices),
         "device_bytes": sum(device.allocated_bytes for device in devices if not device.lost),
     }
 

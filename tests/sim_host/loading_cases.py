@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import comfy.model_management
 import comfy.utils
 import folder_paths
 import torch
@@ -143,6 +144,26 @@ def case_straight_to_the_device() -> dict[str, Any]:
             "locked": shared_pool().used_bytes,
         }
         del model, clip, vae, largest
+    return found
+
+
+def case_a_file_for_the_device() -> dict[str, Any]:
+    """How the bytes of a diffusion model's file came to a device that has room, and where they went without it."""
+    name, simulation = "sd15-tiny-unet.safetensors", xpu_sim.current()
+    found = {}
+    for device, resident in (("xpu:0", "auto"), ("xpu:0", "45%"), ("xpu:1", "auto")):
+        simulation.reset_statistics()
+        model, _ = loaders.load_diffusion_model(name, "default", placement_for(device, "fp16"), resident=resident)
+        copies = [copy for copy in simulation.statistics().copies if copy.direction == "host_to_device"]
+        found[f"{device} {resident}"] = {
+            "devices": sorted({str(tensor.device) for tensor in model.model.parameters()}),
+            "pinned": sum(copy.bytes for copy in copies if copy.pinned and copy.non_blocking),
+            "pageable": sum(copy.bytes for copy in copies if not copy.pinned),
+            "file": sum(value.nbytes for value in load_file(MODELS / "diffusion_models" / name).values()),
+        }
+        del model
+        gc.collect()
+        comfy.model_management.unload_all_models()
     return found
 
 

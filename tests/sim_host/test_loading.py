@@ -16,8 +16,8 @@ from tests.harness.models import MODELS, ensure_models
 
 from .worker import answers
 
-# More device than host memory, so that ComfyUI's loaders put weights onto the device at once.
-DEVICE = {"preset": "arc-b580", "total_bytes": 64 << 30}
+# More device than host memory, so that ComfyUI's loaders put weights onto the device at once; and less than a model.
+DEVICES = [{"preset": "arc-b580", "total_bytes": 64 << 30}, {"preset": "arc-b580", "total_bytes": 512 << 20}]
 LAYOUTS = ("sd15-tiny", "sd15-tiny-unet", "clip-l", "vae-sd15", "controlnet-sd15-tiny")
 
 PEAK_SCRIPT = """
@@ -51,7 +51,7 @@ print(json.dumps({"weights": weights, "peak": peak, "now": now}))
 def found(tmp_path_factory: pytest.TempPathFactory, host: Path) -> Any:
     ensure_models(*LAYOUTS)
     base = tmp_path_factory.mktemp("loading")
-    return answers("loading_cases", {"devices": [DEVICE]}, base, host, host_environment())
+    return answers("loading_cases", {"devices": DEVICES}, base, host, host_environment())
 
 
 def test_every_weight_is_the_hosts_bit_for_bit(found: Any) -> None:
@@ -66,6 +66,16 @@ def test_each_byte_of_the_model_crosses_to_the_device_once_from_pinned_memory(fo
     assert told["pinned"] == told["file"]
     assert told["pageable"] < 1 << 16, "noise levels and the like, which ComfyUI computes"
     assert told["locked"] == 0
+
+
+def test_a_model_that_fits_is_read_to_its_device_only(found: Any) -> None:
+    fits, shared, small = (found["a_file_for_the_device"][at] for at in ("xpu:0 auto", "xpu:0 45%", "xpu:1 auto"))
+    assert fits["devices"] == ["xpu:0"]
+    assert fits["pinned"] == fits["file"]
+    assert fits["pageable"] < 1 << 16
+    for waits in (shared, small):
+        assert waits["devices"] == ["cpu"]
+        assert waits["pinned"] + waits["pageable"] < 1 << 16
 
 
 def test_the_device_holds_the_model_once_and_each_weight_by_itself(found: Any) -> None:

@@ -25,7 +25,7 @@ from ..checkpoints import CheckpointError, check_file
 from ..faults import FaultKind
 from ..ladder import Failure
 from ..placement import Placement
-from ..residency import AUTO
+from ..residency import ALL, AUTO
 from ..tensor_file import LoadError
 from . import cpu_engine
 from .choices import model_files
@@ -65,7 +65,7 @@ def load_checkpoint(name: str, placement: Placement, *, resident: str = AUTO) ->
         CheckpointError: the file cannot be used.
     """
     path = model_path("checkpoints", name)
-    read = functools.partial(_read_checkpoint, path, dtype=cpu_engine.dtype_for(placement))
+    read = functools.partial(_read_checkpoint, path, dtype=cpu_engine.dtype_for(placement), resident=resident)
     (model, clip, vae), placement = _read_to(placement, read)
     if model is None:
         raise CheckpointError(f"{name} holds no diffusion model: load it with the loader for what it holds.")
@@ -82,7 +82,7 @@ def load_checkpoint(name: str, placement: Placement, *, resident: str = AUTO) ->
 
 
 def _read_checkpoint(
-    path: Path, device: torch.device, *, dtype: torch.dtype | None, parts: str = "model clip vae"
+    path: Path, device: torch.device, *, dtype: torch.dtype | None, resident: str = AUTO, parts: str = "model clip vae"
 ) -> tuple[Any, Any, Any]:
     with _loading(device, path), _vae_dtype(dtype):
         model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(
@@ -94,6 +94,8 @@ def _read_checkpoint(
             model_options=_model_options(dtype),
             te_model_options=_clip_options(device, dtype),
         )
+        if model is not None:
+            _to_its_device(model, resident)
     return model, clip, vae
 
 
@@ -113,7 +115,9 @@ def load_diffusion_model(
 
     def read(device: torch.device) -> Any:
         with _loading(device, path):
-            return comfy.sd.load_diffusion_model(str(path), model_options=options)
+            model = comfy.sd.load_diffusion_model(str(path), model_options=options)
+            _to_its_device(model, resident)
+            return model
 
     model, placement = _read_to(placement, read)
     remember(model, name, lambda: read(HOST).model)
@@ -243,6 +247,21 @@ def _read_to(placement: Placement, read: Callable[[torch.device], Read]) -> tupl
     else:
         free_others(device, [])
     return read(HOST), placement
+
+
+def _to_its_device(model: Any, resident: str) -> None:
+    """Has ComfyUI load a MODEL to its device before its weights are read, where all of them fit beside a step's work.
+
+    By itself it reads them into host memory first, unless the device has more of it free than the host has.
+    """
+    device = model.load_device
+    if device == HOST or resident not in (AUTO, ALL):
+        return
+    needed_bytes = (
+        sum(weight.nbytes for weight in model.model.parameters()) + model_management.minimum_inference_memory()
+    )
+    if needed_bytes < model_management.get_free_memory(device):
+        model_management.load_models_gpu([model], force_full_load=True)
 
 
 def _model_options(dtype: torch.dtype | None) -> dict[str, Any]:

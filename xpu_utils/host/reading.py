@@ -43,6 +43,8 @@ _FLOATS = (torch.float32, *_NARROW)
 # What may be asked about a weight that is not read yet, beside its attributes.
 _QUESTIONS = (
     *(torch.Tensor.is_floating_point, torch.Tensor.is_complex, torch.Tensor.dim, torch.Tensor.size),
+    *(torch.Tensor.nelement, torch.Tensor.numel, torch.Tensor.element_size, torch.Tensor.is_contiguous),
+    *(torch.Tensor.data_ptr, torch.Tensor.detach),
     torch._has_compatible_shallow_copy_type,
 )
 _SET_DATA = torch.Tensor.data.__set__  # type: ignore[attr-defined]
@@ -55,8 +57,9 @@ def straight(paths: Sequence[Path]) -> Iterator[None]:
     """Has the host's loaders, in the block and in this thread, read these files' weights straight into models.
 
     Weights of the dtype that they keep are mapped on the CPU; all others are read in pieces, on an accelerator by
-    parallel threads through page-locked memory. The node that is executed shows how far that is. Pickles, and
-    safetensors files where ComfyUI lacks what is needed, are loaded its own way, with the same result.
+    parallel threads through page-locked memory. A model that goes to its device in the block is read there only. The
+    node that is executed shows how far that is. Pickles, and safetensors files where ComfyUI lacks what is needed, are
+    loaded its own way, with the same result.
 
     Raises:
         LoadError: a file was truncated meanwhile or could not be read.
@@ -137,6 +140,11 @@ class _Awaited:
         """The file and the device, to sort by."""
         return str(self.path), str(self.parameter.device)
 
+    def may_stay_mapped(self) -> bool:
+        """Whether a parameter on the host may be the file's own memory."""
+        aligned = self.source.dtype != torch.float32 or self.source.data_ptr() % _ALIGNMENT_BYTES == 0
+        return self.source.dtype == self.parameter.dtype and aligned and self.source.dim() < _LAYOUT_DIMENSIONS
+
     def piece(self, target: torch.Tensor) -> Piece:
         """What fills the target with these weights."""
         return Piece(self.start, self.source.dtype, target)
@@ -198,13 +206,14 @@ class _Reading(TorchFunctionMode):
             self._forget(next(iter((*args, *kwargs.values())), None))
         if self._awaited:
             if func == _SET_DATA:
-                self._awaited.pop(args[0].data_ptr(), None)
+                if args[0].data_ptr() != args[1].data_ptr():
+                    self._awaited.pop(args[0].data_ptr(), None)
             elif func.__name__ not in ("__get__", "__set__") and func not in _QUESTIONS:
                 converted = self._converted(*args, **kwargs) if func is torch.Tensor.to else None
                 if converted is not None:
                     return converted
-                if any(tensor.data_ptr() in self._awaited for tensor in tensors_in((args, kwargs))):
-                    self.settle()
+                for tensor in tensors_in((args, kwargs)):
+                    self._settle_one(tensor)
         return func(*args, **kwargs)
 
     def settle(self) -> None:
@@ -214,8 +223,26 @@ class _Reading(TorchFunctionMode):
         for _, group in itertools.groupby(awaited, key=lambda entry: entry.where):
             self._fill(list(group))
 
+    def _settle_one(self, tensor: torch.Tensor) -> None:
+        """Reads what is to be computed with now: one weight on the host, all of them on a device."""
+        touched = self._awaited.get(tensor.data_ptr())
+        if touched is None:
+            return
+        if touched.parameter.device != HOST:
+            self.settle()
+            return
+        awaited, self._awaited = self._awaited, {}
+        del awaited[tensor.data_ptr()]
+        self._fill([touched])
+        self._awaited = awaited
+
     def _fill(self, awaited: Sequence[_Awaited]) -> None:
         path, device = awaited[0].path, awaited[0].parameter.device
+        if device == HOST:
+            for entry in filter(_Awaited.may_stay_mapped, awaited):
+                entry.parameter.data = entry.source
+                self.progress.add(entry.source.nbytes)
+            awaited = list(itertools.filterfalse(_Awaited.may_stay_mapped, awaited))
         try:
             pieces = [entry.piece(entry.parameter) for entry in awaited]
             fill(path, device, pieces, progress=self.progress.add)
@@ -230,18 +257,12 @@ class _Reading(TorchFunctionMode):
         if not isinstance(parameter, torch.nn.Parameter) or type(source) is not torch.Tensor:
             return False
         mapped = self._find(source)
-        same = source.dtype == parameter.dtype
         if mapped is None or source.shape != parameter.shape or not parameter.is_contiguous():
             return False
-        if parameter.device == HOST and same and _may_stay_mapped(source):
-            self._awaited.pop(parameter.data_ptr(), None)
-            parameter.data = source
-            self.progress.add(source.nbytes)
-        elif same or (source.dtype in _FLOATS and parameter.dtype in _FLOATS):
-            start = mapped.start + source.data_ptr() - mapped.tensor.data_ptr()
-            self._awaited[parameter.data_ptr()] = _Awaited(parameter, source, mapped.path, start)
-        else:
+        if source.dtype != parameter.dtype and not (source.dtype in _FLOATS and parameter.dtype in _FLOATS):
             return False
+        start = mapped.start + source.data_ptr() - mapped.tensor.data_ptr()
+        self._awaited[parameter.data_ptr()] = _Awaited(parameter, source, mapped.path, start)
         return True
 
     def _find(self, tensor: torch.Tensor) -> _Mapped | None:
@@ -263,21 +284,38 @@ class _Reading(TorchFunctionMode):
             del self._addresses[index], self._mapped[index]
 
     def _converted(self, tensor: Any, *arguments: Any, **keywords: Any) -> torch.Tensor | None:
-        """What `Module.to` gives for a weight that a host model holds as fp32 on the way only, read as that at once.
+        """What `Module.to` gives for a weight that is not read yet: one that is to be read as that, at once or later.
 
-        ComfyUI builds VAEs in fp32 and converts them when they are loaded; fp32 holds narrower formats exactly.
+        So a model goes to its device before it is read. ComfyUI builds VAEs in fp32 and converts them when they are
+        loaded; fp32 holds narrower formats exactly.
         """
         awaited = self._awaited.get(tensor.data_ptr()) if isinstance(tensor, torch.nn.Parameter) else None
-        if awaited is None or awaited.source.dtype not in _NARROW or tensor.dtype != torch.float32:
-            return None
-        example = torch.empty((), dtype=tensor.dtype, device=tensor.device).to(*arguments, **keywords)
         as_module_does = len(arguments) == 3 and not keywords  # device, dtype, non_blocking
-        if not as_module_does or {tensor.device, example.device} != {HOST} or example.dtype == tensor.dtype:
+        if awaited is None or not as_module_does:
             return None
-        if example.dtype == awaited.source.dtype and _may_stay_mapped(awaited.source):
+        example = torch.empty((), dtype=tensor.dtype, device=tensor.device).to(*arguments)
+        if (example.device, example.dtype) == (tensor.device, tensor.dtype):
+            return tensor
+        if tensor.device == HOST and example.dtype == tensor.dtype:
+            return self._moved(awaited, example.device)
+        narrowed = tensor.dtype == torch.float32 and awaited.source.dtype in _NARROW
+        return (
+            self._narrowed(awaited, example.dtype) if narrowed and {tensor.device, example.device} == {HOST} else None
+        )
+
+    def _moved(self, awaited: _Awaited, device: torch.device) -> torch.Tensor:
+        """The weight's memory on a device; the module lets go of what it had on the host."""
+        del self._awaited[awaited.parameter.data_ptr()]
+        answer = torch.empty_like(awaited.source, dtype=awaited.parameter.dtype, device=device)
+        self._awaited[answer.data_ptr()] = dataclasses.replace(awaited, parameter=answer)
+        return answer
+
+    def _narrowed(self, awaited: _Awaited, dtype: torch.dtype) -> torch.Tensor:
+        answer = torch.empty_like(awaited.source, dtype=dtype)
+        narrowed = dataclasses.replace(awaited, parameter=answer)
+        if narrowed.may_stay_mapped():
             self.progress.add(awaited.source.nbytes)
             return awaited.source
-        answer = torch.empty_like(tensor, dtype=example.dtype)
         fill(awaited.path, HOST, [awaited.piece(answer)], progress=self.progress.add)
         return answer
 
@@ -286,8 +324,3 @@ def _writes(func: Callable[..., Any]) -> bool:
     """Whether a function writes to its first argument."""
     name = func.__name__
     return (name.endswith("_") and not name.endswith("__")) or name.startswith("__i") or name == "__setitem__"
-
-
-def _may_stay_mapped(source: torch.Tensor) -> bool:
-    aligned = source.dtype != torch.float32 or source.data_ptr() % _ALIGNMENT_BYTES == 0
-    return aligned and source.dim() < _LAYOUT_DIMENSIONS
