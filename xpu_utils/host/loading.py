@@ -35,6 +35,7 @@ from .moving import free_others
 from .placing import place_clip, place_clip_vision, place_controlnet, place_model, place_vae
 from .reading import straight
 from .recovery import report
+from .streaming import is_dynamic
 from .upscaling import PlacedUpscaler
 from .weights import HOST, remember
 
@@ -255,12 +256,11 @@ def _to_its_device(model: Any, resident: str) -> None:
     By itself it reads them into host memory first, unless the device has more of it free than the host has.
     """
     device = model.load_device
-    if device == HOST or resident not in (AUTO, ALL):
+    if device == HOST or resident not in (AUTO, ALL) or is_dynamic(model):
         return
-    needed_bytes = (
-        sum(weight.nbytes for weight in model.model.parameters()) + model_management.minimum_inference_memory()
-    )
-    if needed_bytes < model_management.get_free_memory(device):
+    weights_bytes = sum(weight.nbytes for weight in model.model.parameters())
+    room_bytes = model_management.get_free_memory(device) - model_management.minimum_inference_memory()
+    if weights_bytes < room_bytes:
         model_management.load_models_gpu([model], force_full_load=True)
 
 

@@ -52,7 +52,7 @@ def attach(model: Any, resident: str = AUTO) -> Any:
     if reason:
         hooks.record(HOOK, hooks.State.STOOD_DOWN, reason)
         return model
-    streamed = model.clone(disable_dynamic=True) if _is_dynamic(model) else model.clone()
+    streamed = model.clone(disable_dynamic=True) if is_dynamic(model) else model.clone()
     if not isinstance(streamed, StreamingPatcher):
         base: Any = type(streamed)
         streamed.__class__ = _streaming_class(base)
@@ -82,12 +82,13 @@ def _obstacle(model: Any, share: float | None) -> str:
         return "only diffusion models stream"
     if "diffusion_model" in model.object_patches:
         return "another node has replaced the diffusion model (compiled it, say)"
-    if _is_dynamic(model) and share is None:
+    if is_dynamic(model) and share is None:
         return "this ComfyUI streams weights by itself on this device"
     return ""
 
 
-def _is_dynamic(model: Any) -> bool:
+def is_dynamic(model: Any) -> bool:
+    """Whether the host streams this MODEL's weights by itself (DynamicVRAM, on newer hosts)."""
     return hasattr(model, "is_dynamic") and bool(model.is_dynamic())
 
 
