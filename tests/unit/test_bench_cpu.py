@@ -51,7 +51,7 @@ def test_the_report_compares_medians_with_ours_and_with_the_floor() -> None:
 
 
 def test_a_measure_without_values_is_left_out() -> None:
-    samples = {variant.name: {**_samples(1.0), "first_step": []} for variant in cpu.VARIANTS}
+    samples = {variant.name: {**_samples(1.0), "first_step": []} for variant in (cpu.STOCK, cpu.BEST, cpu.OURS)}
     report = cpu.summary(cpu.SHAPES["dit"], samples, {"fp32": 1.0, "bf16": 1.0})
     assert "first_step" not in report["variants"][cpu.OURS.name]
     assert "distance_to_floor" not in report
