@@ -13,15 +13,10 @@ from PIL import Image
 
 from tests.harness.models import ensure_models
 from tests.harness.server import Server, running_server
+from tests.harness.simulated import COMPUTING
 from tests.harness.workflows import text_to_image
 from tests.xpu_sim import Statistics
 from tests.xpu_sim.control import Client
-
-# What the models compute with; views, copies and casts of weights are no computing.
-COMPUTING = (
-    *("convolution", "conv2d", "linear", "addmm", "mm", "bmm", "baddbmm", "matmul", "scaled_dot_product_attention"),
-    *("native_group_norm", "group_norm", "native_layer_norm", "layer_norm", "silu", "silu_", "gelu", "softmax"),
-)
 
 
 @pytest.fixture(scope="session")
@@ -107,9 +102,8 @@ def bf16(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[tup
 def test_bf16_is_the_cpu_within_rounding(on_cpu: np.ndarray, bf16: tuple[np.ndarray, Statistics, Server]) -> None:
     pixels, statistics, _ = bf16
     assert {name: statistics.cpu_count(name) for name in COMPUTING} == dict.fromkeys(COMPUTING, 0)
-    # bf16 has 8 significant bits: a few levels of 256 after two models
-    assert np.abs(pixels - on_cpu).mean() < 4
-    assert not np.array_equal(pixels, on_cpu)
+    # bf16 has 8 significant bits: about one level of 256 after two models
+    assert 0 < np.abs(pixels - on_cpu).mean() < 2
 
 
 def test_a_lost_device_fails_the_prompt(bf16: tuple[np.ndarray, Statistics, Server]) -> None:

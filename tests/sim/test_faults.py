@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.xpu_sim import Fault, Simulation
+from tests.xpu_sim import BadConfig, Fault, Simulation
 from tests.xpu_sim.faults import KINDS
 from tests.xpu_sim.fixtures import RunSnippet
 
@@ -48,39 +49,6 @@ def test_any_message(sim: Simulation) -> None:
         torch.ones(1, device="xpu").exp()
 
 
-def test_nan_in_a_result(sim: Simulation) -> None:
-    sim.add_fault("softmax*", "nan")
-    sim.add_fault("_softmax", "nan")
-    tensor = torch.ones(2, 3, device="xpu")
-    assert tensor.softmax(0).isnan().all()
-    assert torch.equal(tensor, torch.ones_like(tensor))
-    assert not tensor.softmax(0).isnan().any()
-
-
-def test_nan_in_place(sim: Simulation) -> None:
-    sim.add_fault("mul_", "nan")
-    tensor = torch.ones(2, 3, device="xpu")
-    assert tensor.mul_(2) is tensor
-    assert tensor.isnan().all()
-
-
-def test_nan_is_not_written_through_views(sim: Simulation) -> None:
-    sim.add_fault("*", "nan", times=None)
-    tensor = torch.ones(2, 3).to("xpu")
-    tensor.t()[1:].unfold(0, 1, 1)
-    sim.clear_faults()
-    assert not tensor.isnan().any()
-
-
-@pytest.mark.parametrize(("elements", "right"), [(256, 256), (1024, 256)])
-def test_wrong_result_above_a_size(sim: Simulation, elements: int, right: int) -> None:
-    sim.add_fault("add", "wrong_result", above_bytes=1024, times=None)
-    tensor = torch.arange(elements, dtype=torch.float32, device="xpu")
-    same = (tensor + 1).cpu() == torch.arange(elements) + 1
-    assert same[:right].all()
-    assert not same[right:].any()
-
-
 @pytest.mark.parametrize(
     ("fields", "failing"),
     [
@@ -103,6 +71,52 @@ def test_when(sim: Simulation, fields: dict[str, int], failing: list[int]) -> No
             seen.append(call)
     assert seen == failing
     assert sim.statistics().faults_fired == (len(failing),)
+
+
+@pytest.mark.parametrize("device", [0, 1])
+def test_a_copy_between_devices_concerns_both(sim: Simulation, device: int) -> None:
+    tensor = torch.ones(4, device="xpu:0")
+    sim.add_fault("copy_", "out_of_resources", device=device)
+    with pytest.raises(RuntimeError, match="OUT_OF_RESOURCES"):
+        tensor.to("xpu:1")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"operator": "convolutoin"}, "A fault's operator 'convolutoin' matches nothing"),
+        ({"operator": "linear"}, "A fault's operator 'linear' matches nothing"),
+        ({"operator": "view"}, "A fault's operator 'view' matches nothing"),
+        ({"operator": "aten::mm.outt"}, "matches nothing"),
+        ({"operator": "runtime::maloc"}, "matches nothing"),
+        ({"operator": "mm", "device": 7}, "A fault's device must be one of the 2 simulated ones, from 0, not 7"),
+    ],
+)
+def test_a_fault_that_can_never_happen_is_refused(sim: Simulation, fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadConfig) as caught:
+        sim.set_faults([Fault(kind="out_of_resources", **fields)])
+    assert message in str(caught.value)
+    assert sim.statistics().faults_fired == ()
+
+
+@pytest.mark.parametrize(
+    "operator", ["*", "aten::mm", "aten::mm.out", "convolution*", "runtime::*", "torchvision::nms"]
+)
+def test_a_fault_that_can_happen_is_taken(sim: Simulation, operator: str) -> None:
+    sim.add_fault(operator, "out_of_resources", device=1)
+
+
+@pytest.mark.parametrize("glob", ["view", "copy_", "empty*", "linear", "runtime::malloc", "expp"])
+def test_an_operator_that_no_device_can_lack_is_refused(sim: Simulation, glob: str) -> None:
+    with pytest.raises(BadConfig, match=r"A device's missing operator .* matches nothing"):
+        sim.change_device(0, missing_operators=[glob])
+    assert sim.devices[0].missing_operators == ()
+
+
+def test_a_device_that_is_not_simulated_cannot_be_changed(sim: Simulation) -> None:
+    for index in (2, -1):
+        with pytest.raises(BadConfig, match=f"A device must be one of the 2 simulated ones, from 0, not {index}"):
+            sim.change_device(index, total_bytes=1)
 
 
 def fails(sim: Simulation, seed: int, calls: int = 200) -> list[int]:
@@ -173,6 +187,39 @@ def test_missing_operator_falls_back_when_allowed(sim: Simulation, monkeypatch: 
     assert statistics.bytes_copied("host_to_device") == 32
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("sdpa", ["flash", "math"])
+def test_attention_that_is_missing_is_copied_there_and_back(
+    sim: Simulation, monkeypatch: pytest.MonkeyPatch, sdpa: str, dtype: torch.dtype
+) -> None:
+    sim.change_device(0, missing_operators=["scaled_dot_product_attention"], sdpa=sdpa)
+    monkeypatch.setenv("PYTORCH_ENABLE_XPU_FALLBACK", "1")
+    query = torch.ones(1, 2, 4, 8, dtype=dtype).to("xpu")
+    sim.reset_statistics()
+    F.scaled_dot_product_attention(query, query, query)
+    statistics = sim.statistics()
+    assert statistics.devices[0].fell_back == {"aten::scaled_dot_product_attention": 1}
+    assert statistics.devices[0].count("aten::*") == 0
+    assert statistics.bytes_copied("device_to_host") == 3 * query.nbytes
+    assert statistics.bytes_copied("host_to_device") == query.nbytes
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_matrix_work_that_is_missing_is_copied_there_and_back(
+    sim: Simulation, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    sim.change_device(0, missing_operators=["mm", "convolution"])
+    monkeypatch.setenv("PYTORCH_ENABLE_XPU_FALLBACK", "1")
+    square, image = torch.ones(4, 4, dtype=dtype).to("xpu"), torch.ones(1, 4, 4, 4, dtype=dtype).to("xpu")
+    sim.reset_statistics()
+    product = square @ square
+    convolved = F.conv2d(image, image)
+    statistics = sim.statistics()
+    assert statistics.bytes_copied("device_to_host") == 2 * square.nbytes + 2 * image.nbytes
+    assert statistics.bytes_copied("host_to_device") == product.nbytes + convolved.nbytes
+    assert product.tolist() == [[4.0] * 4] * 4
+
+
 @pytest.mark.parametrize(
     "function",
     [
@@ -210,6 +257,9 @@ def test_a_lost_device_stays_lost(xpu_sim_process: RunSnippet) -> None:
         """
         tensor, other = torch.ones(4, device="xpu:0"), torch.ones(4, device="xpu:1")
         event, stream = torch.xpu.Event(), torch.xpu.Stream()
+        start, end = torch.xpu.Event(enable_timing=True), torch.xpu.Event(enable_timing=True)
+        start.record()
+        end.record()
         sim.add_fault("mul", "device_lost", nth=2)
         tensor * 2
         calls = {
@@ -227,6 +277,12 @@ def test_a_lost_device_stays_lost(xpu_sim_process: RunSnippet) -> None:
             "pinned memory": lambda: torch.empty(4, pin_memory=True),
             "event": event.record,
             "stream": stream.synchronize,
+            "a recorded event's query": end.query,
+            "a recorded event": end.synchronize,
+            "the time between events": lambda: start.elapsed_time(end),
+            "waiting for an event": lambda: torch.xpu.Stream(device=1).wait_event(end),
+            "a new stream": lambda: torch.xpu.Stream(),
+            "any new stream": lambda: torch.Stream("xpu:0"),
             "accelerator": torch.accelerator.synchronize,
         }
         texts = {}
@@ -249,7 +305,7 @@ def test_a_lost_device_stays_lost(xpu_sim_process: RunSnippet) -> None:
     )
     texts, other, name, lost = answer
     assert set(texts.values()) == {"level_zero backend failed with error: 20 (UR_RESULT_ERROR_DEVICE_LOST)"}
-    assert len(texts) == 16
+    assert len(texts) == 22
     assert other == [2, 2, 2, 2]
     assert "B580" in name
     assert lost == [True, False]

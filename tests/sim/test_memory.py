@@ -165,9 +165,10 @@ def test_mem_get_info_follows_the_cache() -> None:
     torch.xpu.empty_cache()
     before, total = torch.xpu.mem_get_info()
     tensor = reserve(GIB)
-    assert torch.xpu.mem_get_info() == (before - GIB, total)
+    held, _ = torch.xpu.mem_get_info()
+    assert GIB <= before - held < GIB + 2 * MIB  # whole segments of 2 MiB
     del tensor
-    assert torch.xpu.mem_get_info() == (before - GIB, total)
+    assert torch.xpu.mem_get_info() == (held, total)
     torch.xpu.empty_cache()
     assert torch.xpu.mem_get_info() == (before, total)
     assert torch.accelerator.get_memory_info(0) == (before, total)
@@ -199,6 +200,24 @@ def test_an_integrated_device_has_no_more_than_the_host(sim: Simulation) -> None
     with open("/proc/meminfo") as lines:
         total_kib = int(lines.readline().split()[1])
     assert torch.xpu.mem_get_info(0)[0] <= total_kib * 1024
+
+
+def test_an_integrated_device_cannot_hold_more_than_the_host(sim: Simulation) -> None:
+    sim.change_device(0, integrated=True, total_bytes=1 << 50, when_full="out_of_resources")
+    with pytest.raises(RuntimeError, match="UR_RESULT_ERROR_OUT_OF_RESOURCES"):
+        reserve(1 << 49)
+    assert reserve(MIB).nbytes == MIB
+
+
+def test_what_the_host_has_no_memory_for_is_not_charged(sim: Simulation) -> None:
+    sim.change_device(0, total_bytes=1 << 62)
+    row = torch.ones(1, 1, device="xpu")
+    before = allocated()
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        reserve(1 << 60)
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        row.expand(1 << 29, 1 << 29) + 1
+    assert allocated() == before
 
 
 def test_math_attention_holds_the_scores_on_the_device(sim: Simulation) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
+import pytest
 import torch
 
 from tests.xpu_sim import Simulation, Statistics
@@ -91,11 +93,28 @@ def test_reading_a_number_is_a_copy(sim: Simulation) -> None:
     assert [copy.bytes for copy in sim.statistics().copies] == [4]
 
 
-def test_allocations_are_counted(sim: Simulation) -> None:
-    before = sim.statistics().devices[0].allocations
+def test_allocations_are_counted_since_the_reset(sim: Simulation) -> None:
+    torch.empty(4, device="xpu")
+    sim.reset_statistics()
     torch.empty(4, device="xpu")
     torch.empty(0, device="xpu")
-    assert sim.statistics().devices[0].allocations == before + 1
+    assert sim.statistics().devices[0].allocations == 1
+
+
+def test_sparse_tensors_on_the_host_are_counted(sim: Simulation) -> None:
+    sparse = torch.eye(3).to_sparse()
+    sim.reset_statistics()
+    total = torch.sparse.mm(sparse, torch.ones(3, 3))
+    assert total.tolist() == [[1.0] * 3] * 3
+    assert sim.statistics().cpu_count("_sparse_mm") == 1
+
+
+def test_copies_that_are_no_longer_listed_cannot_be_counted(sim: Simulation) -> None:
+    tensor = torch.ones(4)
+    statistics = dataclasses.replace(sim.statistics(), copies_dropped=3)
+    for count in (lambda: statistics.copies_of(tensor), lambda: statistics.bytes_copied("host_to_device")):
+        with pytest.raises(RuntimeError, match=r"^3 copies are no longer listed.* reset the statistics"):
+            count()
 
 
 def test_a_snapshot_survives_json(sim: Simulation) -> None:

@@ -59,7 +59,9 @@ class Setting:
     def __init__(self, share: float = 0.45, *, limit_bytes: int = 1 << 30) -> None:
         self.network, self.whole = Network(), Network().to(DEVICE)
         self.pool = PinnedPool(limit_bytes)
-        self.leaves = collect_leaves(self.network, self.pool, streamable=lambda module: isinstance(module, nn.Linear))
+        self.leaves = collect_leaves(
+            self.network, self.pool, DEVICE, streamable=lambda module: isinstance(module, nn.Linear)
+        )
         streamed = {leaf.module for leaf in self.leaves}
         for module in self.network.modules():
             if module not in streamed:
@@ -69,7 +71,7 @@ class Setting:
             self.network,
             self.leaves,
             DEVICE,
-            ring_bytes=ring_size([leaf.size_bytes for leaf in self.leaves], 1 << 20),
+            ring_bytes=ring_size([leaf.size_bytes for leaf in self.leaves], 2 << 20),
             resident_bytes=int(share * self.total_bytes),
         )
         self.stream.install()
@@ -223,9 +225,9 @@ def test_fp8_weights_stream_in_their_stored_size(sim: xpu_sim.Simulation) -> Non
         return nn.Sequential(*(Cast(512, 512) for _ in range(6))).requires_grad_(False).to(torch.float8_e4m3fn)
 
     streamed, whole = network(), network().to(DEVICE)
-    leaves = collect_leaves(streamed, PinnedPool(1 << 30), streamable=lambda module: True)
+    leaves = collect_leaves(streamed, PinnedPool(1 << 30), DEVICE, streamable=lambda module: True)
     stream = WeightStream(
-        streamed, leaves, DEVICE, ring_bytes=ring_size([leaf.size_bytes for leaf in leaves], 1 << 20), resident_bytes=0
+        streamed, leaves, DEVICE, ring_bytes=ring_size([leaf.size_bytes for leaf in leaves], 2 << 20), resident_bytes=0
     )
     stream.install()
     x = torch.randn(2, 512, device=DEVICE)

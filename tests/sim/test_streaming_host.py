@@ -13,6 +13,7 @@ import torch
 
 from tests import xpu_sim
 from tests.harness.hosts import SITE, host_path
+from xpu_utils.pinned import ALIGNMENT_BYTES
 
 DEVICE = torch.device("xpu:0")
 HOST = torch.device("cpu")
@@ -164,6 +165,74 @@ def test_a_lora_is_applied_once_and_taken_off_again(build: Any, attach: Any, wei
     assert all(torch.equal(value, original[key]) for key, value in model.model.state_dict().items())
 
 
+def test_a_lora_is_off_the_weights_after_an_unload_and_on_once_after_the_next_load(build: Any, attach: Any) -> None:
+    model = attach(build(), "60%")
+    patched = model.clone()
+    patched.add_patches(lora(model, 1), 0.8)
+    expected = steps(patched)[-1]
+    unload(patched)
+    original = build().model.state_dict()
+    assert all(torch.equal(value, original[key]) for key, value in model.model.state_dict().items())
+    assert all(torch.equal(result, expected) for result in steps(patched))
+    unload(patched)
+
+
+def test_a_clone_that_is_dropped_leaves_the_loaded_one_alone(build: Any, attach: Any) -> None:
+    model = attach(build(), "45%")
+    expected = steps(model)[-1]
+    stream = stream_of(model)
+    clone = model.clone()
+    del clone
+    assert stream_of(model) is stream
+    assert torch.equal(step(model, loaded=True), expected)
+    unload(model)
+
+
+def test_what_one_stream_learnt_serves_the_next_of_the_same_shape(build: Any, attach: Any) -> None:
+    first = attach(build(), "45%")
+    expected = steps(first)[-1]
+    unload(first)
+    second = attach(build(), "45%")
+    assert torch.equal(step(second), expected)
+    assert stream_of(second).settled
+    unload(second)
+
+
+@pytest.mark.parametrize("weight_dtype", [torch.float32, torch.float8_e4m3fn])
+def test_what_is_not_resident_crosses_once_a_step_from_page_locked_memory(
+    build: Any, attach: Any, sim: xpu_sim.Simulation, weight_dtype: torch.dtype
+) -> None:
+    model = attach(build(weight_dtype), "45%")
+    model.add_patches(lora(model, 1), 0.8)
+    steps(model)
+    stream = stream_of(model)
+    sim.reset_statistics()
+    step(model, loaded=True)
+    copies = [copy for copy in sim.statistics().copies if copy.direction == "host_to_device" and copy.pinned]
+    padding_bytes = 2 * ALIGNMENT_BYTES * sum(1 for _ in model.model.diffusion_model.modules())
+    streamed_bytes = stream.total_bytes - stream.resident_bytes
+    assert streamed_bytes - padding_bytes < sum(copy.bytes for copy in copies) <= streamed_bytes
+    assert len({copy.host_address for copy in copies}) == len(copies)
+    assert len({copy.stream for copy in copies}) == 1
+    unload(model)
+
+
+def test_hooked_weights_are_written_when_no_copy_reads_them(
+    build: Any, attach: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = attach(build(), "45%")
+    steps(model)
+    waited: list[Any] = []
+    monkeypatch.setattr(torch.accelerator, "synchronize", waited.append)
+    with model.use_ejected():
+        assert not waited
+    model.hook_patches = {"a hook": {"diffusion_model.out.2.weight": []}}
+    with model.use_ejected():
+        assert waited == [DEVICE]
+    model.hook_patches = {}
+    unload(model)
+
+
 def test_patches_added_while_loaded_take_effect(build: Any, attach: Any) -> None:
     whole = build()
     whole.add_patches(lora(whole, 2))
@@ -200,6 +269,20 @@ def test_comfyui_gets_the_memory_it_asks_for_and_the_model_carries_on(build: Any
     comfy.model_management.free_memory(free + 2 * model.loaded_size(), DEVICE)
     assert not comfy.model_management.loaded_models()
     assert torch.equal(step(model), expected)
+    unload(model)
+
+
+def test_what_is_asked_for_before_a_stream_has_settled_comes_off_its_budget(
+    build: Any, attach: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from xpu_utils.host import streaming
+
+    monkeypatch.setattr(streaming, "_lessons", {})
+    model = attach(build(), "60%")
+    step(model)
+    budget = stream_of(model).budget_bytes
+    model.partially_unload(HOST, 1 << 20)
+    assert stream_of(model).budget_bytes == budget - (1 << 20)
     unload(model)
 
 
@@ -246,20 +329,26 @@ def test_a_full_pinned_budget_falls_back_to_comfyuis_way_in_a_sentence(
     patched.add_patches(lora(patched, 3))
     assert torch.equal(step(model), step(patched))
     reasons = [hook.reason for hook in hooks.hooks() if hook.name == streaming.HOOK]
-    assert "page-locked memory is too small" in reasons[0]
+    assert "needs more page-locked memory than there is" in reasons[0]
     assert full.used_bytes == 0
     assert stream_of(model) is None
     assert not torch.equal(step(model), expected)
     unload(model)
 
 
-def test_a_lost_device_costs_no_streamed_weight(build: Any, attach: Any, sim: xpu_sim.Simulation) -> None:
+def test_a_lost_device_costs_no_streamed_weight(
+    build: Any, attach: Any, sim: xpu_sim.Simulation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from xpu_utils import faults
     from xpu_utils.host.streaming import abandon
 
     model = attach(build(), "0%")
     before = {key: value.clone() for key, value in model.model.state_dict().items()}
     model.add_patches(lora(model, 4))
     steps(model)
+    abandon(model)
+    assert stream_of(model) is not None, "its device is there"
+    monkeypatch.setitem(faults._lost, str(DEVICE), "device lost")
     abandon(model)
     for key, value in model.model.state_dict().items():
         if value.device == HOST:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import math
+import threading
 from pathlib import Path
 
 import pytest
@@ -25,9 +26,11 @@ def test_two_unequal_devices() -> None:
     first, second = (torch.xpu.get_device_properties(index) for index in range(2))
     assert first.total_memory != second.total_memory
     assert (first.has_fp64, second.has_fp64) == (True, False)
-    assert first.uuid != second.uuid
+    assert str(first.uuid) == "86800be2-0000-0000-0300-000000000000"
+    assert str(second.uuid) == "8680a056-0800-0000-0300-000000000000"
+    assert (first.architecture, second.architecture) == (0x5004000, 0x30DC000)
+    assert first.driver_version == "1.13.35096"
     assert first.type == "gpu"
-    assert first.architecture != second.architecture
     assert torch.xpu.get_device_capability(1)["max_compute_units"] == 512
     assert torch.version.xpu
     assert str(torch.__version__).endswith("+xpu")
@@ -130,6 +133,22 @@ def test_a_seed_gives_other_numbers_than_on_the_cpu() -> None:
     on_cpu = torch.randn(5, generator=torch.Generator().manual_seed(3))
     on_xpu = torch.randn(5, generator=torch.Generator("xpu").manual_seed(3), device="xpu")
     assert not torch.equal(on_cpu, on_xpu.cpu())
+
+
+def test_what_threads_draw_on_a_device_leaves_the_cpus_numbers_alone() -> None:
+    before = torch.get_rng_state()
+    ones = torch.ones(1000, device="xpu")
+
+    def draw() -> None:
+        for _ in range(200):
+            torch.native_dropout(ones, 0.5, True)
+
+    threads = [threading.Thread(target=draw) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_generators_of_the_wrong_device_are_refused() -> None:

@@ -1,4 +1,4 @@
-"""python -m tests.xpu_sim [--config FILE] [--device PRESET]... -- PROGRAM.py ARGUMENTS"""
+"""Runs a Python program on simulated XPUs: `python -m tests.xpu_sim -- PROGRAM.py ARGUMENTS`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ def _arguments() -> tuple[argparse.Namespace, list[str]]:
     if separator in own:
         position = own.index(separator)
         own, program = own[:position], own[position + 1 :]
-    parser = argparse.ArgumentParser(prog="python -m tests.xpu_sim", usage=__doc__)
+    parser = argparse.ArgumentParser(
+        usage=f"python -m {__package__} [--config FILE] [--device PRESET]... -- PROGRAM.py ARGUMENTS"
+    )
     parser.add_argument("--config", type=Path, help="JSON file describing devices and faults")
     parser.add_argument("--device", action="append", help="a preset; may be repeated")
     options = parser.parse_args(own)

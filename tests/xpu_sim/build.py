@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import importlib.machinery
 import importlib.util
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +22,8 @@ TORCH_VERSION = "2.13.0"
 NAME = "xpu_sim_core"
 _COMPLETE = "complete"  # written last: an interrupted build starts again
 _SOURCES = Path(__file__).parent / "csrc"
-_REPOSITORY = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[(__package__ or "").count(".") + 1]
+"""The folder that this package is imported from."""
 
 
 class CannotSimulate(RuntimeError):
@@ -33,8 +34,9 @@ def load() -> ModuleType:
     """Return the extension module, building it at the first call for these sources and this torch.
 
     Raises:
-        CannotSimulate: wrong torch, or no compiler.
+        CannotSimulate: not Linux, wrong torch, or no compiler.
     """
+    _check_system()
     _check_torch()
     folder = _cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
@@ -54,6 +56,11 @@ def _import(library: Path) -> ModuleType:
     return module
 
 
+def _check_system() -> None:
+    if sys.platform != "linux":
+        raise CannotSimulate(f"The simulated XPU runs on Linux, not on {sys.platform}: use a Linux machine or WSL.")
+
+
 def _check_torch() -> None:
     version = torch.__version__
     if version.split("+")[0] != TORCH_VERSION or torch.version.cuda or torch._C._has_xpu:
@@ -65,7 +72,7 @@ def _check_torch() -> None:
 
 def _cache_folder() -> Path:
     chosen = os.environ.get("XPU_SIM_BUILD_DIR")
-    root = Path(chosen) if chosen else _REPOSITORY / ".cache" / "xpu_sim"
+    root = Path(chosen) if chosen else ROOT / ".cache" / "xpu_sim"
     digest = hashlib.sha256()
     for source in sorted(_SOURCES.iterdir()):
         digest.update(source.name.encode() + source.read_bytes())
@@ -75,7 +82,9 @@ def _cache_folder() -> Path:
 
 @contextmanager
 def _lock(folder: Path) -> Iterator[None]:
-    with folder.with_suffix(".lock").open("w") as handle:
+    import fcntl
+
+    with Path(f"{folder}.lock").open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
@@ -101,7 +110,7 @@ def _compile(folder: Path) -> ModuleType:
             build_directory=str(folder),
             verbose=bool(os.environ.get("XPU_SIM_VERBOSE")),
         )
-    except RuntimeError as error:
+    except (RuntimeError, subprocess.SubprocessError) as error:
         raise CannotSimulate(
             "The simulated XPU's extension did not compile: set XPU_SIM_VERBOSE=1 to see why."
         ) from error

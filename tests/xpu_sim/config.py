@@ -178,7 +178,7 @@ def parse(document: object) -> Config:
     if "devices" in fields:
         fields["devices"] = tuple(parse_device(entry) for entry in _list(fields["devices"], "devices"))
     if "faults" in fields:
-        fields["faults"] = tuple(parse_fault(entry) for entry in _list(fields["faults"], "faults"))
+        fields["faults"] = parse_faults(fields["faults"])
     return Config(**fields)
 
 
@@ -206,8 +206,12 @@ def change(device: Device, document: object) -> Device:
     return dataclasses.replace(device, **fields)
 
 
-def parse_fault(document: object) -> Fault:
-    """Make one fault of parsed JSON."""
+def parse_faults(document: object) -> tuple[Fault, ...]:
+    """Make faults of parsed JSON."""
+    return tuple(_fault(entry) for entry in _list(document, "faults"))
+
+
+def _fault(document: object) -> Fault:
     fields = _fields(document, Fault, "A fault")
     for name in ("operator", "kind"):
         if name not in fields:

@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from .config import BadConfig, parse_fault
+from .config import change, parse_faults
 from .simulation import Simulation
 from .statistics import Statistics
 
@@ -29,18 +29,19 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             document = json.loads(self.rfile.read(length) or b"null")
             self._act(document)
-        except (BadConfig, ValueError, IndexError) as error:
+        except ValueError as error:
             self._answer(400, {"error": str(error)})
         else:
             self._answer(200, {})
 
     def _act(self, document: Any) -> None:
         if self.path == "/faults":
-            self.simulation.set_faults(parse_fault(entry) for entry in document)
+            self.simulation.set_faults(parse_faults(document))
         elif self.path == "/reset":
             self.simulation.reset_statistics()
         elif self.path.startswith("/device/"):
-            self.simulation.change_device(int(self.path.removeprefix("/device/")), **document)
+            index = int(self.path.removeprefix("/device/"))
+            self.simulation.restore_device(index, change(self.simulation.device(index), document))
         else:
             raise ValueError(f"There is no {self.path}: only /faults, /reset and /device/<index>.")
 

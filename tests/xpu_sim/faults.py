@@ -14,6 +14,9 @@ class Kind(NamedTuple):
 
 DEVICE_LOST = "level_zero backend failed with error: 20 (UR_RESULT_ERROR_DEVICE_LOST)"
 
+LARGEST = 2**63 - 1
+_LEAST = {"device": 0, "nth": 1, "times": 1, "seed": 0, "above_bytes": 0}
+
 KINDS: dict[str, Kind] = {
     # torch.OutOfMemoryError, with the allocator's own text.
     "out_of_memory": Kind("out_of_memory", ""),
@@ -51,7 +54,8 @@ class Fault:
 
     Calls are operators ("aten::add.Tensor", or "add" for every overload) and the runtime's own
     ("runtime::malloc", "runtime::synchronize", "runtime::empty_cache", "runtime::mem_get_info",
-    "runtime::pin_memory").
+    "runtime::pin_memory"). An operator that PyTorch composes of others is none: "linear" is "addmm"
+    or "mm" here. Views compute nothing and never fail.
     """
 
     operator: str
@@ -63,7 +67,8 @@ class Fault:
     nth: int = 1
     """The first matching call that can fail, counted from 1."""
     times: int | None = 1
-    """How many calls fail; None for all from `nth` on."""
+    """How many calls fail; None for all from `nth` on. A `nan` or `wrong_result` has happened once a
+    floating-point result was changed."""
     probability: float = 1.0
     seed: int = 0
     above_bytes: int = 0
@@ -79,8 +84,14 @@ class Fault:
             raise ValueError("A fault of kind 'error' needs a message.")
         if not 0 < self.probability <= 1:
             raise ValueError(f"A fault's probability must be above 0 and at most 1, not {self.probability}.")
-        if self.nth < 1:
-            raise ValueError(f"A fault's nth is counted from 1, not {self.nth}.")
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if value is not None and not least <= value <= LARGEST:
+                raise ValueError(f"A fault's {name} must be from {least} to {LARGEST}, not {value}.")
+        if self.kind in ("nan", "wrong_result") and self.operator.startswith("runtime::"):
+            raise ValueError(
+                f"A fault of kind {self.kind!r} needs a result and {self.operator} has none: name an operator."
+            )
 
     def rule(self, core: Any) -> Any:
         """Return this fault as the extension's `FaultRule`."""

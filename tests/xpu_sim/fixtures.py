@@ -12,16 +12,16 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-_REPOSITORY = Path(__file__).parents[2]
+from .build import ROOT
+
 _PROLOGUE = """
 import json, torch
-from tests import xpu_sim
-from tests.xpu_sim import config
+import {package} as xpu_sim
+from {package} import config
 sim = xpu_sim.install(config.parse(json.loads({document!r})))
 def answer(value):
     print("ANSWER " + json.dumps(value))
@@ -40,10 +40,10 @@ def xpu_sim_process() -> RunSnippet:
 
 def run_snippet(snippet: str, *, config: dict[str, Any] | None = None, env: dict[str, str] | None = None) -> Any:
     """See `xpu_sim_process`."""
-    prologue = _PROLOGUE.format(document=json.dumps(config or {}))
+    prologue = _PROLOGUE.format(package=__package__, document=json.dumps(config or {}))
     finished = subprocess.run(
         [sys.executable, "-c", prologue + textwrap.dedent(snippet)],
-        cwd=_REPOSITORY,
+        cwd=ROOT,
         env={**os.environ, **(env or {})},
         capture_output=True,
         text=True,

@@ -38,8 +38,7 @@ class CpuCount:
 
 @dataclass(frozen=True)
 class DeviceCounts:
-    """One device since the last reset; the bytes in use and their peak since the start or the last
-    `torch.xpu.reset_peak_memory_stats`."""
+    """One device since the last reset, bytes in use apart."""
 
     allocated_bytes: int
     peak_bytes: int
@@ -73,11 +72,20 @@ class Statistics:
 
     def copies_of(self, tensor: Any) -> tuple[Copy, ...]:
         """Return the copies whose host side was this tensor (its first element's address)."""
-        return tuple(copy for copy in self.copies if copy.host_address == tensor.data_ptr())
+        return tuple(copy for copy in self._all_copies() if copy.host_address == tensor.data_ptr())
 
     def bytes_copied(self, direction: Direction, device: int | None = None) -> int:
         """Return the bytes copied in a direction, to or from one device or all."""
-        return sum(copy.bytes for copy in self.copies if copy.direction == direction and device in (None, copy.device))
+        copies = (copy for copy in self._all_copies() if device in (None, copy.device))
+        return sum(copy.bytes for copy in copies if copy.direction == direction)
+
+    def _all_copies(self) -> tuple[Copy, ...]:
+        if self.copies_dropped:
+            raise RuntimeError(
+                f"{self.copies_dropped} copies are no longer listed, so that counting them would give too little: "
+                "reset the statistics right before what is counted."
+            )
+        return self.copies
 
     def cpu_count(self, glob: str) -> int:
         """Return how many operators whose full or base name matches `glob` ran on host tensors."""

@@ -20,15 +20,27 @@ c10::Allocator*& host_allocator() {
   return allocator;
 }
 
+// What of `allocate` is charged to the device, unless the host has no memory for it.
+template <typename Allocate>
+auto charged(int device, size_t bytes, Allocate allocate) {
+  Machine::get().charge(device, bytes);
+  try {
+    return allocate();
+  } catch (...) {
+    Machine::get().release(device, bytes);
+    throw;
+  }
+}
+
 struct Block {
   c10::DataPtr host;
   int device;
-  size_t charged_bytes;
+  size_t bytes;
 };
 
 void free_block(void* context) {
   auto* block = static_cast<Block*>(context);
-  Machine::get().release(block->device, block->charged_bytes);
+  Machine::get().release(block->device, block->bytes);
   delete block;
 }
 
@@ -66,8 +78,8 @@ struct DeviceMemory final : c10::DeviceAllocator {
     if (bytes == 0) {
       return {nullptr, label};
     }
-    const size_t charged = Machine::get().charge(device, bytes);
-    auto* block = new Block{host_allocator()->allocate(bytes), device, charged};
+    auto* block = charged(
+        device, bytes, [&] { return new Block{host_allocator()->allocate(bytes), device, bytes}; });
     return {block->host.get(), block, &free_block, label};
   }
   void copy_data(void* target, const void* source, size_t bytes) const override {
@@ -116,10 +128,9 @@ struct HostMemory final : c10::Allocator {
     if (kernel_device < 0 || bytes == 0) {
       return host_allocator()->allocate(bytes);
     }
-    const size_t charged = Machine::get().charge(kernel_device, bytes);
-    void* data = host_allocator()->raw_allocate(bytes);
+    void* data = charged(kernel_device, bytes, [&] { return host_allocator()->raw_allocate(bytes); });
     const std::lock_guard<std::mutex> lock(charged_mutex);
-    charged_addresses()[data] = {kernel_device, charged};
+    charged_addresses()[data] = {kernel_device, bytes};
     return {data, data, &free_by_address, c10::Device(c10::kCPU)};
   }
   c10::DeleterFnPtr raw_deleter() const override {
@@ -199,7 +210,9 @@ KernelMemory::~KernelMemory() {
 bool inside_kernel() {
   return kernel_depth > 0;
 }
-InsideKernel::InsideKernel() {
+InsideKernel::InsideKernel()
+    : guard_(c10::autograd_dispatch_keyset_with_ADInplaceOrView | c10::autocast_dispatch_keyset |
+             c10::DispatchKeySet(c10::DispatchKey::Functionalize)) {
   ++kernel_depth;
 }
 InsideKernel::~InsideKernel() {

@@ -27,8 +27,7 @@ py::dict stat_dict(const c10::CachingAllocator::StatArray& stats) {
 
 py::dict memory_stats(int device) {
   check_device(device);
-  const std::lock_guard<std::mutex> lock(Machine::get().mutex);
-  const auto& memory = Machine::get().devices.at(device).memory;
+  const auto memory = c10::getDeviceAllocator(c10::kXPU)->getDeviceStats(static_cast<c10::DeviceIndex>(device));
   py::dict result;
   result["allocation"] = stat_dict(memory.allocation);
   result["active"] = stat_dict(memory.active);
@@ -41,21 +40,24 @@ py::dict memory_stats(int device) {
   return result;
 }
 
-py::dict counts(const std::string& which, int device) {
-  py::dict result;
+// The numbers are copied first: making Python objects may collect tensors, which takes the lock.
+std::map<std::string, uint64_t> counts(const std::string& which, int device) {
+  std::map<std::string, uint64_t> result;
+  const std::lock_guard<std::mutex> lock(Machine::get().mutex);
   for (const auto& [name, info] : Machine::get().operators) {
     const uint64_t count = which == "executed" ? info->executed[device] : info->fell_back[device];
     if (count) {
-      result[name.c_str()] = count;
+      result[name] = count;
     }
   }
   return result;
 }
 
-py::dict on_cpu() {
-  py::dict result;
+std::map<std::string, std::pair<uint64_t, uint64_t>> on_cpu() {
+  std::map<std::string, std::pair<uint64_t, uint64_t>> result;
+  const std::lock_guard<std::mutex> lock(Machine::get().mutex);
   for (const auto& [name, count] : Machine::get().on_cpu) {
-    result[name.c_str()] = py::make_tuple(count.count, count.largest_bytes);
+    result[name] = {count.count, count.largest_bytes};
   }
   return result;
 }
@@ -73,16 +75,6 @@ void reset_statistics() {
       info->fell_back[device] = 0;
     }
   }
-}
-
-void set_rules(std::vector<FaultRule> rules) {
-  auto& machine = Machine::get();
-  const std::lock_guard<std::mutex> lock(machine.mutex);
-  for (auto& rule : rules) {
-    rule.random.seed(rule.seed);
-  }
-  machine.rules = std::move(rules);
-  machine.has_rules = !machine.rules.empty();
 }
 
 void bind_settings(py::module& module) {
@@ -131,12 +123,12 @@ void bind_control(py::module& module) {
   module.def("add_device", [](const DeviceSettings& settings) {
     auto& machine = Machine::get();
     TORCH_CHECK(machine.device_count() < kMaxDevices, "At most ", kMaxDevices, " devices can be simulated.");
-    machine.devices.push_back({settings, {}, 1.0, false, std::nullopt});
+    machine.devices.emplace_back().settings = std::make_shared<DeviceSettings>(settings);
   });
   module.def("change_device", [](int device, const DeviceSettings& settings) {
     const std::lock_guard<std::mutex> lock(Machine::get().mutex);
     auto& state = Machine::get().devices.at(device);
-    state.settings = settings;
+    state.settings = std::make_shared<DeviceSettings>(settings);
     state.frozen_free_bytes.reset();
   });
   module.def("install", [](const std::string& lost_message, bool bf16_in_fp32) {
@@ -146,18 +138,23 @@ void bind_control(py::module& module) {
     register_kernels();
     observe_cpu_operators();
   });
-  module.def("set_rules", &set_rules);
-  module.def("rules", [] {
-    const std::lock_guard<std::mutex> lock(Machine::get().mutex);
-    return Machine::get().rules;
+  module.def("cpu_kernels", &cpu_kernels);
+  module.def("written_kernels", &written_kernels);
+  module.def("runtime_calls", [] {
+    return std::vector<std::string>(std::begin(kRuntimeCalls), std::end(kRuntimeCalls));
   });
-  module.def("is_lost", [](int device) { return Machine::get().devices.at(device).lost; });
+  module.def("set_rules", [](const std::vector<FaultRule>& rules) { Machine::get().rules.set(rules); });
+  module.def("rules", [] { return Machine::get().rules.snapshot(); });
+  module.def("is_lost", [](int device) { return Machine::get().devices.at(device).lost.load(); });
   module.def("copies", [] {
     const std::lock_guard<std::mutex> lock(Machine::get().mutex);
     return std::vector<Copy>(Machine::get().copies.begin(), Machine::get().copies.end());
   });
-  module.def("copies_dropped", [] { return Machine::get().copies_dropped; });
-  module.def("recorded_streams", [] { return Machine::get().recorded_streams; });
+  module.def("copies_dropped", [] {
+    const std::lock_guard<std::mutex> lock(Machine::get().mutex);
+    return Machine::get().copies_dropped;
+  });
+  module.def("recorded_streams", [] { return Machine::get().recorded_streams.load(); });
   module.def("executed", [](int device) { return counts("executed", device); });
   module.def("fell_back", [](int device) { return counts("fell_back", device); });
   module.def("on_cpu", &on_cpu);
@@ -178,9 +175,13 @@ void bind_runtime(py::module& module) {
   module.def("memory_stats", &memory_stats);
   module.def("reset_peak", [](int device) { c10::getDeviceAllocator(c10::kXPU)->resetPeakStats(device); });
   module.def("reset_accumulated", [](int device) { c10::getDeviceAllocator(c10::kXPU)->resetAccumulatedStats(device); });
-  module.def("memory_fraction", [](int device) { return Machine::get().devices.at(device).memory_fraction; });
+  module.def("memory_fraction", [](int device) {
+    const std::lock_guard<std::mutex> lock(Machine::get().mutex);
+    return Machine::get().devices.at(device).memory_fraction;
+  });
   module.def("set_memory_fraction", [](double fraction, int device) {
     TORCH_CHECK(0 < fraction && fraction <= 1, "invalid fraction:", fraction, ". Please set within (0, 1].");
+    const std::lock_guard<std::mutex> lock(Machine::get().mutex);
     Machine::get().devices.at(device).memory_fraction = fraction;
   });
   module.def("default_generator", [](int device) {

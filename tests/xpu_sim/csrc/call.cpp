@@ -5,7 +5,6 @@
 #include <ATen/ops/_scaled_dot_product_attention_math.h>
 #include <c10/core/CPUAllocator.h>
 #include <c10/core/DeviceGuard.h>
-#include <c10/core/impl/LocalDispatchKeySet.h>
 #include <c10/util/env.h>
 
 #include <algorithm>
@@ -21,10 +20,6 @@ const std::unordered_set<std::string> kComputedInFp32 = {
     "mv",   "addmv",       "dot",         "vdot",         "addr",
     "convolution", "convolution_overrideable", "convolution_backward", "scaled_dot_product_attention",
 };
-
-// What the layers above have already done must not happen again for the CPU tensors.
-const auto kSkippedKeys = c10::autograd_dispatch_keyset_with_ADInplaceOrView | c10::autocast_dispatch_keyset |
-    c10::DispatchKeySet(c10::DispatchKey::Functionalize);
 
 bool is_fp64(c10::ScalarType dtype) {
   return dtype == c10::kDouble || dtype == c10::kComplexDouble;
@@ -53,29 +48,14 @@ at::Tensor make_tensor(const c10::Storage& storage, c10::DispatchKey key, const 
   return tensor;
 }
 
-// A kernel with too small an index type stops in the middle: the rest of the result is not written.
-void change_result(const at::Tensor& host, const FaultRule& rule) {
-  if (!host.defined() || !host.is_floating_point() || host.nbytes() <= rule.above_bytes) {
-    return;
-  }
-  if (rule.effect == "nan") {
-    host.fill_(std::numeric_limits<double>::quiet_NaN());
-  } else {
-    const auto flat = host.flatten();
-    const int64_t first = static_cast<int64_t>(rule.above_bytes) / host.element_size();
-    flat.slice(0, first).mul_(-1).add_(1);
-    host.copy_(flat.view(host.sizes()));
-  }
-}
-
 }  // namespace
 
 void require_dtype(int device, c10::ScalarType dtype) {
-  const auto& settings = Machine::get().devices.at(device).settings;
-  if (is_fp64(dtype) && !settings.has_fp64) {
+  const auto settings = Machine::get().settings(device);
+  if (is_fp64(dtype) && !settings->has_fp64) {
     throw std::runtime_error("Required aspect fp64 is not supported on the device");
   }
-  if (dtype == c10::kHalf && !settings.has_fp16) {
+  if (dtype == c10::kHalf && !settings->has_fp16) {
     throw std::runtime_error("Required aspect fp16 is not supported on the device");
   }
 }
@@ -221,7 +201,8 @@ at::Tensor Call::argument(const at::Tensor& tensor, bool written) {
   }
   auto computed = alias;
   const auto dtype = alias.scalar_type();
-  if (info_.computes_in_fp32 && dtype == c10::kBFloat16 && !Machine::get().devices.at(device_).settings.has_bf16) {
+  if (info_.computes_in_fp32 && dtype == c10::kBFloat16 && !falls_back_ &&
+      !Machine::get().settings(device_)->has_bf16) {
     // What Xe-LP answers to bf16 matrix work, which needs XMX.
     throw std::runtime_error("level_zero backend failed with error: 45 (UR_RESULT_ERROR_INVALID_ARGUMENT)");
   }
@@ -279,16 +260,14 @@ void Call::compute() {
   }
 }
 
-at::Tensor Call::result(const at::Tensor& tensor, const std::optional<FaultRule>& change) {
+at::Tensor Call::result(const at::Tensor& tensor) {
   if (!tensor.defined()) {
     return tensor;
   }
   require_dtype(device_, tensor.scalar_type());
   for (const auto& written : written_) {
     if (written.computed.is_same(tensor)) {
-      if (change) {
-        change_result(written.alias, *change);
-      }
+      change_.apply(written.alias);
       return written.device;
     }
   }
@@ -298,15 +277,17 @@ at::Tensor Call::result(const at::Tensor& tensor, const std::optional<FaultRule>
     host = host.to(narrow_);
   } else if (falls_back_) {
     host = host.clone();
+  }
+  if (falls_back_) {
     Machine::get().record_copy({"host_to_device", device_, host.nbytes(), false, false, 0, 0});
   }
-  if (change && !aliases_.has_memory_of(host)) {  // a view computes nothing that could be wrong
-    change_result(host, *change);
+  if (!aliases_.has_memory_of(host)) {  // a view computes nothing that could be wrong
+    change_.apply(host);
   }
   return aliases_.to_device(host, device_);
 }
 
-void Call::replace_results(const std::optional<FaultRule>& change) {
+void Call::replace_results() {
   for (const auto& written : written_) {
     if (!written.computed.is_same(written.alias)) {
       const KernelMemory memory(device_);
@@ -324,11 +305,11 @@ void Call::replace_results(const std::optional<FaultRule>& change) {
   for (size_t i = begin; i < stack_->size(); ++i) {
     auto& value = (*stack_)[i];
     if (value.isTensor()) {
-      value = result(value.toTensor(), change);
+      value = result(value.toTensor());
     } else if (value.isTensorList()) {
       c10::List<at::Tensor> list;
       for (const at::Tensor& tensor : value.toTensorVector()) {
-        list.push_back(result(tensor, change));
+        list.push_back(result(tensor));
       }
       value = list;
     }
@@ -337,8 +318,8 @@ void Call::replace_results(const std::optional<FaultRule>& change) {
 
 // Unfused attention: the scores are device tensors like any other, with their memory.
 bool Call::run_math_attention() {
-  if (info_.base != "scaled_dot_product_attention" ||
-      !Machine::get().uses_math_attention(device_)) {
+  if (info_.base != "scaled_dot_product_attention" || falls_back_ ||
+      Machine::get().settings(device_)->sdpa != "math") {
     return false;
   }
   const auto arguments = torch::jit::pop(*stack_, 8);
@@ -346,6 +327,7 @@ bool Call::run_math_attention() {
       arguments[0].toTensor(), arguments[1].toTensor(), arguments[2].toTensor(),
       arguments[3].toOptional<at::Tensor>(), arguments[4].toDouble(), arguments[5].toBool(), std::nullopt,
       arguments[6].toOptional<double>(), arguments[7].toBool()));
+  change_.apply(aliases_.of(output));
   torch::jit::push(*stack_, std::move(output));
   return true;
 }
@@ -353,7 +335,7 @@ bool Call::run_math_attention() {
 void Call::run() {
   find_device();
   auto& machine = Machine::get();
-  const auto change = machine.enter(info_, device_);
+  change_ = machine.enter(info_, device_);
   if (machine.is_missing(info_, device_)) {
     TORCH_CHECK_NOT_IMPLEMENTED(
         c10::utils::check_env("PYTORCH_ENABLE_XPU_FALLBACK") == true, "The operator '", info_.name,
@@ -372,10 +354,9 @@ void Call::run() {
     return;
   }
   const InsideKernel inside;
-  const c10::impl::ExcludeDispatchKeyGuard guard(kSkippedKeys);
   replace_arguments();
   compute();
-  replace_results(change);
+  replace_results();
 }
 
 void run_on_device(const c10::OperatorHandle& op, torch::jit::Stack* stack) {

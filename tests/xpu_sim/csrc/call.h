@@ -40,14 +40,15 @@ class Call {
   void replace_arguments();
   at::Tensor argument(const at::Tensor& tensor, bool written);
   void compute();
-  void replace_results(const std::optional<FaultRule>& change);
-  at::Tensor result(const at::Tensor& tensor, const std::optional<FaultRule>& change);
+  void replace_results();
+  at::Tensor result(const at::Tensor& tensor);
   bool run_math_attention();
 
   const c10::OperatorHandle& op_;
   OperatorInfo& info_;
   torch::jit::Stack* stack_;
   int device_ = -1;
+  ResultChange change_{nullptr};
   bool falls_back_ = false;
   bool widened_ = false;
   c10::ScalarType narrow_ = c10::kHalf;

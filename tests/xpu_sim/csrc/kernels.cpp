@@ -19,7 +19,6 @@ namespace xpu_sim {
 namespace {
 
 const auto kXpuKeys = c10::DispatchKeySet(c10::DispatchKey::XPU);
-const auto kSkipped = c10::autograd_dispatch_keyset_with_ADInplaceOrView | c10::autocast_dispatch_keyset;
 
 OperatorInfo& named(const char* name, const char* overload = "") {
   return info_of(c10::Dispatcher::singleton().findSchemaOrThrow(name, overload));
@@ -31,14 +30,21 @@ c10::Device with_index(std::optional<c10::Device> device) {
       : c10::Device(c10::kXPU, static_cast<c10::DeviceIndex>(current_device()));
 }
 
-c10::Device enter_factory(OperatorInfo& info, std::optional<c10::Device> wanted, c10::ScalarType dtype,
-                          std::optional<bool> pinned) {
+// New memory on the device that a call asks for.
+template <typename Make>
+at::Tensor make_tensor(OperatorInfo& info, std::optional<c10::Device> wanted, c10::ScalarType dtype,
+                       std::optional<bool> pinned, Make make) {
   TORCH_CHECK(!pinned.value_or(false), "Only dense CPU tensors can be pinned");
   const auto device = with_index(wanted);
   check_device(device.index());
-  Machine::get().enter(info, device.index());
+  auto change = Machine::get().enter(info, device.index());
   require_dtype(device.index(), dtype);
-  return device;
+  const c10::DeviceGuard guard(device);
+  const at::Tensor tensor = make();
+  if (change) {
+    change.apply(Aliases().of(tensor));
+  }
+  return tensor;
 }
 
 at::Tensor empty(at::IntArrayRef size, std::optional<c10::ScalarType> dtype, std::optional<c10::Layout>,
@@ -46,8 +52,9 @@ at::Tensor empty(at::IntArrayRef size, std::optional<c10::ScalarType> dtype, std
                  std::optional<c10::MemoryFormat> format) {
   static auto& info = named("aten::empty", "memory_format");
   const auto type = c10::dtype_or_default(dtype);
-  const c10::DeviceGuard guard(enter_factory(info, wanted, type, pinned));
-  return at::detail::empty_generic(size, device_allocator(), kXpuKeys, type, format);
+  return make_tensor(info, wanted, type, pinned, [&] {
+    return at::detail::empty_generic(size, device_allocator(), kXpuKeys, type, format);
+  });
 }
 
 at::Tensor empty_strided(at::IntArrayRef size, at::IntArrayRef stride, std::optional<c10::ScalarType> dtype,
@@ -55,8 +62,9 @@ at::Tensor empty_strided(at::IntArrayRef size, at::IntArrayRef stride, std::opti
                          std::optional<bool> pinned) {
   static auto& info = named("aten::empty_strided");
   const auto type = c10::dtype_or_default(dtype);
-  const c10::DeviceGuard guard(enter_factory(info, wanted, type, pinned));
-  return at::detail::empty_strided_generic(size, stride, device_allocator(), kXpuKeys, type);
+  return make_tensor(info, wanted, type, pinned, [&] {
+    return at::detail::empty_strided_generic(size, stride, device_allocator(), kXpuKeys, type);
+  });
 }
 
 void record_copy(const at::Tensor& target, const at::Tensor& source, bool non_blocking) {
@@ -83,24 +91,28 @@ at::Tensor& copy(at::Tensor& self, const at::Tensor& source, bool non_blocking) 
       require_dtype(tensor->get_device(), tensor->scalar_type());
     }
   }
-  Machine::get().enter(info, self.is_xpu() ? self.get_device() : source.get_device());
+  const bool between = self.is_xpu() && source.is_xpu();
+  auto change = Machine::get().enter(
+      info, self.is_xpu() ? self.get_device() : source.get_device(), between ? source.get_device() : -1);
   record_copy(self, source, non_blocking);
   const InsideKernel inside;
-  const c10::impl::ExcludeDispatchKeyGuard guard(kSkipped);
   Aliases aliases;
-  aliases.of(self).copy_(aliases.of(source));
+  const auto target = aliases.of(self);
+  target.copy_(aliases.of(source));
+  change.apply(target);
   return self;
 }
 
 c10::Scalar local_scalar(const at::Tensor& self) {
   static auto& info = named("aten::_local_scalar_dense");
   auto& machine = Machine::get();
-  machine.enter(info, self.get_device());
+  auto change = machine.enter(info, self.get_device());
   machine.record_copy({"device_to_host", self.get_device(), static_cast<size_t>(self.element_size()), false,
                        false, current_stream(self.get_device()).id(), 0});
   const InsideKernel inside;
-  const c10::impl::ExcludeDispatchKeyGuard guard(kSkipped);
-  return at::_local_scalar_dense(Aliases().of(self));
+  auto number = Aliases().of(self).clone();
+  change.apply(number);
+  return at::_local_scalar_dense(number);
 }
 
 void grow_storage(c10::StorageImpl* storage, size_t bytes) {
@@ -160,10 +172,10 @@ void record_stream(at::Tensor&, c10::Stream) {
 // Operators that PyTorch builds from others but that must be entered here: their composite form
 // asks which backend a device has, and a CPU build has no answer for XPU.
 constexpr const char* kEnteredHere[] = {
-    "convolution", "convolution_overrideable", "convolution_backward", "scaled_dot_product_attention"};
+    "aten::convolution", "aten::convolution_overrideable", "aten::convolution_backward",
+    "aten::scaled_dot_product_attention"};
 
-const std::unordered_set<std::string> kWrittenHere = {
-    "aten::empty.memory_format", "aten::empty_strided", "aten::copy_", "aten::_local_scalar_dense",
+const std::unordered_set<std::string> kUncounted = {
     "aten::set_.source_Storage_storage_offset", "aten::set_.source_Storage", "aten::set_.source_Tensor",
     "aten::set_", "aten::as_strided", "aten::view", "aten::_reshape_alias", "aten::record_stream"};
 
@@ -186,44 +198,71 @@ void register_written(torch::Library& library) {
   library.impl("record_stream", TORCH_FN(record_stream));
 }
 
+// The largest tensor among the inputs of an operator that are all on the CPU, if there are any.
+std::optional<uint64_t> largest_on_cpu(c10::ArrayRef<const c10::IValue> inputs) {
+  std::optional<uint64_t> largest;
+  bool elsewhere = false;
+  const auto visit = [&](const at::Tensor& tensor) {
+    if (tensor.defined()) {
+      elsewhere = elsewhere || !tensor.is_cpu();
+      const bool has_size = tensor.layout() == c10::kStrided;  // sparse ones are several tensors
+      largest = std::max<uint64_t>(largest.value_or(0), has_size ? tensor.nbytes() : 0);
+    }
+  };
+  for (const auto& value : inputs) {
+    if (value.isTensor()) {
+      visit(value.toTensor());
+    } else if (value.isTensorList()) {
+      for (const at::Tensor& tensor : value.toTensorVector()) {
+        visit(tensor);
+      }
+    }
+  }
+  return elsewhere ? std::nullopt : largest;
+}
+
 // Called for every operator that PyTorch runs; the ones on device tensors are counted elsewhere.
 std::unique_ptr<at::ObserverContext> observe(const at::RecordFunction& function) {
   if (inside_kernel()) {
     return nullptr;
   }
-  uint64_t largest = 0;
-  bool found = false;
-  for (const auto& value : function.inputs()) {
-    if (value.isTensor() && value.toTensor().defined()) {
-      if (!value.toTensor().is_cpu()) {
-        return nullptr;
-      }
-      found = true;
-      largest = std::max<uint64_t>(largest, value.toTensor().nbytes());
-    } else if (value.isTensorList()) {
-      for (const at::Tensor& tensor : value.toTensorVector()) {
-        if (!tensor.is_cpu()) {
-          return nullptr;
-        }
-        found = true;
-        largest = std::max<uint64_t>(largest, tensor.nbytes());
-      }
-    }
-  }
-  if (found) {
+  if (const auto largest = largest_on_cpu(function.inputs())) {
     auto& machine = Machine::get();
     const std::lock_guard<std::mutex> lock(machine.mutex);
     auto& count = machine.on_cpu[function.name()];
     ++count.count;
-    count.largest_bytes = std::max(count.largest_bytes, largest);
+    count.largest_bytes = std::max(count.largest_bytes, *largest);
   }
   return nullptr;
 }
 
 }  // namespace
 
+const std::unordered_set<std::string>& written_kernels() {
+  static const std::unordered_set<std::string> names = {
+      "aten::empty.memory_format", "aten::empty_strided", "aten::copy_", "aten::_local_scalar_dense"};
+  return names;
+}
+
 // A fallback for the whole key ranks below composite kernels, so every operator with a CPU kernel
 // is entered by name: that kernel then computes the very bits the CPU would.
+const std::unordered_set<std::string>& cpu_kernels() {
+  static const auto names = [] {
+    std::unordered_set<std::string> found(std::begin(kEnteredHere), std::end(kEnteredHere));
+    auto& dispatcher = c10::Dispatcher::singleton();
+    for (const auto& name : dispatcher.getAllOpNames()) {
+      const auto op = dispatcher.findOp(name);
+      const auto text = c10::toString(name);
+      if (name.name.rfind("aten::", 0) == 0 && op && op->hasSchema() && !kUncounted.count(text) &&
+          !written_kernels().count(text) && op->hasKernelForDispatchKey(c10::DispatchKey::CPU)) {
+        found.insert(text);
+      }
+    }
+    return found;
+  }();
+  return names;
+}
+
 void register_kernels() {
   static auto* fallback = new torch::Library(
       torch::Library::IMPL, "_", c10::DispatchKey::XPU, __FILE__, __LINE__);
@@ -231,16 +270,8 @@ void register_kernels() {
   static auto* library = new torch::Library(
       torch::Library::IMPL, "aten", c10::DispatchKey::XPU, __FILE__, __LINE__);
   register_written(*library);
-  for (const char* name : kEnteredHere) {
-    library->impl(name, boxed());
-  }
-  auto& dispatcher = c10::Dispatcher::singleton();
-  for (const auto& name : dispatcher.getAllOpNames()) {
-    const auto op = dispatcher.findOp(name);
-    if (name.name.rfind("aten::", 0) == 0 && op && op->hasSchema() && !kWrittenHere.count(c10::toString(name)) &&
-        op->hasKernelForDispatchKey(c10::DispatchKey::CPU)) {
-      library->impl(c10::toString(name).substr(6).c_str(), boxed());
-    }
+  for (const auto& name : cpu_kernels()) {
+    library->impl(name.c_str(), boxed());
   }
 }
 

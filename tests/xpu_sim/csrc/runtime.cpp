@@ -22,12 +22,24 @@ thread_local std::array<int64_t, kMaxDevices> stream_now{};
 std::atomic<int64_t> next_stream{1};
 
 struct RecordedEvent {
+  int device;
   Clock::time_point time;
 };
+
+const RecordedEvent& alive(const void* event) {
+  const auto& recorded = *static_cast<const RecordedEvent*>(event);
+  Machine::get().check_alive(recorded.device);
+  return recorded;
+}
 
 c10::Stream make_stream(int device, int64_t id) {
   return c10::Stream(
       c10::Stream::UNSAFE, c10::Device(c10::kXPU, static_cast<c10::DeviceIndex>(device)), id);
+}
+
+c10::Stream new_stream(int device) {
+  Machine::get().check_alive(device);
+  return make_stream(device, next_stream++);
 }
 
 int index_of(c10::Device device) {
@@ -58,10 +70,10 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
     return make_stream(index_of(device), 0);
   }
   c10::Stream getStreamFromGlobalPool(c10::Device device, bool) const override {
-    return make_stream(index_of(device), next_stream++);
+    return new_stream(index_of(device));
   }
   c10::Stream getNewStream(c10::Device device, int) const override {
-    return make_stream(index_of(device), next_stream++);
+    return new_stream(index_of(device));
   }
   c10::Stream exchangeStream(c10::Stream stream) const override {
     const int device = index_of(stream.device());
@@ -92,19 +104,24 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
     delete static_cast<RecordedEvent*>(event);
   }
   void record(void** event, const c10::Stream& stream, c10::DeviceIndex, c10::EventFlag) const override {
-    Machine::get().check_alive(index_of(stream.device()));
+    const int device = index_of(stream.device());
+    Machine::get().check_alive(device);
     if (!*event) {
       *event = new RecordedEvent();
     }
-    static_cast<RecordedEvent*>(*event)->time = Clock::now();
+    *static_cast<RecordedEvent*>(*event) = {device, Clock::now()};
   }
-  void block(void*, const c10::Stream& stream) const override {
+  void block(void* event, const c10::Stream& stream) const override {
+    alive(event);
     Machine::get().check_alive(index_of(stream.device()));
   }
-  bool queryEvent(void*) const override {
+  bool queryEvent(void* event) const override {
+    alive(event);
     return true;
   }
-  void synchronizeEvent(void*) const override {}
+  void synchronizeEvent(void* event) const override {
+    alive(event);
+  }
   double elapsedTime(void* start, void* end, c10::DeviceIndex) const override {
     return elapsed_ms(reinterpret_cast<uint64_t>(start), reinterpret_cast<uint64_t>(end));
   }
@@ -188,9 +205,9 @@ void synchronize(int device) {
 }
 
 double elapsed_ms(uint64_t start_event, uint64_t end_event) {
-  const auto* start = reinterpret_cast<const RecordedEvent*>(start_event);
-  const auto* end = reinterpret_cast<const RecordedEvent*>(end_event);
-  return std::chrono::duration<double, std::milli>(end->time - start->time).count();
+  const auto& start = alive(reinterpret_cast<const void*>(start_event));
+  const auto& end = alive(reinterpret_cast<const void*>(end_event));
+  return std::chrono::duration<double, std::milli>(end.time - start.time).count();
 }
 
 const at::Generator& default_generator(int device) {
@@ -212,7 +229,13 @@ at::Generator host_generator(const at::Generator& generator) {
   return static_cast<DeviceGenerator*>(generator.unsafeGetGeneratorImpl())->host;
 }
 
-DrawFromDevice::DrawFromDevice(int device) : device_(host_generator(default_generator(device))) {
+std::mutex& drawing() {
+  static std::mutex mutex;
+  return mutex;
+}
+
+DrawFromDevice::DrawFromDevice(int device)
+    : alone_(drawing()), device_(host_generator(default_generator(device))) {
   swap();
 }
 DrawFromDevice::~DrawFromDevice() {
@@ -220,6 +243,7 @@ DrawFromDevice::~DrawFromDevice() {
 }
 void DrawFromDevice::swap() {
   auto host = at::detail::getDefaultCPUGenerator();
+  const std::lock_guard<std::mutex> lock(host.mutex());
   const auto state = host.get_state();
   host.set_state(device_.get_state());
   device_.set_state(state);

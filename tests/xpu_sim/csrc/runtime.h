@@ -4,6 +4,9 @@
 #include <ATen/core/Generator.h>
 #include <c10/core/Allocator.h>
 #include <c10/core/Stream.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
+
+#include <mutex>
 
 namespace xpu_sim {
 
@@ -21,7 +24,8 @@ const at::Generator& default_generator(int device);
 // The CPU generator behind a device generator: CPU kernels reject one whose device is xpu.
 at::Generator host_generator(const at::Generator& generator);
 
-// While it lives, kernels that ask for the CPU's default generator draw from the device's.
+// While it lives, kernels that ask for the CPU's default generator draw from the device's. One at a
+// time; what another thread draws for the CPU meanwhile comes from the device's generator too.
 class DrawFromDevice {
  public:
   explicit DrawFromDevice(int device);
@@ -30,6 +34,7 @@ class DrawFromDevice {
 
  private:
   void swap();
+  std::unique_lock<std::mutex> alone_;
   at::Generator device_;
 };
 
@@ -46,11 +51,15 @@ class KernelMemory {
 
 // True while a device kernel, or a fallback, runs CPU code on this thread.
 bool inside_kernel();
+// What the layers above have already done does not happen again for the CPU's tensors.
 class InsideKernel {
  public:
   InsideKernel();
   ~InsideKernel();
   InsideKernel(const InsideKernel&) = delete;
+
+ private:
+  c10::impl::ExcludeDispatchKeyGuard guard_;
 };
 
 void install_runtime();

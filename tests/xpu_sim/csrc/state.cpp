@@ -2,8 +2,6 @@
 
 #include <c10/util/Exception.h>
 
-#include <fnmatch.h>
-
 #include <algorithm>
 #include <cstdlib>
 #include <fstream>
@@ -84,8 +82,12 @@ void set_reserved(c10::CachingDeviceAllocator::DeviceStats& memory, int64_t byte
 
 }  // namespace
 
-bool matches(const std::string& glob, const OperatorInfo& op) {
-  return fnmatch(glob.c_str(), op.name.c_str(), 0) == 0 || fnmatch(glob.c_str(), op.base.c_str(), 0) == 0;
+Machine::Machine() {
+  for (const char* name : kRuntimeCalls) {
+    auto& info = operators[name] = std::make_shared<OperatorInfo>();
+    info->name = name;
+    info->base = name;  // a plain "*" in a rule means operators and runtime calls alike
+  }
 }
 
 Machine& Machine::get() {
@@ -99,13 +101,7 @@ int Machine::device_count() {
 
 OperatorInfo& Machine::runtime_call(const std::string& name) {
   const std::lock_guard<std::mutex> lock(mutex);
-  auto& info = operators["runtime::" + name];
-  if (!info) {
-    info = std::make_shared<OperatorInfo>();
-    info->name = "runtime::" + name;
-    info->base = "runtime::" + name;  // a plain "*" in a rule means operators and runtime calls alike
-  }
-  return *info;
+  return *operators.at("runtime::" + name);
 }
 
 void Machine::check_alive(int device) {
@@ -114,57 +110,31 @@ void Machine::check_alive(int device) {
   }
 }
 
+std::shared_ptr<const DeviceSettings> Machine::settings(int device) {
+  const std::lock_guard<std::mutex> lock(mutex);
+  return devices.at(device).settings;
+}
+
 bool Machine::is_missing(const OperatorInfo& op, int device) {
-  const std::lock_guard<std::mutex> lock(mutex);
-  for (const auto& glob : devices.at(device).settings.missing_operators) {
-    if (matches(glob, op)) {
-      return true;
-    }
-  }
-  return false;
+  const auto chosen = settings(device);
+  return std::any_of(
+      chosen->missing_operators.begin(), chosen->missing_operators.end(),
+      [&](const std::string& glob) { return matches(glob, op); });
 }
 
-bool Machine::uses_math_attention(int device) {
-  const std::lock_guard<std::mutex> lock(mutex);
-  return devices.at(device).settings.sdpa == "math";
-}
-
-std::optional<FaultRule> Machine::match(const OperatorInfo& op, int device) {
-  const std::lock_guard<std::mutex> lock(mutex);
-  for (auto& rule : rules) {
-    if ((rule.device >= 0 && rule.device != device) || !matches(rule.operator_glob, op)) {
-      continue;
-    }
-    ++rule.calls;
-    if (rule.calls < rule.nth || (rule.times >= 0 && rule.fired >= rule.times)) {
-      continue;
-    }
-    if (rule.probability < 1.0 &&
-        std::uniform_real_distribution<double>(0.0, 1.0)(rule.random) >= rule.probability) {
-      continue;
-    }
-    ++rule.fired;
-    return rule;
-  }
-  return std::nullopt;
-}
-
-std::optional<FaultRule> Machine::enter(OperatorInfo& op, int device) {
+ResultChange Machine::enter(OperatorInfo& op, int device, int other_device) {
   check_alive(device);
   ++op.executed[device];
-  if (!has_rules) {
-    return std::nullopt;
+  auto rule = rules.match(op, device, other_device);
+  if (rule && !rule->changes_result()) {
+    const std::lock_guard<std::mutex> lock(mutex);
+    raise(rule->device < 0 ? device : rule->device, rule->effect, rule->message, 0);
   }
-  auto rule = match(op, device);
-  if (!rule || rule->effect == "nan" || rule->effect == "wrong_result") {
-    return rule;
-  }
-  raise(device, rule->effect, rule->message, 0);
+  return ResultChange(std::move(rule));
 }
 
 void Machine::raise(int device, const std::string& effect, const std::string& message, size_t bytes) {
   if (effect == "out_of_memory") {
-    const std::lock_guard<std::mutex> lock(mutex);
     raise_out_of_memory(device, bytes);
   }
   if (effect == "device_lost") {
@@ -181,7 +151,7 @@ void Machine::raise_out_of_memory(int device, size_t bytes) {
   const size_t reserved = current(memory.reserved_bytes);
   TORCH_CHECK_WITH(
       OutOfMemoryError, false, "XPU out of memory. Tried to allocate ", format_size(bytes), ". GPU ", device,
-      " has a total capacity of ", format_size(devices.at(device).settings.total_bytes),
+      " has a total capacity of ", format_size(devices.at(device).settings->total_bytes),
       ". Of the allocated memory ", format_size(allocated), " is allocated by PyTorch, and ",
       format_size(reserved - allocated), " is reserved by PyTorch but unallocated.",
       " Please use `empty_cache` to release all unoccupied cached memory.");
@@ -189,33 +159,33 @@ void Machine::raise_out_of_memory(int device, size_t bytes) {
 
 // Raises unless `bytes` fit; returns the bytes that this process can have of the device's memory.
 size_t Machine::require_room(int device, size_t block, size_t bytes) {
-  std::unique_lock<std::mutex> lock(mutex);
   const auto& state = devices.at(device);
-  const auto& settings = state.settings;
+  const auto& settings = *state.settings;
   if (settings.max_allocation_bytes && block > settings.max_allocation_bytes &&
       !environment_is("UR_L0_ENABLE_RELAXED_ALLOCATION_LIMITS", "1")) {
     raise_out_of_memory(device, bytes);
   }
-  const size_t wanted = current(state.memory.allocated_bytes) + block;
+  const size_t allocated = current(state.memory.allocated_bytes);
+  const size_t wanted = allocated + block;
   if (wanted > static_cast<size_t>(state.memory_fraction * settings.total_bytes)) {
     raise_out_of_memory(device, bytes);
   }
-  const size_t physical = settings.total_bytes - std::min(settings.total_bytes, settings.other_process_bytes);
+  size_t physical = settings.total_bytes - std::min(settings.total_bytes, settings.other_process_bytes);
+  if (settings.integrated) {
+    physical = std::min(physical, allocated + host_available_bytes());
+  }
   if (wanted > physical) {
-    const auto effect = settings.when_full;
-    const auto message = settings.when_full_message;
-    lock.unlock();
-    raise(device, effect, message, bytes);
+    raise(device, settings.when_full, settings.when_full_message, bytes);
   }
   return physical;
 }
 
-size_t Machine::charge(int device, size_t bytes) {
+void Machine::charge(int device, size_t bytes) {
   static auto& call = runtime_call("malloc");
   enter(call, device);
   const size_t block = round_up(bytes, kBlockBytes);
-  const size_t physical = require_room(device, block, bytes);
   const std::lock_guard<std::mutex> lock(mutex);
+  const size_t physical = require_room(device, block, bytes);
   auto& memory = devices.at(device).memory;
   for (auto* stats : {&memory.allocated_bytes, &memory.active_bytes}) {
     for_pools(*stats, block, true, block);
@@ -231,17 +201,16 @@ size_t Machine::charge(int device, size_t bytes) {
     ++memory.num_alloc_retries;  // another process took memory: the cache is given back
     set_reserved(memory, wanted);
   }
-  return bytes;
 }
 
-void Machine::release(int device, size_t charged_bytes) {
+void Machine::release(int device, size_t bytes) {
   const std::lock_guard<std::mutex> lock(mutex);
   auto& memory = devices.at(device).memory;
-  const size_t block = round_up(charged_bytes, kBlockBytes);
+  const size_t block = round_up(bytes, kBlockBytes);
   for (auto* stats : {&memory.allocated_bytes, &memory.active_bytes}) {
     for_pools(*stats, block, false, block);
   }
-  for_pools(memory.requested_bytes, block, false, charged_bytes);
+  for_pools(memory.requested_bytes, block, false, bytes);
   for_pools(memory.allocation, block, false, 1);
   for_pools(memory.active, block, false, 1);
 }
@@ -260,7 +229,7 @@ std::pair<size_t, size_t> Machine::memory_info(int device) {
   enter(runtime_call("mem_get_info"), device);
   const std::lock_guard<std::mutex> lock(mutex);
   auto& state = devices.at(device);
-  const auto& settings = state.settings;
+  const auto& settings = *state.settings;
   const size_t used = current(state.memory.reserved_bytes) + settings.other_process_bytes;
   size_t free = settings.total_bytes - std::min(settings.total_bytes, used);
   if (settings.integrated) {

@@ -1,5 +1,7 @@
-// The simulated machine: devices with limited memory, faults to inject, and what was counted.
+// The simulated machine: devices with limited memory, and what was counted.
 #pragma once
+
+#include "faults.h"
 
 #include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/Device.h>
@@ -12,14 +14,17 @@
 #include <memory>
 #include <mutex>
 #include <optional>
-#include <random>
 #include <string>
-#include <unordered_map>
 #include <vector>
 
 namespace xpu_sim {
 
 constexpr int kMaxDevices = 8;
+
+// The calls of the runtime that are counted and that a rule may name.
+constexpr const char* kRuntimeCalls[] = {
+    "runtime::malloc", "runtime::synchronize", "runtime::empty_cache", "runtime::mem_get_info",
+    "runtime::pin_memory"};
 
 // What the tests choose for one device; Python fills it in (config.py documents every field).
 struct DeviceSettings {
@@ -36,23 +41,6 @@ struct DeviceSettings {
   bool has_fp64 = true;
   bool integrated = false;
   std::vector<std::string> missing_operators;  // globs
-};
-
-// "Which call fails, and how". The effects are the few things C++ must know; the many names and
-// messages of Intel's runtime are a table in faults.py.
-struct FaultRule {
-  std::string operator_glob;  // matched against "aten::add.Tensor" and "add"
-  std::string effect;  // out_of_memory | runtime_error | device_lost | nan | wrong_result
-  std::string message;
-  int device = -1;  // -1: any
-  int64_t nth = 1;  // the first matching call that may fire, counted from 1
-  int64_t times = 1;  // how often it may fire; -1: without end
-  double probability = 1.0;
-  uint64_t seed = 0;
-  size_t above_bytes = 0;  // only results larger than this (wrong_result, nan)
-  int64_t calls = 0;
-  int64_t fired = 0;
-  std::mt19937_64 random;
 };
 
 struct Copy {
@@ -82,10 +70,10 @@ struct OperatorInfo {
 };
 
 struct DeviceState {
-  DeviceSettings settings;
+  std::shared_ptr<const DeviceSettings> settings;  // replaced as a whole
   c10::CachingDeviceAllocator::DeviceStats memory;
   double memory_fraction = 1.0;
-  bool lost = false;
+  std::atomic<bool> lost{false};
   std::optional<size_t> frozen_free_bytes;
 };
 
@@ -93,42 +81,41 @@ class Machine {
  public:
   static Machine& get();
 
+  // Guards the fields of a device, the copies, the operators and the CPU's counts.
   std::mutex mutex;
-  std::vector<DeviceState> devices;
-  std::vector<FaultRule> rules;
-  std::atomic<bool> has_rules{false};
+  std::deque<DeviceState> devices;
+  Rules rules;
   std::deque<Copy> copies;
   uint64_t copies_dropped = 0;
-  uint64_t recorded_streams = 0;
+  std::atomic<uint64_t> recorded_streams{0};
   std::map<std::string, CpuCount> on_cpu;
+  std::map<std::string, std::shared_ptr<OperatorInfo>> operators;
   bool bf16_in_fp32 = false;
 
   OperatorInfo& runtime_call(const std::string& name);
   int device_count();
   std::string lost_message;
 
-  // Counts the call, then raises what a rule or a lost device demands. Returns the rule's effect
-  // when it is one that changes the result instead of raising.
-  std::optional<FaultRule> enter(OperatorInfo& op, int device);
+  // Counts the call, then raises what a rule or a lost device demands. The answer is for the results.
+  // A copy between devices concerns another one too.
+  ResultChange enter(OperatorInfo& op, int device, int other_device = -1);
+  std::shared_ptr<const DeviceSettings> settings(int device);
   bool is_missing(const OperatorInfo& op, int device);
-  bool uses_math_attention(int device);
   void check_alive(int device);
 
   // Accounts an allocation or raises; `release` is its counterpart.
-  size_t charge(int device, size_t bytes);
-  void release(int device, size_t charged_bytes);
+  void charge(int device, size_t bytes);
+  void release(int device, size_t bytes);
   void empty_cache();
   std::pair<size_t, size_t> memory_info(int device);
   void record_copy(Copy copy);
-  std::map<std::string, std::shared_ptr<OperatorInfo>> operators;
 
  private:
+  Machine();
+  // All with the mutex held.
   [[noreturn]] void raise(int device, const std::string& effect, const std::string& message, size_t bytes);
   [[noreturn]] void raise_out_of_memory(int device, size_t bytes);
   size_t require_room(int device, size_t block, size_t bytes);
-  std::optional<FaultRule> match(const OperatorInfo& op, int device);
 };
-
-bool matches(const std::string& glob, const OperatorInfo& op);
 
 }  // namespace xpu_sim
