@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
 import re
+import struct
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -12,15 +15,32 @@ from safetensors import SafetensorError, safe_open
 SAFETENSORS_SUFFIXES = (".safetensors", ".sft")
 PICKLE_SUFFIXES = (".ckpt", ".pt", ".pt2", ".bin", ".pth", ".pkl")
 
+_SAFETENSORS = "a safetensors file"
+_PICKLES = ("a PyTorch file", "a zip archive or a PyTorch pickle", "a Python pickle")
+
 # First bytes -> what the file really is. Sources: the formats' specifications.
-_MAGIC: tuple[tuple[bytes, str], ...] = (
-    (b"\x89PNG", "a PNG picture"),
-    (b"\xff\xd8\xff", "a JPEG picture"),
-    (b"PK\x03\x04", "a zip archive or a PyTorch pickle"),
-    (b"\x80", "a Python pickle"),
-    (b"GGUF", "a GGUF file"),
-    (b"<", "a web page, perhaps a failed download"),
-    (b"version https://git-lfs", "a Git LFS pointer, not the file itself"),
+_KINDS: tuple[tuple[bytes, str], ...] = (
+    (rb"\x89PNG", "a PNG picture"),
+    (rb"\xff\xd8\xff", "a JPEG picture"),
+    (rb"PK\x03\x04", _PICKLES[1]),
+    (rb"\x80", _PICKLES[2]),
+    (rb"GGUF", "a GGUF file"),
+    (rb"<", "a web page, perhaps a failed download"),
+    (rb"version https://git-lfs", "a Git LFS pointer, not the file itself"),
+    (rb"(?s:.{8})\{", _SAFETENSORS),
+)
+
+# What PyTorch's unpickler was seen to raise on cut and altered files.
+_UNREADABLE = (
+    RuntimeError,
+    EOFError,
+    OSError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    AssertionError,
+    struct.error,
 )
 
 
@@ -43,11 +63,8 @@ def check_file(path: Path, *, pickles_allowed: bool) -> None:
     suffix = path.suffix.lower()
     if suffix in SAFETENSORS_SUFFIXES:
         _check_safetensors(path)
-    elif suffix in PICKLE_SUFFIXES and not pickles_allowed:
-        raise CheckpointError(
-            f"{path.name} is a pickle, which can run code when it is read, and this ComfyUI has no safe loader "
-            "for it: use a .safetensors file or update PyTorch."
-        )
+    elif suffix in PICKLE_SUFFIXES:
+        _check_pickle(path, allowed=pickles_allowed)
 
 
 def _check_safetensors(path: Path) -> None:
@@ -55,11 +72,7 @@ def _check_safetensors(path: Path) -> None:
         with safe_open(path, framework="pt") as file:
             empty = not list(file.keys())
     except SafetensorError as error:
-        with path.open("rb") as stream:
-            start = stream.read(32)
-        really = next((name for magic, name in _MAGIC if start.startswith(magic)), None)
-        if really:
-            raise CheckpointError(f"{path.name} is {really}, not a safetensors file: get the right file.") from error
+        _check_kind(path, _SAFETENSORS)
         raise CheckpointError(
             f"{path.name} is truncated or corrupt ({_first_clause(error)}): download it again."
         ) from error
@@ -67,8 +80,45 @@ def _check_safetensors(path: Path) -> None:
         raise CheckpointError(f"{path.name} holds no tensors: download it again.")
 
 
+def _check_pickle(path: Path, *, allowed: bool) -> None:
+    """Reads a pickle as the host is going to, weights only; an archive's tensors are mapped and not read."""
+    _check_kind(path, *_PICKLES)
+    if not allowed:
+        raise CheckpointError(
+            f"{path.name} is a pickle, which can run code when it is read, and this ComfyUI has no safe loader "
+            "for it: use a .safetensors file or update PyTorch."
+        )
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        if not re.search("Unsupported|Trying to", str(error)):
+            raise _unreadable(path, error) from error
+        raise CheckpointError(
+            f"{path.name} is a pickle that holds more than weights and was not read: use a .safetensors file."
+        ) from error
+    except _UNREADABLE as error:
+        raise _unreadable(path, error) from error
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path.name} holds a {type(content).__name__}, not weights by name: get the right file.")
+    if next(tensors_in(content), None) is None:
+        raise CheckpointError(f"{path.name} holds no tensors: download it again.")
+
+
+def _check_kind(path: Path, *expected: str) -> None:
+    """Refuses a file whose first bytes tell that it is of another kind than its name says."""
+    with path.open("rb") as stream:
+        start = stream.read(32)
+    really = next((kind for pattern, kind in _KINDS if re.match(pattern, start)), None)
+    if really is not None and really not in expected:
+        raise CheckpointError(f"{path.name} is {really}, not {expected[0]}: get the right file.")
+
+
+def _unreadable(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"{path.name} is truncated or corrupt ({_first_clause(error)}): download it again.")
+
+
 def _first_clause(error: Exception) -> str:
-    return re.split(r"[\n;]", str(error), maxsplit=1)[0].rstrip(".")
+    return re.split(r"[\n;]|\. ", str(error) or type(error).__name__, maxsplit=1)[0].rstrip(".")
 
 
 UNREAD_WEIGHTS = ("text_projection.weight", "logit_scale")

@@ -7,7 +7,6 @@ import hashlib
 import json
 import logging
 import os
-import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import torch
 
 from .attention import Path as AttentionPath
 from .cache import cache_directory
+from .devices import cpu_name
 from .precision import PRECISIONS, dtype_of, name_of
 
 OVERRIDES_VARIABLE = "XPU_NODES_CPU"
@@ -32,6 +32,9 @@ WORK_PER_THREAD = 8_000_000
 
 SDPA starts them once for all heads, the other paths for each head: with 2 threads the break-even was near 1024x77x80.
 """
+
+PLAN_VERSION = 2
+"""Raised when a plan is measured differently than before, so that it is measured anew."""
 
 LARGEST = 1 << 30
 """Stands for "no limit" in an attention rule."""
@@ -52,7 +55,7 @@ class Capabilities:
     @property
     def identity(self) -> str:
         """A name for this machine as far as speed is concerned: a plan holds for one identity."""
-        return hashlib.sha256(repr(dataclasses.astuple(self)).encode()).hexdigest()[:16]
+        return hashlib.sha256(repr((PLAN_VERSION, dataclasses.astuple(self))).encode()).hexdigest()[:16]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +80,7 @@ class CpuPlan:
     onednn_linear: tuple[str, ...]
     """Precisions in which oneDNN's linear layer beats torch's, which adds the bias apart or uses MKL."""
     threads: int
+    """Of this process: it may be allowed fewer cores than the one that measured."""
     keep_freed_memory: bool
     """Have the C library keep large freed blocks: see `keep_freed_memory`."""
     attention: tuple[AttentionRule, ...]
@@ -87,6 +91,11 @@ class CpuPlan:
     @property
     def dtype(self) -> torch.dtype:
         return dtype_of(self.precision) or torch.float32
+
+    def computes(self, precision: str) -> bool:
+        """Whether this CPU has units for a precision: one that it emulates can be a hundred times slower than fp32."""
+        measured = self.speeds.get(f"gemm {precision}", 0.0)
+        return precision in ("fp32", self.precision) or measured > self.speeds["gemm fp32"]
 
     def attention_path(self, dtype: torch.dtype, queries: int, keys: int, head_dim: int) -> AttentionPath:
         """The path for a shape; SDPA where nothing was measured for the dtype, or there is too little to share out."""
@@ -104,7 +113,7 @@ def capabilities(environment: Mapping[str, str] | None = None) -> Capabilities:
     environment = os.environ if environment is None else environment
     known: Mapping[str, Any] = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else _older()
     return Capabilities(
-        name=str(known.get("cpu_name") or platform.processor() or platform.machine()),
+        name=str(known.get("cpu_name") or cpu_name()),
         instructions=tuple(name for name in INSTRUCTIONS if known.get(name)),
         physical_cores=psutil.cpu_count(logical=False) or psutil.cpu_count() or 1,
         torch_version=torch.__version__,
@@ -142,6 +151,7 @@ def cpu_plan(cache: Path | None = None) -> CpuPlan:
         logging.info("XPU Nodes: measuring this CPU, once (kept in %s).", file)
         plan = measure_plan(found)
         _store(file, plan)
+    plan = dataclasses.replace(plan, threads=usable_cores())
     return overridden(plan, os.environ.get(OVERRIDES_VARIABLE, ""))
 
 

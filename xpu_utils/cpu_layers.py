@@ -47,7 +47,8 @@ def stock_forward(module: torch.nn.Module) -> Forward:
 
 def _linear(precisions: tuple[str, ...], module: Any, stock: Forward, given: torch.Tensor) -> Any:
     """x W^T + b by one oneDNN primitive; the stock forward where weights are cast, patched on the fly or quantised."""
-    if name_of(given.dtype) not in precisions or not _plain(module, given):
+    fast = name_of(given.dtype) in precisions and onednn.linear_works(given.dtype)
+    if not (fast and _plain(module, given)):
         return stock(given)
     return onednn.linear(given, module.weight, module.bias)
 

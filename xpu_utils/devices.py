@@ -5,14 +5,17 @@ from __future__ import annotations
 import dataclasses
 import os
 import platform
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
 
+from .host_memory import read_host_memory
 from .profiles import Architecture, Profile, architecture_of, profile_of
+from .selector import shows
 
 INTEL_VENDOR = "0x8086"
 
@@ -92,32 +95,48 @@ def find_devices(
     Allocates nothing on any device. The arguments exist so that a recorded machine can be examined.
     """
     environment = os.environ if environment is None else environment
-    accelerators = [_accelerator(kind, index) for kind, count in _accelerator_counts() for index in range(count)]
-    return Inventory(
-        devices=(*accelerators, _cpu()), rejected=tuple(_rejections(accelerators, environment, dri, sysfs))
-    )
+    accelerators, failed = _accelerators()
+    rejected = (*failed, *_hidden_gpus(accelerators, failed, environment, dri, sysfs))
+    return Inventory(devices=(*accelerators, _cpu()), rejected=rejected)
 
 
-def _accelerator_counts() -> list[tuple[str, int]]:
-    """(type, count) of every accelerator PyTorch can use, XPU first."""
-    kinds = ["xpu"]
-    current = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    if current is not None and current.type not in kinds:
-        kinds.append(current.type)
-    counts = []
-    for kind in kinds:
-        module = getattr(torch, kind, None)
-        # device_count() before anything else: Arc A needs Sysman initialised first (pytorch #185198).
-        count = module.device_count() if module is not None and hasattr(module, "device_count") else 0
-        if count and module.is_available():  # type: ignore[union-attr]
-            counts.append((kind, count))
-    return counts
+def _accelerators() -> tuple[list[Device], list[Rejection]]:
+    """Every accelerator PyTorch can use, XPUs first, and those that it shows and cannot ask."""
+    current = torch.accelerator.current_accelerator()
+    devices: list[Device] = []
+    failed: list[Rejection] = []
+    for kind in dict.fromkeys(["xpu", *([] if current is None else [current.type])]):
+        try:
+            count = _count(kind)
+        except RuntimeError as error:
+            failed.append(_failed(kind, error))
+            continue
+        for index in range(count):
+            try:
+                devices.append(_accelerator(kind, index))
+            except (RuntimeError, AssertionError) as error:  # PyTorch asserts that the index is valid
+                failed.append(_failed(f"{kind}:{index}", error))
+    return devices, failed
+
+
+def _failed(what: str, error: Exception) -> Rejection:
+    first_line = (str(error).splitlines() or [type(error).__name__])[0]
+    return Rejection(what, f"its driver failed: {first_line}", "restart the machine, or update the driver")
+
+
+def _count(kind: str) -> int:
+    """How many devices of a kind PyTorch can use."""
+    module = getattr(torch, kind, None)
+    # device_count() before anything else: Arc A needs Sysman initialised first (pytorch #185198).
+    count = module.device_count() if module is not None and hasattr(module, "device_count") else 0
+    available = getattr(module, "is_available", lambda: True)
+    return count if count and available() else 0
 
 
 def _accelerator(kind: str, index: int) -> Device:
     """Reads a device's properties, each with a default: torch builds differ in what they report."""
     module = getattr(torch, kind)
-    properties = module.get_device_properties(index)
+    properties = getattr(module, "get_device_properties", lambda index: None)(index)
     name = str(getattr(properties, "name", f"{kind}:{index}"))
     pci_device_id = _integer(getattr(properties, "device_id", None))
     architecture = architecture_of(pci_device_id, name) if kind == "xpu" else Architecture.UNKNOWN
@@ -161,9 +180,9 @@ def _cpu() -> Device:
     return Device(
         type="cpu",
         index=None,
-        name=platform.processor() or platform.machine(),
+        name=cpu_name(),
         architecture=Architecture.UNKNOWN,
-        total_bytes=psutil.virtual_memory().total,
+        total_bytes=read_host_memory().total_bytes,
         integrated=True,
         fp16=True,
         bf16=True,
@@ -177,57 +196,86 @@ def _cpu() -> Device:
     )
 
 
-def _rejections(accelerators: list[Device], environment: Mapping[str, str], dri: Path, sysfs: Path) -> list[Rejection]:
+def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """The CPU's name as its maker gives it, where the system tells."""
+    text = cpuinfo.read_text(encoding="utf-8", errors="replace") if cpuinfo.is_file() else ""
+    line = re.search(r"^model name\s*:\s*(\S.*)$", text, re.MULTILINE)
+    return line[1].strip() if line else platform.processor() or platform.machine()
+
+
+def _hidden_gpus(
+    accelerators: Sequence[Device], failed: Sequence[Rejection], environment: Mapping[str, str], dri: Path, sysfs: Path
+) -> list[Rejection]:
     """One rejection for each Intel GPU that the kernel knows and PyTorch does not show, or one for all."""
+    if any(rejection.what == "xpu" for rejection in failed):
+        return []
     xpus = [device for device in accelerators if device.type == "xpu"]
     gpus = intel_gpus(sysfs)
-    visible = [device.pci_device_id for device in xpus]
+    # A device that failed, as one of a build that does not report ids, accounts for one GPU.
+    visible = [device.pci_device_id for device in xpus] + [None] * sum(":" in entry.what for entry in failed)
     hidden = []
     for node, pci_id in gpus:
         if pci_id in visible:
             visible.remove(pci_id)
-        elif None in visible:  # a build that does not report ids: one visible device accounts for one GPU
+        elif None in visible:
             visible.remove(None)
         else:
             hidden.append(f"Intel GPU {pci_id:#06x} ({node})")
-    if not hidden and not xpus:
+    if not hidden and not xpus and not failed:
         hidden = ["xpu"]
     if not hidden:
         return []
-    why, fix = _xpu_obstacle(environment, dri, bool(gpus))
+    why, fix = _xpu_obstacle(environment, _render_nodes(dri, sysfs), len(gpus), bool(xpus))
     return [Rejection(what=name, why=why, fix=fix) for name in hidden]
 
 
-def _xpu_obstacle(environment: Mapping[str, str], dri: Path, gpu_present: bool) -> tuple[str, str]:
+def _render_nodes(dri: Path, sysfs: Path) -> list[Path]:
+    """The render nodes that may be an Intel GPU's."""
+    intel = {name for name, _ in intel_gpus(sysfs)}
+    others = {node.name for node in sysfs.glob("renderD*")} - intel
+    return [node for node in sorted(dri.glob("renderD*")) if node.name not in others]
+
+
+def _xpu_obstacle(
+    environment: Mapping[str, str], nodes: Sequence[Path], gpus: int, xpu_present: bool
+) -> tuple[str, str]:
+    """Why PyTorch does not show an Intel GPU, and what to do."""
     if not getattr(torch.version, "xpu", None) and not torch.xpu._is_compiled():
         return (
             f"this PyTorch ({torch.__version__}) is not an XPU build",
             "install the XPU build of PyTorch (its index is .../whl/xpu)",
         )
-    selector = environment.get("ONEAPI_DEVICE_SELECTOR", "")
-    if selector and "level_zero" not in selector and "*:" not in selector:
+    selector, mask = environment.get("ONEAPI_DEVICE_SELECTOR", ""), environment.get("ZE_AFFINITY_MASK", "")
+    if _selector_hides(selector, gpus, xpu_present):
         return (
-            f"ONEAPI_DEVICE_SELECTOR={selector} hides every Level Zero device, the only kind PyTorch takes",
+            f"ONEAPI_DEVICE_SELECTOR={selector} hides it: PyTorch takes Level Zero GPUs only",
             "unset ONEAPI_DEVICE_SELECTOR or set it to level_zero:gpu",
         )
-    if environment.get("ZE_AFFINITY_MASK"):
-        return (
-            f"ZE_AFFINITY_MASK={environment['ZE_AFFINITY_MASK']} hides it",
-            "unset ZE_AFFINITY_MASK or name the device in it",
-        )
-    nodes = sorted(dri.glob("renderD*")) if dri.is_dir() else []
+    if mask and (xpu_present or "0" not in mask.split(",")):
+        return (f"ZE_AFFINITY_MASK={mask} hides it", "unset ZE_AFFINITY_MASK or name the device in it")
+    if platform.system() == "Windows":
+        return ("the Intel graphics driver reports no device", "install Intel's current graphics driver for Windows")
     blocked = [node for node in nodes if not os.access(node, os.R_OK | os.W_OK)]
     if blocked:
         return (
             f"no permission on {blocked[0]}",
             "add your user to the groups render and video, then log in again",
         )
-    if not gpu_present and not nodes:
-        return ("no GPU driver is loaded: the kernel shows no render device", "load the i915 or xe kernel driver")
+    if not gpus and not nodes:
+        return (
+            "no GPU driver is loaded: the kernel shows no render device of an Intel GPU",
+            "load the i915 or xe kernel driver",
+        )
     return (
         "the Level Zero driver reports no device",
         "install Intel's compute runtime (intel-compute-runtime / intel-opencl-icd and libze1)",
     )
+
+
+def _selector_hides(selector: str, gpus: int, xpu_present: bool) -> bool:
+    """Whether ONEAPI_DEVICE_SELECTOR hides a GPU; all of them, where no XPU shows."""
+    shown = [shows(selector, position) for position in range(max(gpus, 1))]
+    return not (all(shown) if xpu_present else any(shown))
 
 
 def intel_gpus(sysfs: Path = Path("/sys/class/drm")) -> list[tuple[str, int]]:

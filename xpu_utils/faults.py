@@ -31,11 +31,21 @@ class _Rule:
     pattern: str
 
 
+_RUNTIME = r"(level_zero|Native API|\bUR\b)[^\n]*\b(error|returns|code):? *"
+"""Intel's runtimes before the number of an error; other libraries have other numbers."""
+
 # First match wins. Messages: PyTorch's XPU allocator and SYCL runtime (pytorch #177714, #190972; torch-xpu-ops
-# #3155; unified-runtime's ur_result_t: 20 device lost, 39 out of device memory, 40 out of resources).
+# #3155; unified-runtime's ur_result_t: 20 device lost, 39 out of device memory, 40 out of resources). After CUDA's
+# illegal access every later call of the process fails, as on a lost device.
 _RULES: tuple[_Rule, ...] = (
     _Rule(FaultKind.NOT_FINITE, (NotFiniteError,), ""),
-    _Rule(FaultKind.DEVICE_LOST, (RuntimeError,), r"DEVICE_LOST|device lost|error: 20\b"),
+    _Rule(
+        FaultKind.DEVICE_LOST,
+        (RuntimeError,),
+        r"DEVICE_LOST|device lost|PI_ERROR_DEVICE_NOT_AVAILABLE|CUDA error: an illegal memory access|"
+        + _RUNTIME
+        + r"20\b",
+    ),
     _Rule(
         FaultKind.ALLOCATION_TOO_LARGE,
         (RuntimeError,),
@@ -46,14 +56,15 @@ _RULES: tuple[_Rule, ...] = (
     _Rule(
         FaultKind.OUT_OF_MEMORY,
         (RuntimeError,),
-        r"OUT_OF_DEVICE_MEMORY|OUT_OF_HOST_MEMORY|OUT_OF_RESOURCES|out of memory|error: (39|40)\b"
-        r"|can't allocate memory|not enough memory",
+        r"OUT_OF_DEVICE_MEMORY|OUT_OF_HOST_MEMORY|OUT_OF_RESOURCES|out of memory|can't allocate memory"
+        r"|not enough memory|" + _RUNTIME + r"(39|40)\b",
     ),
     _Rule(FaultKind.OUT_OF_MEMORY, (MemoryError,), ""),
     _Rule(
         FaultKind.OPERATOR_MISSING,
         (NotImplementedError, RuntimeError),
-        r"UR_RESULT_ERROR_INVALID_ARGUMENT|UNSUPPORTED_FEATURE|Required aspect fp64|not supported on the device"
+        r"UR_RESULT_ERROR_INVALID_ARGUMENT|UR_RESULT_ERROR_UNKNOWN|UNSUPPORTED_FEATURE|Required aspect fp64"
+        r"|not supported on the device|could not create a primitive"
         r"|Could not run '.*' (with arguments )?from the|not (currently )?implemented for|no kernel",
     ),
 )
@@ -73,6 +84,16 @@ def classify(error: BaseException) -> FaultKind:
 
 
 _lost: dict[str, str] = {}
+
+
+def is_dead(device: torch.device) -> bool:
+    """Whether an accelerator answers the smallest work there is with the error of a lost device."""
+    try:
+        torch.ones(1, device=device).add_(1)
+        torch.get_device_module(device.type).synchronize(device)
+    except RuntimeError as error:
+        return classify(error) is FaultKind.DEVICE_LOST
+    return False
 
 
 def mark_lost(device_id: str, message: str) -> None:

@@ -7,14 +7,20 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import itertools
 import threading
 import time
 from collections.abc import Callable
+from typing import Literal
 
 JOB_LIMIT = 50
 """Prompts remembered; the oldest is forgotten first."""
 RECORD_LIMIT = 100
 """Stages, and faults, remembered for one prompt; the oldest is forgotten first."""
+
+
+StageState = Literal["running", "done", "stopped"]
+"""A stage that is cancelled or fails is stopped."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +38,7 @@ class Stage:
     """Why effective differs from requested; empty where it does not."""
     peak_bytes: int | None = None
     """Most device memory allocated during the stage, where it was measured."""
+    state: StageState = "done"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +51,8 @@ class Fault:
     stage: str
     rung: str = ""
     """What was done to carry on ("45 % resident"); empty where the job failed."""
+    rung_name: str = ""
+    """The name of that rung ("part of the weights in host memory"), the same for every such fault."""
     step: int | None = None
     """Sampling step, counted from 1, where there is one."""
     message: str = ""
@@ -70,6 +79,11 @@ class Job:
         return sum(stage.seconds for stage in self.stages)
 
     @property
+    def rungs(self) -> dict[str, int]:
+        """How often each rung was taken, by its name."""
+        return dict(collections.Counter(fault.rung_name for fault in self.faults if fault.rung_name))
+
+    @property
     def peak_bytes(self) -> int | None:
         """The largest peak of the recorded stages."""
         return max((stage.peak_bytes for stage in self.stages if stage.peak_bytes is not None), default=None)
@@ -90,10 +104,11 @@ class JobLog:
         self._lock = threading.Lock()
 
     def record_stage(self, prompt_id: str, stage: Stage) -> None:
-        """Adds a finished stage to the prompt's job and tells the listeners."""
+        """Adds a stage to the prompt's job, in place of what it was while it ran, and tells the listeners."""
         with self._lock:
             job = self._job(prompt_id)
-            stages = (*job.stages, stage)[-self._record_limit :]
+            others = [other for other in job.stages if (other.name, other.state) != (stage.name, "running")]
+            stages = (*others, stage)[-self._record_limit :]
             self._jobs[prompt_id] = dataclasses.replace(job, stages=stages)
         self._tell(prompt_id, stage)
 
@@ -105,10 +120,10 @@ class JobLog:
             self._jobs[prompt_id] = dataclasses.replace(job, faults=faults)
         self._tell(prompt_id, fault)
 
-    def jobs(self) -> tuple[Job, ...]:
-        """The remembered jobs, newest first."""
+    def jobs(self, *, limit: int = JOB_LIMIT) -> tuple[Job, ...]:
+        """The remembered jobs, newest first, at most so many."""
         with self._lock:
-            return tuple(reversed(self._jobs.values()))
+            return tuple(itertools.islice(reversed(self._jobs.values()), limit))
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Has every later record sent to the listener; the answer ends that."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TypeVar
 
 from .faults import FaultKind, classify
@@ -20,10 +20,13 @@ class Rung(enum.Enum):
     SPLIT = "one condition at a time"
     OFFLOAD = "part of the weights in host memory"
     FP32 = "fp32"
+    TILES = "smaller tiles"
+    HOST = "host memory"
     ACCELERATOR = "another accelerator"
     CPU = "the CPU"
 
 
+# TILES and HOST are on no ladder: a VAE's tiles and the loaders choose them by themselves.
 ORDER: Mapping[FaultKind, tuple[Rung, ...]] = {
     FaultKind.OUT_OF_MEMORY: (
         *(Rung.FREE, Rung.ATTENTION, Rung.SPLIT, Rung.OFFLOAD),
@@ -58,12 +61,39 @@ class Failure:
         return (str(self.error).splitlines() or [type(self.error).__name__])[0]
 
 
+ADVICE: Mapping[FaultKind, str] = {
+    FaultKind.OUT_OF_MEMORY: "make the picture or batch smaller, or free memory",
+    FaultKind.ALLOCATION_TOO_LARGE: "make the picture or batch smaller",
+    FaultKind.DEVICE_LOST: "restart ComfyUI to get the device back",
+    FaultKind.OPERATOR_MISSING: "update the driver and PyTorch, or choose another device",
+    FaultKind.NOT_FINITE: "choose precision fp32, or leave out the LoRA, ControlNet or other patch that spoils it",
+}
+"""What the user can do when nothing was left to try."""
+
+
 class LadderExhaustedError(RuntimeError):
     """Nothing was left to try; the message is one sentence."""
+
+    @classmethod
+    def after(cls, failure: Failure, what: str, tried: Collection[Rung] = ()) -> LadderExhaustedError:
+        """The error of work that failed for good.
+
+        Args:
+            what: the work's name ("Sampling step 3").
+            tried: the rungs that were taken.
+        """
+        done = ", ".join(rung.value for rung in Rung if rung in tried) or "nothing could be tried"
+        return cls(
+            f"{what} failed with {failure.kind.value} ({failure.message}) and was given up after {done}: "
+            f"{ADVICE[failure.kind]}."
+        )
 
 
 RungAction = Callable[[Failure], "str | None"]
 """Prepares the next attempt and says what it did in a few words, or answers None where it cannot help."""
+
+REPEATED = frozenset({Rung.ACCELERATOR})
+"""Rungs that may be taken again, once for each device; their actions answer None when there is no other."""
 
 
 def climb(
@@ -73,51 +103,58 @@ def climb(
     on_failure: Callable[[Failure], None],
     on_rung: Callable[[Failure, Rung, str], None],
     what: str,
+    passing: tuple[type[BaseException], ...] = (),
 ) -> Answer:
     """Runs the attempt and, after each failure that is known, the next rung that applies and the attempt again.
 
-    Each rung is tried at most once, so that at most one further attempt is made for each.
+    At most one further attempt is made for each rung. An action that fails itself is one more failure: the rungs go
+    on after it.
 
     Args:
         attempt: the work; it may be repeated.
         actions: what can be done here, by rung.
-        on_failure: told of every known failure before a rung is chosen.
+        on_failure: told of every known failure before a rung is chosen; may raise to give up.
         on_rung: told of every rung that was taken, with the action's words.
-        what: the work's name for the final sentence ("sampling step 3").
+        what: the work's name for the final sentence ("Sampling step 3").
+        passing: errors that are passed on whatever they came from: the host's way to stop.
 
     Raises:
         LadderExhaustedError: every rung that applies was tried.
         BaseException: any failure of unknown kind, as it came.
     """
-    tried: set[Rung] = set()
+    steps = _Steps(actions, what)
+    passed_on: tuple[type[BaseException], ...] = (LadderExhaustedError, *passing)
+    failure: Failure | None = None
     while True:
         try:
+            if failure is not None:
+                on_rung(failure, *steps.after(failure))
             return attempt()
-        except (RuntimeError, MemoryError) as error:
+        except passed_on:
+            raise
+        except Exception as error:
             failure = Failure.of(error)
-        if failure.kind is FaultKind.UNKNOWN or isinstance(failure.error, LadderExhaustedError):
-            raise failure.error
+            if failure.kind is FaultKind.UNKNOWN:
+                raise
         on_failure(failure)
-        if not _take_rung(failure, actions, tried, on_rung):
-            done = ", ".join(rung.value for rung in Rung if rung in tried) or "nothing could be tried"
-            raise LadderExhaustedError(
-                f"{what} failed with {failure.kind.value} ({failure.message}) and was given up after {done}: "
-                "make the picture or batch smaller, or free memory."
-            ) from failure.error
 
 
-def _take_rung(
-    failure: Failure,
-    actions: Mapping[Rung, RungAction],
-    tried: set[Rung],
-    on_rung: Callable[[Failure, Rung, str], None],
-) -> bool:
-    for rung in ORDER[failure.kind]:
-        if rung in tried or rung not in actions:
-            continue
-        tried.add(rung)
-        words = actions[rung](failure)
-        if words is not None:
-            on_rung(failure, rung, words)
-            return True
-    return False
+class _Steps:
+    """Which rungs are left, and which were taken."""
+
+    def __init__(self, actions: Mapping[Rung, RungAction], what: str) -> None:
+        self._left = dict(actions)
+        self._what = what
+        self._taken: set[Rung] = set()
+
+    def after(self, failure: Failure) -> tuple[Rung, str]:
+        """The next rung that applies, and what its action did."""
+        for rung in ORDER[failure.kind]:
+            action = self._left.pop(rung, None)  # for good where it does not apply, or fails itself
+            words = action and action(failure)
+            if action and words is not None:
+                self._taken.add(rung)
+                if rung in REPEATED:
+                    self._left[rung] = action
+                return rung, words
+        raise LadderExhaustedError.after(failure, self._what, self._taken) from failure.error

@@ -75,16 +75,19 @@ class Leaf:
         self.module._parameters.update(self._host)
 
 
-def collect_leaves(root: nn.Module, pool: PinnedPool, *, streamable: Callable[[nn.Module], bool]) -> list[Leaf]:
+def collect_leaves(
+    root: nn.Module, pool: PinnedPool, device: torch.device, *, streamable: Callable[[nn.Module], bool]
+) -> list[Leaf]:
     """Finds the leaves worth streaming and moves their weights to page-locked memory, as far as the pool allows.
 
     A weight that the pool holds already stays where it is. A weight that two modules share, or whose elements are
     spread in memory, makes its leaf one that is not streamed.
 
     Args:
+        device: where they are streamed to.
         streamable: whether a module may compute with other parameters than its own.
     """
-    packer = Packer(pool)
+    packer = Packer(pool, device)
     owners: dict[int, int] = {}
     for module in root.modules():
         for parameter in module.parameters(recurse=False):

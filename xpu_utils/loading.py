@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from io import FileIO
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import safetensors.torch
 import torch
@@ -22,14 +23,15 @@ import torch
 from .pinned import PinnedPool, shared_pool
 from .tensor_file import Entry, LoadError, entries
 
+Made = TypeVar("Made")
+
 CHUNK_BYTES = 16 << 20
 """One read, and one page-locked buffer."""
 
 _HOST_CHUNK_BYTES = 1 << 20
 """One read that is converted on the CPU: it is still in the processor's cache then."""
 _HOST_ELEMENTS = 32_704
-"""Converted at a time: torch splits no fewer than 32768 among threads, which then wait for each other at every read.
-One thread converts faster than a disk reads."""
+"""Converted at a time: torch splits no fewer than 32768 among threads of its own, which then wait for each other."""
 
 GROUP_BYTES = 256 << 20
 """Tensors that are waited for together; two groups are under way at a time."""
@@ -116,9 +118,9 @@ def fill(
 ) -> None:
     """Fills tensors on one device with parts of a file, as far as the device's current stream is concerned.
 
-    On the CPU, what is read and not yet converted takes no more than 1 MiB. On a device, host memory is bounded by
-    the page-locked buffers (a chunk for each thread and four more), and device memory beside the targets, where they
-    are converted, by the groups under way.
+    On the CPU, what is read and not yet converted takes no more than 1 MiB a thread. On a device, host memory is
+    bounded by the page-locked buffers (a chunk for each thread and four more), and device memory beside the targets,
+    where they are converted, by the groups under way.
 
     Args:
         pieces: in file order, their targets contiguous; they are taken when their reads can begin, so that an iterator
@@ -130,7 +132,7 @@ def fill(
         PinnedMemoryError: the page-locked memory is used up; nothing was filled yet.
     """
     if device.type == "cpu":
-        _fill_on_host(path, pieces, progress)
+        _fill_on_host(path, pieces, threads, progress)
         return
     with _Reader(path, device, threads, pool or shared_pool()) as reader:
         for group in reader.read(_groups(pieces)):
@@ -150,76 +152,133 @@ def _dtype_after(entry: Entry, dtype: torch.dtype | None) -> torch.dtype:
     return entry.dtype if dtype is None or entry.dtype not in _CONVERTIBLE else dtype
 
 
-def _fill_on_host(path: Path, pieces: Iterable[Piece], progress: Callable[[int], None] | None) -> None:
-    chunk = torch.empty(_HOST_CHUNK_BYTES, dtype=torch.uint8)
-    file: FileIO | None = None
-    try:
+def _fill_on_host(path: Path, pieces: Iterable[Piece], threads: int, progress: Callable[[int], None] | None) -> None:
+    begun: collections.deque[tuple[Piece, concurrent.futures.Future[None]]] = collections.deque()
+
+    def finish() -> None:
+        piece, filled = begun.popleft()
+        filled.result()
+        if progress is not None:
+            progress(piece.size_bytes)
+
+    with _HostReader(path) as reader, concurrent.futures.ThreadPoolExecutor(threads, "xpu-load") as executor:
         for piece in pieces:
-            file = file or _opened(path)
-            rest = piece.target.detach().view(-1)
-            for offset in range(0, piece.size_bytes, _HOST_CHUNK_BYTES):
-                room = chunk[: piece.size_bytes - offset]
-                _read_into(room, file, path, piece.start + offset)
-                values = room.view(piece.dtype)
-                filled = rest[: values.numel()]
-                for target, part in zip(filled.split(_HOST_ELEMENTS), values.split(_HOST_ELEMENTS), strict=True):
-                    target.copy_(part)
-                rest = rest[values.numel() :]
-            if progress is not None:
-                progress(piece.size_bytes)
-    finally:
-        if file is not None:
+            if len(begun) == threads:
+                finish()
+            begun.append((piece, executor.submit(reader.fill, piece)))
+        while begun:
+            finish()
+
+
+class _HostReader:
+    """Fills tensors on the CPU from a file, in several threads."""
+
+    def __init__(self, path: Path) -> None:
+        self._files = _Files(path)
+        self._chunk = _PerThread(lambda: torch.empty(_HOST_CHUNK_BYTES, dtype=torch.uint8))
+
+    def __enter__(self) -> _HostReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._files.close()
+
+    @torch.inference_mode()  # the targets may be inference tensors, and a thread begins without that mode
+    def fill(self, piece: Piece) -> None:
+        """Reads a piece into its target, or by way of a buffer where it is converted."""
+        target = piece.target.detach().view(-1)
+        if piece.dtype == target.dtype:
+            self._files.read_into(target.view(torch.uint8), piece.start)
+            return
+        chunk = self._chunk.get()
+        for offset in range(0, piece.size_bytes, _HOST_CHUNK_BYTES):
+            room = chunk[: piece.size_bytes - offset]
+            self._files.read_into(room, piece.start + offset)
+            values = room.view(piece.dtype)
+            first = offset // piece.dtype.itemsize
+            filled = target[first : first + values.numel()]
+            for part, converted in zip(filled.split(_HOST_ELEMENTS), values.split(_HOST_ELEMENTS), strict=True):
+                part.copy_(converted)
+
+
+class _PerThread(Generic[Made]):
+    """Something that each thread makes for itself when it first needs it."""
+
+    def __init__(self, make: Callable[[], Made]) -> None:
+        self._make = make
+        self._own = threading.local()
+        self.made: list[Made] = []
+        """Those of all threads."""
+
+    def get(self) -> Made:
+        """The calling thread's."""
+        if not hasattr(self._own, "value"):
+            self._own.value = self._make()
+            self.made.append(self._own.value)
+        value: Made = self._own.value
+        return value
+
+
+class _Files:
+    """A file, opened once by each thread that reads it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._opened = _PerThread(lambda: FileIO(path))
+
+    def read_into(self, room: torch.Tensor, start: int) -> None:
+        """Fills host memory (uint8) with what the file holds from `start` on.
+
+        Raises:
+            LoadError: the file is shorter, or could not be read.
+        """
+        name = self._path.name
+        try:
+            file = self._opened.get()
+            file.seek(start)
+            view = memoryview(room.numpy())  # type: ignore[arg-type]
+            while view:
+                count = file.readinto(view)
+                if not count:
+                    raise LoadError(f"{name} was truncated while it was read: download it again.")
+                view = view[count:]
+        except LoadError:
+            raise
+        except OSError as error:
+            raise LoadError(f"{name} could not be read at byte {start} ({error.strerror}): check the disk.") from error
+
+    def close(self) -> None:
+        for file in self._opened.made:
             file.close()
-
-
-def _opened(path: Path) -> FileIO:
-    try:
-        return FileIO(path)
-    except OSError as error:
-        raise LoadError(f"{path.name} could not be opened ({error.strerror}): check the disk.") from error
-
-
-def _read_into(room: torch.Tensor, file: FileIO, path: Path, start: int) -> None:
-    """Fills host memory (uint8) with what the file holds from `start` on."""
-    try:
-        file.seek(start)
-        view = memoryview(room.numpy())  # type: ignore[arg-type]
-        while view:
-            count = file.readinto(view)
-            if not count:
-                raise LoadError(f"{path.name} was truncated while it was read: download it again.")
-            view = view[count:]
-    except LoadError:
-        raise
-    except OSError as error:
-        raise LoadError(f"{path.name} could not be read at byte {start} ({error.strerror}): check the disk.") from error
 
 
 class _Group:
     """Pieces of a file that are read and waited for together."""
 
     def __init__(self, pieces: list[Piece]) -> None:
-        self.size_bytes = sum(piece.size_bytes for piece in pieces)
         self._pieces = pieces
         self._rooms = [_room(piece) for piece in pieces]
+        self._spans = [(piece.start, piece.start + piece.size_bytes) for piece in pieces]
+        self.size_bytes = sum(stop - start for start, stop in self._spans)
         self.reads: list[concurrent.futures.Future[torch.Event]] = []
 
     def chunks(self) -> Iterator[tuple[int, int]]:
         """(first byte in the file, size) of the reads that fill the group."""
-        begin = stop = self._pieces[0].start
-        for piece in self._pieces:
-            if piece.start > stop + _GAP_BYTES:
-                yield from _cut(begin, stop)
-                begin = piece.start
-            stop = max(stop, piece.start + piece.size_bytes)
-        yield from _cut(begin, stop)
+        begin = end = self._spans[0][0]
+        for start, stop in self._spans:
+            if start > end + _GAP_BYTES:
+                yield from _cut(begin, end)
+                begin = start
+            end = max(end, stop)
+        yield from _cut(begin, end)
 
     def parts(self, start: int, size_bytes: int) -> Iterator[tuple[torch.Tensor, int]]:
         """What a read fills: pieces of device memory, and where in the read each begins."""
-        for piece, room in zip(self._pieces, self._rooms, strict=True):
-            begin, end = max(piece.start, start), min(piece.start + piece.size_bytes, start + size_bytes)
-            if begin < end:
-                yield room[begin - piece.start : end - piece.start], begin - start
+        stop = start + size_bytes
+        for room, (first, last) in zip(self._rooms, self._spans, strict=True):
+            if first < stop and start < last:
+                begin, end = max(first, start), min(last, stop)
+                yield room[begin - first : end - first], begin - start
 
     def convert(self) -> None:
         """Puts what was read as another dtype into the targets."""
@@ -254,38 +313,28 @@ def _cut(begin: int, stop: int) -> Iterator[tuple[int, int]]:
         yield start, min(CHUNK_BYTES, stop - start)
 
 
-class _Worker(threading.local):
-    """What each reading thread has of its own."""
-
-    file: FileIO | None = None
-    stream: torch.Stream | None = None
-
-
 class _Reader:
     """Threads that read a file into page-locked buffers and queue their copies to the device."""
 
     def __init__(self, path: Path, device: torch.device, threads: int, pool: PinnedPool) -> None:
-        self._path = path
         self._device = device
         self._threads = threads
         self._pool = pool
-        self._worker = _Worker()
-        self._files: list[FileIO] = []
-        self._streams: list[torch.Stream] = []
+        self._files = _Files(path)
+        self._stream = _PerThread(lambda: torch.Stream(device))
         self._buffers: queue.SimpleQueue[tuple[torch.Tensor, torch.Event | None]] = queue.SimpleQueue()
 
     def __enter__(self) -> _Reader:
         for _ in range(self._threads + _SPARE_BUFFERS):
-            self._buffers.put((self._pool.slab(CHUNK_BYTES), None))
+            self._buffers.put((self._pool.slab(CHUNK_BYTES, self._device), None))
         self._executor = concurrent.futures.ThreadPoolExecutor(self._threads, "xpu-load")
         return self
 
     def __exit__(self, *_: object) -> None:
         self._executor.shutdown(cancel_futures=True)
-        for file in self._files:
-            file.close()
+        self._files.close()
         try:
-            for stream in self._streams:
+            for stream in self._stream.made:
                 stream.synchronize()
         finally:  # gives the memory back even while an error's traceback holds the reader
             self._buffers = queue.SimpleQueue()
@@ -322,8 +371,8 @@ class _Reader:
         try:
             if copied is not None:
                 copied.synchronize()
-            _read_into(buffer[:size_bytes], self._file(), self._path, start)
-            stream = self._stream()
+            self._files.read_into(buffer[:size_bytes], start)
+            stream = self._stream.get()
             stream.wait_event(usable)
             with stream:
                 for room, offset in group.parts(start, size_bytes):
@@ -333,15 +382,3 @@ class _Reader:
             return copied
         finally:
             self._buffers.put((buffer, copied))
-
-    def _file(self) -> FileIO:
-        if self._worker.file is None:
-            self._worker.file = _opened(self._path)
-            self._files.append(self._worker.file)
-        return self._worker.file
-
-    def _stream(self) -> torch.Stream:
-        if self._worker.stream is None:
-            self._worker.stream = torch.Stream(self._device)
-            self._streams.append(self._worker.stream)
-        return self._worker.stream

@@ -7,9 +7,8 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-import psutil
-
 from .devices import Device
+from .host_memory import read_host_memory
 from .telemetry.framework import AllocatorSource, DriverSource, allocator_bytes, memory_fraction
 from .telemetry.kernel import KernelSource
 from .telemetry.monitor import LazySource
@@ -59,8 +58,8 @@ def read_memory(device: Device) -> FreeMemory:
         Unavailable: this build of PyTorch does not even tell what it holds itself.
     """
     if device.type == "cpu":
-        memory = psutil.virtual_memory()
-        return FreeMemory(device.id, memory.available, memory.total, 0, "host")
+        memory = read_host_memory()
+        return FreeMemory(device.id, memory.available_bytes, memory.total_bytes, 0, "host")
     with _readers_lock:
         reader = _readers.setdefault(device, MemoryReader(device))
     return reader.read()
@@ -177,7 +176,7 @@ def _free_memory(device: Device, sample: _Sample, reserved_bytes: int, active_by
         int(memory_fraction(device) * total_bytes) - reserved_bytes,
     ]
     if device.integrated:  # the same memory as the host's, so what is in use there is not free here
-        limits.append(psutil.virtual_memory().available)
+        limits.append(read_host_memory().available_bytes)
     cached_bytes = max(0, reserved_bytes - active_bytes)
     free_bytes = min(max(0, min(limits)) + cached_bytes, total_bytes)
     return FreeMemory(device.id, free_bytes, total_bytes, cached_bytes, sample.source, sample.distrusted)

@@ -12,6 +12,7 @@ import asyncio
 import contextvars
 import ipaddress
 import logging
+import re
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -70,12 +71,26 @@ def allowed_hosts(environ: Mapping[str, str]) -> tuple[str, ...]:
     entries = [entry.strip().rstrip("/") for entry in environ.get(HOSTS_VARIABLE, "").split(",")]
     hosts = tuple(entry for entry in entries if entry) or (DEFAULT_HOST,)
     for host in hosts:
-        parts = urlsplit(host)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.path:
-            raise OllamaError(
-                f"{HOSTS_VARIABLE}: {host!r} is not an address; write it like {DEFAULT_HOST}, separated by commas."
-            )
+        if not _is_address(host):
+            raise _not_an_address(host)
     return hosts
+
+
+def _is_address(host: str) -> bool:
+    try:
+        parts = urlsplit(host)
+        numbered = parts.port != 0
+    except ValueError:  # brackets without an address in them, or a port that is none
+        return False
+    beyond = "@" in parts.netloc or parts.path or parts.query or parts.fragment
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and numbered and not beyond
+
+
+def _not_an_address(host: str) -> OllamaError:
+    shown = re.sub(r"//.*@", "//...@", host)  # a password stays out of logs
+    return OllamaError(
+        f"{HOSTS_VARIABLE}: {shown!r} is not an address; write it like {DEFAULT_HOST}, separated by commas."
+    )
 
 
 def shares_device(host: str, environ: Mapping[str, str]) -> bool:
@@ -169,6 +184,7 @@ def _in_own_loop(work: Callable[[], Awaitable[T]]) -> T:
 @asynccontextmanager
 async def _connected(host: str, timeout_s: float) -> AsyncIterator[AsyncClient]:
     try:
+        import httpx
         from ollama import AsyncClient
 
         from .ollama_http import BoundedTransport
@@ -179,7 +195,11 @@ async def _connected(host: str, timeout_s: float) -> AsyncIterator[AsyncClient]:
     async with BoundedTransport(MAX_ANSWER_BYTES) as transport:
         # No redirects, and through the transport of our own no proxies from the environment: either could lead
         # to another host.
-        yield AsyncClient(host=host, timeout=timeout_s, follow_redirects=False, transport=transport)
+        try:
+            client = AsyncClient(host=host, timeout=timeout_s, follow_redirects=False, transport=transport)
+        except httpx.InvalidURL as error:
+            raise _not_an_address(host) from error
+        yield client
 
 
 async def _list_models(hosts: tuple[str, ...], timeout_s: float) -> dict[str, str]:
@@ -215,16 +235,20 @@ async def _ask(
     deadline = time.monotonic() + question.time_limit_s
     hosts = allowed_hosts(environ)
     list_timeout_s = min(LIST_TIMEOUT_S, question.time_limit_s)
-    servers = await _watched(_list_models(hosts, list_timeout_s), question, deadline, check_stop)
+    late = (
+        f"{question.model!r} did not finish within {question.time_limit_s:g} s; "
+        "raise the time limit or choose a smaller model."
+    )
+    servers = await _watched(_list_models(hosts, list_timeout_s), deadline, late, check_stop)
     host = servers.get(question.model) or servers.get(f"{question.model}:latest")
     if host is None:
         raise OllamaError(_unknown_model(question.model, hosts, servers))
     leave = shares_device(host, environ)
     async with _connected(host, question.time_limit_s) as client:
         stream = _translated(_stream(client, question, leave, on_text), host, question.time_limit_s)
-        answer = await _watched(stream, question, deadline, check_stop)
+        answer = await _watched(stream, deadline, late, check_stop)
         if leave:
-            await _unloaded(client, question, host, check_stop)
+            await _unloaded(client, question.model, host, check_stop)
         return answer
 
 
@@ -259,41 +283,36 @@ async def _stream(client: AsyncClient, question: Question, leave: bool, on_text:
     raise OllamaError("The Ollama server closed the connection before its answer was complete; try again.")
 
 
-async def _watched(work: Awaitable[T], question: Question, deadline: float, check_stop: Callable[[], None]) -> T:
-    """Await ``work`` until it ends, the stop button is pressed or the time is up."""
+async def _watched(work: Awaitable[T], deadline: float, late: str, check_stop: Callable[[], None]) -> T:
+    """Await ``work`` until it ends, the stop button is pressed or the time is up, which ``late`` then says."""
     task = asyncio.ensure_future(work)
     try:
         while not task.done():
             await asyncio.wait({task}, timeout=POLL_S)
             check_stop()
             if not task.done() and time.monotonic() > deadline:
-                raise OllamaError(
-                    f"{question.model!r} did not finish within {question.time_limit_s:g} s; "
-                    "raise the time limit or choose a smaller model."
-                )
+                raise OllamaError(late)
         return task.result()
     finally:
         # Closing the connection is what makes Ollama stop generating.
         task.cancel()
 
 
-async def _unloaded(client: AsyncClient, question: Question, host: str, check_stop: Callable[[], None]) -> None:
+async def _unloaded(client: AsyncClient, model: str, host: str, check_stop: Callable[[], None]) -> None:
     """Wait until the server no longer holds the model, so that sampling finds the memory free."""
+    names = {model, f"{model}:latest"}
+
+    async def gone() -> None:
+        while names & {entry.model for entry in (await _translated(client.ps(), host, UNLOAD_TIMEOUT_S)).models}:
+            await asyncio.sleep(POLL_S)
+
     deadline = time.monotonic() + UNLOAD_TIMEOUT_S
-    names = {question.model, f"{question.model}:latest"}
-    reason = f"it is still loaded after {UNLOAD_TIMEOUT_S:g} s"
-    while time.monotonic() < deadline:
-        try:
-            running = await _translated(client.ps(), host, UNLOAD_TIMEOUT_S)
-        except OllamaError as error:
-            # The answer is here; what happened to the server afterwards is no reason to lose it.
-            reason = str(error)
-            break
-        if not names & {entry.model for entry in running.models}:
-            return
-        check_stop()
-        await asyncio.sleep(POLL_S)
-    log.warning("XPU Ollama Prompt: %s may still hold the device, sampling may lack memory: %s", question.model, reason)
+    late = f"the server did not show within {UNLOAD_TIMEOUT_S:g} s that it is unloaded"
+    try:
+        await _watched(gone(), deadline, late, check_stop)
+    except OllamaError as error:
+        # The answer is here; what happened to the server afterwards is no reason to lose it.
+        log.warning("XPU Ollama Prompt: %s may still hold the device, sampling may lack memory: %s", model, error)
 
 
 async def _translated(work: Awaitable[Any], host: str, timeout_s: float) -> Any:

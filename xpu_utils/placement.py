@@ -6,6 +6,7 @@ import dataclasses
 import re
 
 from .devices import Device, Inventory
+from .precision import check_precision
 
 AUTO = "auto"
 
@@ -24,22 +25,35 @@ class Placement:
     """"auto" (the host decides), "fp32", "bf16" or "fp16"."""
     reason: str = ""
     """Why effective differs from requested; empty where it does not."""
+    resident: str = AUTO
+    """How much of a MODEL's weights stays on the device, in the user's words."""
+    carried_over: bool = False
+    """Whether the work came here after another device failed: what was set up for that one is not right here."""
 
     @property
     def differs(self) -> bool:
         return bool(self.reason)
 
+    def because(self, reason: str) -> Placement:
+        """The placement with one more reason; an empty one changes nothing."""
+        return dataclasses.replace(self, reason="; ".join(filter(None, (self.reason, reason))))
+
     def __str__(self) -> str:
         line = f"{self.device.id} ({self.device.name}), {self.precision}"
-        return f"{line}; asked for {self.requested}: {self.reason}" if self.differs else line
+        if not self.differs:
+            return line
+        return (
+            f"{line}; {self.reason}" if self.requested == AUTO else f"{line}; asked for {self.requested}: {self.reason}"
+        )
 
 
 def place(requested: str, inventory: Inventory, *, precision: str = AUTO) -> Placement:
     """Decides the effective device for a requested one: a device this machine lacks becomes the best it has.
 
     Raises:
-        ValueError: the string is not the form of a device name.
+        ValueError: the string has not the form of a device name, or there is no such precision.
     """
+    check_precision(precision)
     if requested == AUTO:
         return Placement(requested, inventory.best, precision)
     check_device_name(requested)

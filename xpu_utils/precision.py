@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import torch
 
+from .choice import check_choice
+
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def check_precision(name: object) -> None:
+    """Refuses what is not the name of a precision; raises as `check_choice` does."""
+    check_choice("precision", name, PRECISIONS)
 
 
 def dtype_of(precision: str) -> torch.dtype | None:

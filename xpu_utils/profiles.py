@@ -7,8 +7,9 @@ import enum
 import json
 import os
 import re
-from collections.abc import Mapping
+import types
 from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
 
 GIB = 1 << 30
 
@@ -91,9 +92,10 @@ _NAME_PATTERNS: tuple[tuple[str, Architecture], ...] = (
     (r"\bA(310|350M|370M|380|530M|550M|570M|580|730M|750|770M?)\b|\bPro A\d", Architecture.ALCHEMIST),
     (r"\bB(50|60|65|70|570|580)\b|\bPro B\d", Architecture.BATTLEMAGE),
     (r"\b(130V|140V)\b", Architecture.LUNAR_LAKE),
+    (r"\b(130T|140T)\b|\bArc(\(TM\))? Graphics$", Architecture.METEOR_LAKE),
     (r"\bB(370|380|390)\b|Panther", Architecture.PANTHER_LAKE),
     (r"\bMax (1100|1350|1450|1550)\b|Ponte Vecchio", Architecture.DATA_CENTER_MAX),
-    (r"Iris.*Xe|\bUHD\b", Architecture.XE_LP),
+    (r"Iris.*Xe|\bUHD Graphics 7\d\d\b", Architecture.XE_LP),  # other UHD Graphics are of older generations too
 )
 
 
@@ -112,7 +114,8 @@ def profile_of(architecture: Architecture) -> Profile:
     """The architecture's profile with the user's overrides applied.
 
     Raises:
-        ValueError: the overrides file names an unknown architecture or field, or is not JSON.
+        ValueError: the overrides file names an unknown architecture or field, gives one a value of another type, or is
+            not JSON.
     """
     return _overrides().get(architecture, PROFILES[architecture])
 
@@ -125,6 +128,10 @@ def _overrides() -> dict[Architecture, Profile]:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as error:
         raise ValueError(f"{OVERRIDES_VARIABLE}: {path} cannot be read as JSON ({error}), mend or unset it.") from error
+    if not isinstance(data, dict):
+        raise ValueError(
+            f'{OVERRIDES_VARIABLE}: {path} holds no object of architectures, write {{"battlemage": {{...}}}}.'
+        )
     by_key = {architecture.name.lower(): architecture for architecture in Architecture}
     result = {}
     for key, values in data.items():
@@ -132,16 +139,32 @@ def _overrides() -> dict[Architecture, Profile]:
             raise ValueError(
                 f"{OVERRIDES_VARIABLE}: no architecture is called {key!r}, use one of {', '.join(by_key)}."
             )
-        result[by_key[key]] = _overridden(PROFILES[by_key[key]], values)
+        result[by_key[key]] = _overridden(key, PROFILES[by_key[key]], values)
     return result
 
 
-def _overridden(profile: Profile, values: Mapping[str, object]) -> Profile:
-    known = {field.name for field in dataclasses.fields(Profile)} - {"architecture"}
-    unknown = sorted(set(values) - known)
-    if unknown:
-        raise ValueError(
-            f"{OVERRIDES_VARIABLE}: a profile has no field {unknown[0]!r}, use one of {', '.join(sorted(known))}."
-        )
-    frozen = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-    return dataclasses.replace(profile, **frozen)  # type: ignore[arg-type]
+def _overridden(key: str, profile: Profile, values: object) -> Profile:
+    if not isinstance(values, dict):
+        raise ValueError(f'{OVERRIDES_VARIABLE}: {key} holds no object of fields, write {{"memory_fraction": 0.9}}.')
+    hints = {name: hint for name, hint in get_type_hints(Profile).items() if name != "architecture"}
+    frozen: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+    }
+    for name, value in frozen.items():
+        if name not in hints:
+            raise ValueError(
+                f"{OVERRIDES_VARIABLE}: a profile has no field {name!r}, use one of {', '.join(sorted(hints))}."
+            )
+        if not _fits(value, hints[name]):
+            kind = hints[name].__name__ if isinstance(hints[name], type) else hints[name]
+            raise ValueError(f"{OVERRIDES_VARIABLE}: {key}'s {name} cannot be {values[name]!r}, give it {kind}.")
+    return dataclasses.replace(profile, **frozen)
+
+
+def _fits(value: object, hint: Any) -> bool:
+    """Whether a value is of a field's type."""
+    if get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_fits(entry, get_args(hint)[0]) for entry in value)
+    if isinstance(hint, types.UnionType):
+        return any(_fits(value, option) for option in get_args(hint))
+    return type(value) is hint or (hint is float and type(value) is int)

@@ -18,9 +18,13 @@ _CHOICE = 2
 """Large pieces to choose from, as a multiple of what has to stream."""
 
 
-def ring_size(sizes: Sequence[int], ring_bytes: int = RING_BYTES) -> int:
-    """Bytes of the ring that suits leaves of these sizes: at most an eighth of them, at least two of the largest."""
-    return max(2 * max(sizes, default=0), min(ring_bytes, sum(sizes) // 8))
+def ring_size(sizes: Sequence[int], available_bytes: float) -> int:
+    """Bytes of the ring that suits leaves of these sizes on a device with so much to give.
+
+    An eighth of the leaves at most, and half of what there is, so that a full device still keeps what is dear to
+    stream; two of the largest leaves at least.
+    """
+    return max(2 * max(sizes, default=0), int(min(RING_BYTES, sum(sizes) // 8, available_bytes / 2)))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -156,7 +156,12 @@ class WeightStream:
         self._primed = False
 
     def remove(self) -> None:
-        """Takes the hooks off and gives every module its host parameters back; the device keeps its memory."""
+        """Takes the hooks off and gives every module its host parameters back; the device keeps its memory.
+
+        Does nothing where nothing is installed: since then somebody may have given the modules other parameters.
+        """
+        if not self._handles:
+            return
         for handle in (*self._handles, *self._leaf_handles):
             handle.remove()
         self._handles, self._leaf_handles = [], []
