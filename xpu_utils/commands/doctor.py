@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from ..doctor import probe
-from ..doctor.examine import as_data, as_text, examine, examine_devices, examine_packs, report
+from ..doctor.examine import as_data, as_text, examine, examine_devices, examine_packs, merge, report
 from ..doctor.findings import Finding, exit_code
 from ..doctor.machine import Machine, look
 from ..doctor.server import DEFAULT_ADDRESS, examine_server
@@ -28,17 +28,19 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--server",
         default=DEFAULT_ADDRESS,
         metavar="HOST:PORT",
-        help=f"the running ComfyUI whose hooks are listed (default {DEFAULT_ADDRESS})",
+        help=f"the running ComfyUI whose own findings are added (default {DEFAULT_ADDRESS})",
     )
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> tuple[int, str]:
-    """Exit code 0: nothing worse than a note; 1: warnings; 2: errors, or a folder that is not there."""
+    """Exit code 0: nothing worse than a note; 1: warnings; 2: errors, or a folder or file that cannot be used."""
     if arguments.scan_packs is not None and not arguments.scan_packs.is_dir():
         return 2, f"doctor: {arguments.scan_packs} is not a folder, name ComfyUI's custom_nodes."
+    if arguments.self_test and (problem := _unwritable(REPORT_FILE)):
+        return 2, f"doctor: {REPORT_FILE} cannot be written here ({problem}), change to a folder of yours."
     machine = look()
-    findings = examine(machine) + examine_server(arguments.server)
+    findings = merge(examine(machine), examine_server(arguments.server))
     if arguments.self_test:
         findings += _self_test(machine, findings)
     else:
@@ -50,6 +52,15 @@ def run(arguments: argparse.Namespace) -> tuple[int, str]:
         return exit_code(findings), json.dumps(as_data(findings, machine.system), indent=2)
     text = as_text(findings, machine.system)
     return exit_code(findings), f"{text}\n\n{REPORT_FILE} is ready to be attached." if arguments.self_test else text
+
+
+def _unwritable(file: Path) -> str:
+    """Why the file cannot be written, asked before minutes are spent on its content; empty where it can."""
+    try:
+        file.open("a").close()
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
 
 
 def _self_test(machine: Machine, findings: list[Finding]) -> list[Finding]:

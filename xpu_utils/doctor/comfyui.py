@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from .findings import Finding, State, everywhere
 from .machine import Machine
@@ -44,19 +44,15 @@ def neighbours(machine: Machine) -> Iterator[Finding]:
 
 def hooks(machine: Machine) -> Iterator[Finding]:
     """Our own touches on the host."""
-    return hook_findings(machine.host.hooks if machine.host else ())
-
-
-def hook_findings(hooks: Iterable[tuple[str, str, str]]) -> Iterator[Finding]:
-    """One finding for each (name, state, reason)."""
-    for name, state, reason in hooks:
+    for name, state, reason in machine.host.hooks if machine.host else ():
         if state == "unavailable":
             fixes = everywhere("Update ComfyUI (git pull) and restart.")
             yield Finding("hook-unavailable", State.NOTE, f"Hook {name} is not in force", reason, fixes)
         elif state == "applied":
             yield Finding("hook", State.OK, f"Hook {name} is applied", reason)
         else:
-            yield Finding("hook-stood-down", State.NOTE, f"Hook {name} stood down", reason)
+            fixes = everywhere("Nothing if that is meant; otherwise undo what the reason names and restart ComfyUI.")
+            yield Finding("hook-stood-down", State.NOTE, f"Hook {name} stood down", reason, fixes)
 
 
 CHECKS = (start, neighbours, hooks)

@@ -12,6 +12,7 @@ from . import comfyui, probe, python, scan, system
 from .findings import Finding, State
 from .machine import Machine
 from .numeric import Result
+from .privacy import scrubbed
 
 CHECKS = (*system.CHECKS, *python.CHECKS, *comfyui.CHECKS)
 
@@ -32,6 +33,12 @@ def examine_packs(folder: Path) -> list[Finding]:
     return scan.findings(scan.scan(folder, own=probe.ROOT))
 
 
+def merge(own: Sequence[Finding], others: Iterable[Finding]) -> list[Finding]:
+    """The findings of this process, and of another one's those that this one has not made itself."""
+    made = {(finding.code, finding.what) for finding in own}
+    return [*own, *(finding for finding in others if (finding.code, finding.what) not in made)]
+
+
 def as_text(findings: Iterable[Finding], system_name: str) -> str:
     """One paragraph a finding: state, what, evidence, fix, link."""
     lines = []
@@ -39,7 +46,7 @@ def as_text(findings: Iterable[Finding], system_name: str) -> str:
         lines.append(f"{finding.state.name.lower():8}{finding.what} ({finding.evidence})")
         if finding.state is not State.OK and finding.fix_for(system_name):
             lines.append(f"{'':8}fix: {finding.fix_for(system_name)}")
-            lines.append(f"{'':8}see: {finding.link}")
+            lines.append(f"{'':8}see: {finding.url}")
     return "\n".join(lines)
 
 
@@ -62,7 +69,7 @@ def as_data(findings: Iterable[Finding], system_name: str) -> list[dict[str, Any
 def report(machine: Machine, findings: Sequence[Finding], numbers: Mapping[str, Sequence[Result]]) -> str:
     """JSON to attach to an issue: facts of the hardware and results, each field chosen.
 
-    Nothing in it names the user, the machine, a path, a serial number or a UUID.
+    Nothing in it names the user, the machine, a path, a serial number or a UUID: what drivers say is scrubbed.
     """
     data = {
         "report": "xpu-nodes self-test 1",
@@ -93,4 +100,4 @@ def report(machine: Machine, findings: Sequence[Finding], numbers: Mapping[str, 
             for device, results in numbers.items()
         },
     }
-    return json.dumps(data, indent=2)
+    return json.dumps(scrubbed(data, home=str(Path.home())), indent=2)

@@ -11,6 +11,9 @@ SYSTEMS = ("debian", "fedora", "arch", "nixos", "windows")
 
 DOCUMENTATION = "docs/doctor.md"
 
+REPOSITORY = "https://github.com/xpu-nodes/xpu-nodes"
+"""As in pyproject.toml, which a pack in use need not have beside it."""
+
 
 class State(enum.IntEnum):
     """How bad it is; the worst one of all findings is the exit code."""
@@ -39,7 +42,13 @@ class Finding:
 
     @property
     def link(self) -> str:
+        """Where it is explained, within the repository."""
         return f"{DOCUMENTATION}#{self.code}"
+
+    @property
+    def url(self) -> str:
+        """The same for a browser."""
+        return f"{REPOSITORY}/blob/main/{self.link}"
 
     def fix_for(self, system: str) -> str:
         """The fix for that system; for an unknown one, the Debian fix."""

@@ -16,8 +16,10 @@ import psutil
 import torch
 
 from ..devices import INTEL_VENDOR, Inventory, find_devices
+from ..profiles import architecture_of, profile_of
 from ..telemetry import sysman
 from ..telemetry.readings import Unavailable
+from .windows import find_adapters
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,9 +28,9 @@ class Gpu:
 
     pci_device_id: int
     driver: str
-    """"i915", "xe", "vfio-pci" or empty."""
+    """"i915", "xe", "vfio-pci", on Windows the version of Intel's driver, or empty."""
     largest_bar_bytes: int
-    """Largest memory window: all of the card's memory with Resizable BAR, 256 MiB without."""
+    """Largest memory window: all of the card's memory with Resizable BAR, 256 MiB without; 0 where nothing tells."""
     integrated: bool
 
 
@@ -67,6 +69,8 @@ class Host:
     hooks: tuple[tuple[str, str, str], ...] = ()
     """(name, state, reason) of our own touches on the host."""
     largest_model_bytes: int = 0
+    free_model_disk_bytes: int | None = None
+    """Free where the models lie; None where that folder cannot be looked at."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +85,8 @@ class Machine:
     loader: str
     """Level Zero loader found, or empty."""
     level_zero_driver: str
-    """Intel's Level Zero GPU driver found, or empty."""
+    """Intel's Level Zero GPU driver found, with its version where its file tells, or empty; always so on Windows,
+    where it lies in the driver's own folder."""
     torch_build: TorchBuild
     packages: Mapping[str, str]
     """Installed Python packages that matter here, with their versions."""
@@ -110,10 +115,11 @@ _PACKAGES = (
 
 def look(host: Host | None = None, *, sysfs: Path = Path("/sys"), dri: Path = Path("/dev/dri")) -> Machine:
     """Gathers the facts of this machine; starts nothing on any device."""
+    system = system_name()
     return Machine(
-        system=system_name(),
+        system=system,
         kernel=platform.release(),
-        gpus=tuple(_gpus(sysfs / "bus" / "pci" / "devices")),
+        gpus=tuple(_windows_gpus() if system == "windows" else _gpus(sysfs / "bus" / "pci" / "devices")),
         render_nodes=tuple(_render_nodes(dri)),
         loader=_library("ze_loader"),
         level_zero_driver=_library("ze_intel_gpu"),
@@ -162,6 +168,18 @@ def _gpus(devices: Path) -> list[Gpu]:
     return found
 
 
+def _windows_gpus() -> list[Gpu]:
+    return [
+        Gpu(
+            pci_device_id=adapter.pci_device_id,
+            driver=adapter.driver,
+            largest_bar_bytes=0,
+            integrated=profile_of(architecture_of(adapter.pci_device_id, "")).integrated,
+        )
+        for adapter in find_adapters()
+    ]
+
+
 def _largest_bar_bytes(resource: str) -> int:
     """Of sysfs' `resource` file: start, end and flags of each window in hexadecimal."""
     sizes = [0]
@@ -193,14 +211,25 @@ def _group_name(status: os.stat_result) -> str:
     return name if stat.S_ISCHR(status.st_mode) else f"{name} (not a device)"
 
 
+_NIXOS_DRIVERS = "/run/opengl-driver/lib"
+_LIBRARY_FOLDERS = ("/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib", "/usr/local/lib")
+
+
 def _library(name: str) -> str:
-    """A shared library by its short name, as the loader would find it; empty where it is not there."""
+    """A shared library by its short name, as the loader would find it; empty where it is not there.
+
+    On Linux its file is looked for, whose full name holds the version: libze_intel_gpu.so.1.6.33578.
+    """
     import ctypes.util
 
     found = ctypes.util.find_library(name) or ""
-    if not found and sys.platform != "win32":
-        folders = [*os.environ.get("LD_LIBRARY_PATH", "").split(":"), "/run/opengl-driver/lib"]
-        found = next((file.name for folder in folders if folder for file in Path(folder).glob(f"lib{name}.so*")), "")
+    if sys.platform == "win32":
+        return found
+    named = [folder for folder in os.environ.get("LD_LIBRARY_PATH", "").split(":") if folder]
+    for folder in [*named, _NIXOS_DRIVERS, *(_LIBRARY_FOLDERS if found else ())]:
+        files = [file.resolve().name for file in Path(folder).glob(f"lib{name}.so*")]
+        if files:
+            return max(files, key=len)
     return found
 
 

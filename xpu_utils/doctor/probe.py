@@ -26,6 +26,9 @@ PYTHONPATH."""
 TIME_LIMIT_SECONDS = 60.0
 """Loading torch takes 5 to 20 s, the first kernel's compilation on Alchemist up to 10 s."""
 
+END_SECONDS = 5.0
+"""A child that is killed ends at once, unless it waits inside the driver."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Run:
@@ -54,13 +57,22 @@ def run(
         command: another program, for tests.
     """
     command = command or [sys.executable, "-c", _START, str(ROOT), device, *(["--all"] if everything else [])]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=limit_seconds, check=False)
+        output, errors = child.communicate(timeout=limit_seconds)
+    except subprocess.TimeoutExpired:
+        return Run(_results(_end(child)), None, "")
+    lines = errors.strip().splitlines()
+    return Run(_results(output), child.returncode, lines[-1][:300] if lines else "")
+
+
+def _end(child: subprocess.Popen[str]) -> str:
+    """Kills the child, or leaves it behind if it waits inside the driver, and returns what it wrote."""
+    child.kill()
+    try:
+        return child.communicate(timeout=END_SECONDS)[0]
     except subprocess.TimeoutExpired as late:
-        written = late.stdout.decode(errors="replace") if isinstance(late.stdout, bytes) else late.stdout or ""
-        return Run(_results(written), None, "")
-    lines = done.stderr.strip().splitlines()
-    return Run(_results(done.stdout), done.returncode, lines[-1][:300] if lines else "")
+        return late.stdout.decode(errors="replace") if isinstance(late.stdout, bytes) else late.stdout or ""
 
 
 def _results(text: str) -> tuple[Result, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..profiles import Architecture
+from ..selector import shows
 from .findings import Finding, State, everywhere
 from .machine import Machine
 
@@ -72,7 +73,7 @@ def sysman(machine: Machine) -> Iterator[Finding]:
             "debian": "sudo apt install libze1",
             "fedora": link.format("/usr/lib64/libze_loader.so.1"),
             "arch": link.format("/usr/lib/libze_loader.so.1"),
-            "nixos": "Use this pack's flake: it points pyzes at /run/opengl-driver/lib.",
+            "nixos": "Use this pack's flake: its pyzes finds the loader in the store.",
             "windows": "Install the newest Intel Arc graphics driver from intel.com, then restart.",
         }
         what = "pyzes is installed but cannot be used"
@@ -80,39 +81,49 @@ def sysman(machine: Machine) -> Iterator[Finding]:
 
 
 def environment(machine: Machine) -> Iterator[Finding]:
-    """No variable hides a device."""
-    variables = machine.environment
-    selector = variables.get("ONEAPI_DEVICE_SELECTOR", "")
-    if selector and "level_zero" not in selector and not selector.startswith("*"):
-        yield _hiding(
-            "selector", "ONEAPI_DEVICE_SELECTOR", selector, "PyTorch takes Level Zero devices only", "level_zero:gpu"
-        )
-    if "SYCL_DEVICE_FILTER" in variables and "level_zero" not in variables["SYCL_DEVICE_FILTER"]:
-        yield _hiding(
-            "sycl-filter", "SYCL_DEVICE_FILTER", variables["SYCL_DEVICE_FILTER"], "it leaves out Level Zero", ""
-        )
-    shown = sum(device.type == "xpu" for device in machine.inventory.devices)
-    if "ZE_AFFINITY_MASK" in variables and shown < len(machine.gpus):
-        mask = variables["ZE_AFFINITY_MASK"]
-        yield _hiding("affinity-mask", "ZE_AFFINITY_MASK", mask, f"{shown} of {len(machine.gpus)} GPUs are left", "")
+    """No variable hides a device, and the one that lifts Alchemist's limit is set."""
+    yield from _hiding(machine)
     limited = [device.id for device in machine.inventory.devices if device.architecture is Architecture.ALCHEMIST]
-    if limited and variables.get("UR_L0_ENABLE_RELAXED_ALLOCATION_LIMITS") != "1":
-        fix = "export UR_L0_ENABLE_RELAXED_ALLOCATION_LIMITS=1"
+    variable = "UR_L0_ENABLE_RELAXED_ALLOCATION_LIMITS"
+    if limited and machine.environment.get(variable) != "1":
         yield Finding(
             "allocation-limit",
             State.NOTE,
             f"{limited[0]} refuses single allocations above 4 GiB; very large pictures need tiling",
-            "UR_L0_ENABLE_RELAXED_ALLOCATION_LIMITS is not 1 (it costs speed, so it is off by default)",
-            everywhere(fix, windows="setx UR_L0_ENABLE_RELAXED_ALLOCATION_LIMITS 1"),
+            f"{variable} is not 1 (it costs speed, so it is off by default)",
+            everywhere(f"export {variable}=1", windows=f"setx {variable} 1"),
         )
 
 
-def _hiding(code: str, variable: str, value: str, why: str, better: str) -> Finding:
-    shell = f"export {variable}={better}" if better else f"unset {variable}"
-    windows = f'setx {variable} "{better}"'
+def _hiding(machine: Machine) -> Iterator[Finding]:
+    """Variables that leave out devices: an error where none is left, else a note, as it may be meant."""
+    variables, gpus = machine.environment, len(machine.gpus)
+    usable = sum(device.type == "xpu" for device in machine.inventory.devices)
+    state = State.NOTE if usable else State.ERROR
+    selector = variables.get("ONEAPI_DEVICE_SELECTOR", "")
+    left = sum(shows(selector, position) for position in range(gpus or 1))
+    if left < (gpus or 1):
+        what = f"ONEAPI_DEVICE_SELECTOR leaves {left} of {gpus or 1} Level Zero GPUs, and PyTorch takes no others"
+        fixes = _setting("ONEAPI_DEVICE_SELECTOR", "level_zero:gpu")
+        yield Finding("selector", state, what, f"ONEAPI_DEVICE_SELECTOR={selector}", fixes)
+    older = variables.get("SYCL_DEVICE_FILTER", "")
+    if older and not any(name in older for name in ("level_zero", "*")):
+        what, evidence = "SYCL_DEVICE_FILTER leaves out Level Zero", f"SYCL_DEVICE_FILTER={older}"
+        yield Finding("sycl-filter", state, what, evidence, _unsetting("SYCL_DEVICE_FILTER"))
+    mask = variables.get("ZE_AFFINITY_MASK", "")
+    if mask and usable < gpus:
+        what, evidence = f"ZE_AFFINITY_MASK leaves {usable} of {gpus} GPUs", f"ZE_AFFINITY_MASK={mask}"
+        yield Finding("affinity-mask", state, what, evidence, _unsetting("ZE_AFFINITY_MASK"))
+
+
+def _setting(variable: str, value: str) -> dict[str, str]:
+    nixos = f'environment.variables.{variable} = "{value}";'
+    return everywhere(f"export {variable}={value}", windows=f"setx {variable} {value}", nixos=nixos)
+
+
+def _unsetting(variable: str) -> dict[str, str]:
     nixos = f"Remove {variable} from environment.variables and from the shell's flake."
-    what = f"{variable} hides devices: {why}"
-    return Finding(code, State.ERROR, what, f"{variable}={value}", everywhere(shell, windows=windows, nixos=nixos))
+    return everywhere(f"unset {variable}", windows=rf"reg delete HKCU\Environment /v {variable} /f", nixos=nixos)
 
 
 def processor(machine: Machine) -> Iterator[Finding]:
@@ -130,6 +141,9 @@ def processor(machine: Machine) -> Iterator[Finding]:
             "capability DEFAULT",
             everywhere(fix),
         )
+    if not build.mkl:
+        what = "This PyTorch has no MKL, which its builds for x86-64 have: linear algebra on the processor is slower"
+        yield Finding("mkl-missing", State.NOTE, what, f"torch {build.version}", _TORCH_FIX)
     if build.onednn and build.cpu_capability != "DEFAULT":
         evidence = f"oneDNN, {'MKL, ' if build.mkl else ''}{build.cpu_capability}"
         yield Finding("processor", State.OK, "The processor's libraries are there", evidence)
@@ -141,14 +155,15 @@ def devices(machine: Machine) -> Iterator[Finding]:
         evidence = f"{device.name}, driver {device.driver_version or 'unknown'}"
         yield Finding("device", State.OK, f"{device.id} is usable", evidence)
     xpus = [device for device in machine.inventory.devices if device.type == "xpu"]
-    ready = machine.torch_build.xpu and machine.level_zero_driver and all(node.usable for node in machine.render_nodes)
-    if machine.gpus and not xpus and ready:
+    runtime = machine.loader if machine.system == "windows" else machine.level_zero_driver
+    ready = machine.torch_build.xpu and runtime and all(node.usable for node in machine.render_nodes)
+    if any(gpu.driver for gpu in machine.gpus) and not xpus and ready:
         fix = "Update Intel's compute runtime and restart: it does not know this GPU yet."
         yield Finding(
             "device-unknown-to-runtime",
             State.ERROR,
             "Driver, runtime and PyTorch are there, and still PyTorch shows no device",
-            f"{len(machine.gpus)} Intel GPUs on the bus, compute runtime {machine.level_zero_driver}",
+            f"{len(machine.gpus)} Intel GPUs on the bus, compute runtime {runtime}",
             everywhere(fix),
         )
 

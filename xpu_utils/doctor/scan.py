@@ -12,6 +12,12 @@ from .findings import Finding, State, everywhere
 MOST_FILES = 5000
 LARGEST_FILE_BYTES = 2 << 20
 
+QUESTIONS = ("is_available", "device_count", "is_initialized", "is_bf16_supported", "get_arch_list")
+"""Functions of torch.cuda that have an answer where there is no CUDA; every other one is a demand."""
+
+_TAKE_A_DEVICE_FIRST = ("to", "device", "set_device", "autocast", "GradScaler", "Generator")
+_DEVICE_ARGUMENTS = ("device", "map_location", "device_type")
+
 
 @dataclasses.dataclass(frozen=True)
 class Place:
@@ -38,7 +44,8 @@ def scan(folder: Path, *, own: Path | None = None) -> list[Place]:
             continue
         for file in _sources(pack):
             name = file.relative_to(pack).as_posix() if file != pack else pack.name
-            places += _places(file.read_text(encoding="utf-8", errors="replace"), pack.name, name)
+            source = file.read_text(encoding="utf-8", errors="replace")
+            places += [Place(pack.name, name, line, code[:80]) for line, code in sorted(_demands(source))]
     return places
 
 
@@ -51,32 +58,60 @@ def _sources(pack: Path) -> Iterator[Path]:
             yield file
 
 
-def _places(source: str, pack: str, file: str) -> Iterator[Place]:
+def _demands(source: str) -> Iterator[tuple[int, str]]:
+    """(line, code) of every place that insists on CUDA."""
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError):
         return  # not our business: the host reports it when it imports the pack
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and _insists(node):
-            yield Place(pack, file, node.lineno, ast.unparse(node)[:80])
+        if isinstance(node, ast.arguments):
+            yield from _defaults(node)
+        elif isinstance(node, (ast.Call, ast.IfExp, ast.Assign, ast.AnnAssign)) and _insists(node):
+            yield node.lineno, ast.unparse(node)
 
 
-def _insists(call: ast.Call) -> bool:
-    """`x.cuda()`, and the constant "cuda" or "cuda:N" given as a device.
-
-    `torch.cuda.is_available()` and the like are questions, not demands.
-    """
-    function = call.func
-    name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
-    if name == "cuda" and not call.args:
-        return True
-    device_arguments = [keyword.value for keyword in call.keywords if keyword.arg in ("device", "map_location")]
-    if name in ("to", "device", "empty_cache", "set_device"):
-        device_arguments += call.args[:1]
-    return any(_is_cuda(argument) for argument in device_arguments)
+def _defaults(arguments: ast.arguments) -> Iterator[tuple[int, str]]:
+    """`def load(device="cuda")`"""
+    positional = [*arguments.posonlyargs, *arguments.args]
+    with_default = positional[len(positional) - len(arguments.defaults) :]
+    pairs = [*zip(with_default, arguments.defaults, strict=True)]
+    pairs += [(name, value) for name, value in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True) if value]
+    for name, value in pairs:
+        if "device" in name.arg.lower() and _is_cuda(value):
+            yield value.lineno, f"{name.arg}={ast.unparse(value)}"
 
 
-def _is_cuda(node: ast.expr) -> bool:
+def _insists(node: ast.Call | ast.IfExp | ast.Assign | ast.AnnAssign) -> bool:
+    """Whether this part of the source itself names CUDA as the device to use."""
+    if isinstance(node, ast.Call):
+        return _call_insists(node)
+    if isinstance(node, ast.IfExp):  # "cuda" if torch.cuda.is_available() else "cpu": the CPU, beside an Intel GPU
+        return _is_cuda(node.body) or _is_cuda(node.orelse)
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+    return _is_cuda(node.value) and any("device" in _name(target).lower() for target in targets)
+
+
+def _call_insists(call: ast.Call) -> bool:
+    """`x.cuda(...)`, `torch.cuda.synchronize()`, and the constant "cuda" or "cuda:N" given as a device."""
+    name, function = _name(call.func), call.func
+    if isinstance(function, ast.Attribute):
+        if name == "cuda":
+            return True
+        if _name(function.value) == "cuda" and isinstance(function.value, ast.Attribute):
+            return name not in QUESTIONS
+    devices = [keyword.value for keyword in call.keywords if keyword.arg in _DEVICE_ARGUMENTS]
+    if name in _TAKE_A_DEVICE_FIRST:
+        devices += call.args[:1]
+    return any(map(_is_cuda, devices))
+
+
+def _name(node: ast.expr) -> str:
+    """The last part of a dotted name; empty for anything else."""
+    return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
+
+
+def _is_cuda(node: ast.expr | None) -> bool:
     return isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.split(":")[0] == "cuda"
 
 

@@ -20,9 +20,14 @@ RUNTIME = {
     "debian": "sudo apt install intel-opencl-icd libze1 libze-intel-gpu1",
     "fedora": "sudo dnf install intel-compute-runtime intel-level-zero oneapi-level-zero",
     "arch": "sudo pacman -S intel-compute-runtime level-zero-loader",
-    "nixos": "hardware.graphics.extraPackages = [ pkgs.intel-compute-runtime pkgs.level-zero ];",
+    "nixos": "hardware.graphics.extraPackages = [ pkgs.intel-compute-runtime.drivers pkgs.level-zero ];",
     "windows": "Install the newest Intel Arc graphics driver from intel.com, then restart.",
 }
+
+_NO_GPU = everywhere(
+    "In a virtual machine or container pass the GPU through; otherwise switch it on in the firmware setup.",
+    windows="In Device Manager enable the GPU under Display adapters; in WSL: wsl --update, then wsl --shutdown.",
+)
 
 _GROUPS = {
     **everywhere("sudo usermod -aG render,video $USER && newgrp render"),
@@ -31,17 +36,16 @@ _GROUPS = {
 }
 
 SMALL_BAR_BYTES = 256 << 20
+LOW_DISK_BYTES = 2 << 30
 
 
 def kernel_driver(machine: Machine) -> Iterator[Finding]:
     """Every Intel GPU of the bus has i915 or xe, and one new enough for it."""
-    if machine.system == "windows":
-        return
-    if not machine.gpus:
-        yield Finding("no-gpu", State.NOTE, "No Intel GPU is on the PCI bus", f"kernel {machine.kernel}")
+    if not machine.gpus and not any(device.type == "xpu" for device in machine.inventory.devices):
+        yield Finding("no-gpu", State.NOTE, "This system shows no Intel GPU", f"kernel {machine.kernel}", _NO_GPU)
     for gpu in machine.gpus:
         name = f"Intel GPU {gpu.pci_device_id:#06x}"
-        if gpu.driver in ("i915", "xe"):
+        if gpu.driver in ("i915", "xe") or (gpu.driver and machine.system == "windows"):
             yield Finding("kernel-driver", State.OK, f"{name} has a driver", f"{gpu.driver}, kernel {machine.kernel}")
         elif gpu.driver:
             fixes = everywhere(f"Release the card from {gpu.driver}: remove its id from vfio-pci.ids and restart.")
@@ -106,7 +110,7 @@ def resizable_bar(machine: Machine) -> Iterator[Finding]:
 
 def level_zero(machine: Machine) -> Iterator[Finding]:
     """The Level Zero loader and Intel's driver behind it are there."""
-    if machine.system == "windows" or not any(gpu.driver for gpu in machine.gpus):
+    if not any(gpu.driver for gpu in machine.gpus):
         return
     if not machine.loader and machine.system == "nixos":
         fix = 'environment.sessionVariables.LD_LIBRARY_PATH = [ "/run/opengl-driver/lib" ];'
@@ -115,7 +119,11 @@ def level_zero(machine: Machine) -> Iterator[Finding]:
         yield Finding("loader-path-nixos", State.ERROR, what, "no libze_loader (intel/llvm #19751)", fixes)
     elif not machine.loader:
         what = "The Level Zero loader is not installed"
-        yield Finding("loader-missing", State.ERROR, what, "no libze_loader on the library path", RUNTIME)
+        file = "ze_loader.dll" if machine.system == "windows" else "libze_loader"
+        yield Finding("loader-missing", State.ERROR, what, f"no {file} on the library path", RUNTIME)
+    elif machine.system == "windows":
+        what = "Level Zero is installed; its driver comes with the graphics driver"
+        yield Finding("level-zero", State.OK, what, machine.loader)
     elif not machine.level_zero_driver:
         what = "Intel's compute runtime (NEO) is not installed"
         evidence = f"the loader {machine.loader} is there, libze_intel_gpu is not"
@@ -136,9 +144,13 @@ def capacity(machine: Machine) -> Iterator[Finding]:
             f"{largest / (1 << 30):.1f} GiB of model, {machine.ram_bytes / (1 << 30):.1f} GiB of memory",
             everywhere("Use a quantised or fp8 version of the model, or add swap of the model's size."),
         )
-    if machine.free_disk_bytes < 2 << 30:
-        what, evidence = "The disk is nearly full", f"{machine.free_disk_bytes / (1 << 30):.1f} GiB free"
-        yield Finding("disk-full", State.WARNING, what, evidence, everywhere("Free some space: 10 GiB or more."))
+    disks = [("of this pack", machine.free_disk_bytes)]
+    if machine.host is not None and machine.host.free_model_disk_bytes is not None:
+        disks.append(("of the models", machine.host.free_model_disk_bytes))
+    for which, free_bytes in disks:
+        if free_bytes < LOW_DISK_BYTES:
+            what, evidence = f"The disk {which} is nearly full", f"{free_bytes / (1 << 30):.1f} GiB free"
+            yield Finding("disk-full", State.WARNING, what, evidence, everywhere("Free some space: 10 GiB or more."))
 
 
 CHECKS = (kernel_driver, render_permission, resizable_bar, level_zero, capacity)
