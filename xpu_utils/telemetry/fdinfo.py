@@ -7,8 +7,15 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+
+from .readings import Unavailable
+
+RESCAN_SECONDS = 30.0
+"""A file that a process opens on a GPU is seen after this long at the latest."""
 
 _UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
@@ -25,6 +32,11 @@ ENGINES = {
     "vecs": "video enhance",
 }
 """Names for the engines of i915 (busy nanoseconds) and xe (busy cycles)."""
+
+_DEVICE_REGIONS = ("vram", "local", "stolen-local")
+_SYSTEM_REGIONS = ("system", "gtt", "stolen", "stolen-system")
+"""Memory regions of i915 and xe, which both number those of one kind: local0, vram1."""
+_REGION_NUMBER = re.compile(r"\d+$")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +59,11 @@ class Client:
 
 
 def parse(text: str, process: int) -> Client | None:
-    """Reads one fdinfo file; None where it is not that of a GPU."""
+    """Reads one fdinfo file; None where it is not that of a GPU.
+
+    Raises:
+        Unavailable: it holds a figure in another form than the kernel's documentation tells.
+    """
     fields = dict(line.split(":", 1) for line in text.splitlines() if line.startswith("drm-") and ":" in line)
     fields = {key: value.strip() for key, value in fields.items()}
     if "drm-pdev" not in fields or "drm-client-id" not in fields:
@@ -56,8 +72,8 @@ def parse(text: str, process: int) -> Client | None:
         process=process,
         client_id=fields["drm-client-id"],
         pci_address=fields["drm-pdev"],
-        device_bytes=_resident_bytes(fields, ("vram", "local")),
-        system_bytes=_resident_bytes(fields, ("system", "gtt", "stolen")),
+        device_bytes=_resident_bytes(fields, _DEVICE_REGIONS),
+        system_bytes=_resident_bytes(fields, _SYSTEM_REGIONS),
         busy=_counters(fields, "drm-engine-") | _counters(fields, "drm-cycles-"),
         clock=_counters(fields, "drm-total-cycles-"),
         capacity=_counters(fields, "drm-engine-capacity-"),
@@ -67,13 +83,22 @@ def parse(text: str, process: int) -> Client | None:
 def _resident_bytes(fields: Mapping[str, str], regions: tuple[str, ...]) -> int:
     """Resident bytes of the named regions; kernels that tell only totals are taken at that."""
     names = {key.split("-", 2)[2] for key in fields if key.startswith(("drm-resident-", "drm-total-"))}
-    chosen = [name for name in names if name.startswith(regions) and not name.startswith("cycles")]
+    chosen = [name for name in names if _REGION_NUMBER.sub("", name) in regions]
     return sum(_bytes(fields.get(f"drm-resident-{name}") or fields[f"drm-total-{name}"]) for name in chosen)
 
 
 def _bytes(value: str) -> int:
     number, _, unit = value.partition(" ")
-    return int(number) * _UNITS[unit.strip()]
+    if unit.strip() not in _UNITS:
+        raise Unavailable(f"fdinfo gives a size in an unknown unit ({value})")
+    return _integer(number) * _UNITS[unit.strip()]
+
+
+def _integer(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        raise Unavailable(f"fdinfo gives {text!r} where a number belongs") from error
 
 
 def _counters(fields: Mapping[str, str], prefix: str) -> dict[str, int]:
@@ -81,30 +106,67 @@ def _counters(fields: Mapping[str, str], prefix: str) -> dict[str, int]:
     for key, value in fields.items():
         name = ENGINES.get(key.removeprefix(prefix)) if key.startswith(prefix) else None
         if name is not None:
-            found[name] = int(value.split()[0])
+            found[name] = _integer(value.partition(" ")[0])
     return found
 
 
-def clients(pci_address: str, proc: Path = Path("/proc")) -> list[Client]:
-    """Every open file on that GPU that this user may see, each counted once."""
-    seen: dict[str, Client] = {}
-    for text, process in _gpu_files(proc):
-        client = parse(text, process)
-        if client is not None and client.pci_address == pci_address:
-            seen.setdefault(client.client_id, client)
-    return list(seen.values())
+class OpenFiles:
+    """The files that processes hold open on GPUs.
+
+    To find them every file of every process is looked at (79 ms for 9,000 of them), so they are remembered and looked
+    for again after `RESCAN_SECONDS`. What they tell is read anew each time.
+
+    Args:
+        proc: /proc, or a recorded one.
+    """
+
+    def __init__(self, proc: Path = Path("/proc"), *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._proc = proc
+        self._clock = clock
+        self._found: tuple[float, tuple[Path, ...]] = (float("-inf"), ())
+
+    def clients(self, pci_address: str) -> list[Client]:
+        """Every open file on that GPU that this user may see, each counted once.
+
+        Raises:
+            Unavailable: a file holds something unknown.
+        """
+        seen: dict[str, Client] = {}
+        for path in self._paths():
+            try:
+                client = parse(path.read_text(), int(path.parts[-3]))
+            except _GONE:
+                continue
+            if client is not None and client.pci_address == pci_address:
+                seen.setdefault(client.client_id, client)
+        return list(seen.values())
+
+    def _paths(self) -> tuple[Path, ...]:
+        looked_at, paths = self._found
+        if self._clock() - looked_at >= RESCAN_SECONDS:
+            paths = tuple(_gpu_files(self._proc))
+            self._found = (self._clock(), paths)
+        return paths
 
 
-def _gpu_files(proc: Path) -> Iterator[tuple[str, int]]:
-    """(text, process) of each fdinfo whose file lies in /dev/dri; other users' processes are passed over."""
+_GONE = (PermissionError, FileNotFoundError, ProcessLookupError)
+"""Another user's, or closed or ended since it was listed."""
+
+
+def _gpu_files(proc: Path) -> Iterator[Path]:
+    """The fdinfo of each file that lies in /dev/dri."""
     for folder in proc.glob("[0-9]*"):
         try:
             names = os.listdir(folder / "fd")
-        except (PermissionError, FileNotFoundError, ProcessLookupError):
+        except _GONE:
             continue
         for name in names:
             try:
                 if os.readlink(folder / "fd" / name).startswith("/dev/dri/"):
-                    yield (folder / "fdinfo" / name).read_text(), int(folder.name)
-            except (PermissionError, FileNotFoundError, ProcessLookupError):
-                continue  # closed, or ended, since it was listed
+                    yield folder / "fdinfo" / name
+            except _GONE:
+                continue
+
+
+OPEN_FILES = OpenFiles()
+"""Those of this machine, shared by all of its devices."""

@@ -27,7 +27,7 @@ class KernelSource:
     Args:
         device: found by PCI address (or an id that only one card has).
         sysfs: /sys/class/drm, or a recorded one.
-        proc: /proc, or a recorded one.
+        files: the files that processes hold open on GPUs.
 
     Raises:
         Unavailable: the kernel shows no such card, as on Windows.
@@ -35,22 +35,24 @@ class KernelSource:
 
     name = "kernel"
 
-    def __init__(self, device: Device, *, sysfs: Path = Path("/sys/class/drm"), proc: Path = Path("/proc")) -> None:
+    def __init__(
+        self, device: Device, *, sysfs: Path = Path("/sys/class/drm"), files: fdinfo.OpenFiles = fdinfo.OPEN_FILES
+    ) -> None:
         self._device = device
         self._card = card_of(device, intel_cards(sysfs))
-        self._proc = proc
+        self._files = files
         self._power = Rate()
         self._engines: dict[tuple[str, str], Rate] = defaultdict(Rate)
 
     def memory(self) -> MemoryReading:
         """Resident memory of all processes of this user (of all users for root)."""
-        return memory_of(self._device, self._card.path, fdinfo.clients(self._card.pci_address, self._proc))
+        return memory_of(self._device, self._card.path, self._files.clients(self._card.pci_address))
 
     def engines(self) -> Mapping[str, float] | None:
         """Busy share by engine: the clients' busy time over wall time (i915) or over the engine's cycles (xe)."""
         percent: dict[str, float] = {}
         now_ns = time.monotonic_ns()
-        clients = fdinfo.clients(self._card.pci_address, self._proc)
+        clients = self._files.clients(self._card.pci_address)
         gone = {client_id for client_id, _ in self._engines} - {client.client_id for client in clients}
         for key in [key for key in self._engines if key[0] in gone]:
             del self._engines[key]

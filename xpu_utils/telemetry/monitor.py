@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from ..devices import Device
 from .framework import AllocatorSource, DriverSource
 from .host import read_host
 from .kernel import KernelSource
-from .readings import DeviceSample, Sample, Source, SourceFactory, Unavailable
+from .readings import DeviceSample, HostSample, Sample, Source, SourceFactory, Unavailable
 from .sysman import SysmanSource
 
 QUANTITIES = ("memory", "engines", "temperature", "power", "frequency")
@@ -21,6 +22,34 @@ SOURCES: tuple[SourceFactory, ...] = (SysmanSource, DriverSource, KernelSource, 
 
 FIRST_PAUSE_SECONDS = 2.0
 LONGEST_PAUSE_SECONDS = 300.0
+
+Answer = TypeVar("Answer")
+
+
+def attempt(what: str, read: Callable[[], Answer]) -> Answer:
+    """Calls a reading.
+
+    Drivers and their bindings fail in ways that nobody listed; one of them must not cost the other readings. An error
+    of a kind that no source expects is logged with its traceback, once for each reading.
+
+    Raises:
+        Unavailable: it failed, in whatever way.
+    """
+    try:
+        return read()
+    except Unavailable:
+        raise
+    except OSError as error:
+        raise Unavailable(str(error)) from error
+    except Exception as error:
+        kind = type(error).__name__
+        if (what, kind) not in _logged:
+            _logged.add((what, kind))
+            logging.exception("XPU Nodes: the %s cannot be read, it is shown as missing.", what)
+        raise Unavailable(f"{kind}: {error}") from error
+
+
+_logged: set[tuple[str, str]] = set()
 
 
 class Backoff:
@@ -72,16 +101,19 @@ class LazySource:
         if not backoff.due:
             raise Unavailable(backoff.problem)
         try:
-            if self._source is None:
-                self._source = self._factory(self._device)
-                self._opening.succeeded()
-            value = getattr(self._source, quantity)()
+            value = attempt(f"{quantity} of {self._device.id} from {self.name}", lambda: self._ask(quantity))
         except Unavailable as error:
             backoff = self._opening if self._source is None else self._reading[quantity]
             backoff.failed(str(error))
             raise
         self._reading[quantity].succeeded()
         return value
+
+    def _ask(self, quantity: str) -> Any:
+        if self._source is None:
+            self._source = self._factory(self._device)
+            self._opening.succeeded()
+        return getattr(self._source, quantity)()
 
 
 class Monitor:
@@ -109,9 +141,17 @@ class Monitor:
             if self._latest is not None and self._clock() - self._latest[0] < fresh_for_seconds:
                 return self._latest[1]
             devices = tuple(_sample(device, sources) for device, sources in self._devices.items())
-            sample = Sample(time.time(), read_host(), devices)
+            sample = Sample(time.time(), *_sample_host(), devices)
             self._latest = (self._clock(), sample)
             return sample
+
+
+def _sample_host() -> tuple[HostSample | None, str]:
+    """The host, or why it cannot be read."""
+    try:
+        return attempt("host's memory", read_host), ""
+    except Unavailable as error:
+        return None, str(error)
 
 
 def _sample(device: Device, sources: Sequence[LazySource]) -> DeviceSample:

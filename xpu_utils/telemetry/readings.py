@@ -72,7 +72,9 @@ class Sample:
 
     taken_at: float
     """Seconds since the epoch."""
-    host: HostSample
+    host: HostSample | None
+    host_problem: str
+    """Why the host could not be read; empty where it was."""
     devices: tuple[DeviceSample, ...]
 
 
