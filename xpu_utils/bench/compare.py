@@ -11,7 +11,7 @@ import torch
 
 from .measure import Measurement
 
-FORMAT = "xpu-nodes bench 1"
+FORMAT = "xpu-nodes bench 2"
 
 _SCALES = (("T", 1e12), ("G", 1e9), ("M", 1e6), ("", 1.0))
 
@@ -56,16 +56,20 @@ def as_table(measurements: Sequence[Measurement]) -> str:
     return aligned(rows)
 
 
+def pairs(before: Sequence[Measurement], after: Sequence[Measurement]) -> list[tuple[Measurement, Measurement]]:
+    """Every operation that both have, in the order of the later one."""
+    earlier = {(entry.device, entry.name, entry.precision): entry for entry in before}
+    found = [(earlier.get((entry.device, entry.name, entry.precision)), entry) for entry in after]
+    return [(first, second) for first, second in found if first is not None]
+
+
 def compare(before: Sequence[Measurement], after: Sequence[Measurement]) -> str:
     """One line for every operation that both have, with the factor by which its rate grew."""
-    earlier = {(entry.device, entry.name, entry.precision): entry for entry in before}
     rows = [("device", "operation", "precision", "before", "after", "factor")]
-    for entry in after:
-        other = earlier.get((entry.device, entry.name, entry.precision))
-        if other is not None:
-            factor = f"{entry.rate / other.rate:.2f}" if entry.rate and other.rate else "–"
-            rates = (rate_text(other.rate, other.unit), rate_text(entry.rate, entry.unit))
-            rows.append((entry.device, entry.name, entry.precision, *rates, factor))
+    for first, second in pairs(before, after):
+        factor = f"{second.rate / first.rate:.2f}" if second.rate and first.rate else "–"
+        rates = (rate_text(first.rate, first.unit), rate_text(second.rate, second.unit))
+        rows.append((second.device, second.name, second.precision, *rates, factor))
     return aligned(rows)
 
 

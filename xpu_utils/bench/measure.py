@@ -45,21 +45,31 @@ class Measurement:
 
 
 def measure(
-    name: str, device: Device, precision: str, call: Callable[[], object], *, work: float, unit: str
+    name: str,
+    device: Device,
+    precision: str,
+    prepare: Callable[[], Callable[[], object]],
+    *,
+    work: float,
+    unit: str,
+    ceiling: tuple[float, str] | None = None,
 ) -> Measurement:
     """Times a call.
 
     Args:
-        work: what one call does: operations where `unit` is "FLOP/s", bytes for "B/s", 1 for "1/s".
+        prepare: puts what the call needs onto the device and answers the call.
+        work: what one call does: operations where `unit` is "FLOP/s", bytes for "B/s".
+        ceiling: the rate that the hardware cannot exceed, and what that was worked out from.
 
     Returns:
-        The measurement; where the call fails on that device, one without figures that says why.
+        The measurement; where preparing or calling fails on that device, one without figures that says why.
     """
     try:
-        seconds = median_seconds(call, device)
-    except (RuntimeError, NotImplementedError) as error:  # what torch raises for a missing kernel or memory
-        return Measurement(name, device.id, precision, None, None, unit, problem=str(error).splitlines()[0][:200])
-    return Measurement(name, device.id, precision, seconds, work / seconds, unit)
+        seconds = median_seconds(prepare(), device)
+    except (RuntimeError, TypeError) as error:  # what torch raises for a missing kernel, precision or memory
+        problem = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        return Measurement(name, device.id, precision, None, None, unit, problem=problem)
+    return Measurement(name, device.id, precision, seconds, work / seconds, unit, *(ceiling or ()))
 
 
 def median_seconds(call: Callable[[], object], device: Device) -> float:

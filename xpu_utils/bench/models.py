@@ -5,9 +5,24 @@ They stand for the cost of a step, not for a picture: every layer kind and width
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def flops(make: Callable[[], nn.Module], shapes: Sequence[tuple[int, ...]]) -> float:
+    """Operations of one call, counted without computing or allocating anything.
+
+    Args:
+        make: makes the network.
+        shapes: of its inputs.
+    """
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        make()(*(torch.empty(shape) for shape in shapes))
+    return float(counter.get_total_flops())
 
 
 class Attention(nn.Module):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -14,12 +14,17 @@ from ..devices import Device, find_devices
 from ..doctor.numeric import HEAD_DIMS
 from ..precision import dtype_of
 from . import models
-from .ceilings import matrix_flops
+from .ceilings import compute_flops, link_bytes_per_s
 from .chart import bar_chart
-from .compare import as_json, as_table, compare, load, rate_text
+from .compare import as_json, as_table, compare, load, pairs, rate_text
 from .measure import Measurement, measure
 
 COPY_BYTES = 64 << 20
+GEMM_SIZE, CPU_GEMM_SIZE = 4096, 1024
+"""Large enough that an accelerator's time to start a kernel does not count; a CPU would need minutes for as much."""
+
+Ceiling = tuple[float, str] | None
+"""See `measure`."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -36,29 +41,45 @@ def run(arguments: argparse.Namespace) -> tuple[int, str]:
     try:
         if arguments.compare:
             before, after = (load(path) for path in arguments.compare)
-            measurements, text = after, compare(before, after)
+            bars, text = two_bars(before, after), compare(before, after)
         else:
             measurements = list(quick_table(arguments.device))
+            bars = one_bar(measurements)
             text = as_json(measurements) if arguments.json else as_table(measurements)
     except ValueError as error:
         return 2, f"bench: {error}"
     if arguments.chart:
-        arguments.chart.write_text(chart(measurements), encoding="utf-8")
+        arguments.chart.write_text(chart(bars), encoding="utf-8")
     return 0, text
 
 
-def chart(measurements: Sequence[Measurement]) -> str:
-    """A bar for every figure, operation by operation, as long as its share of the fastest device's rate."""
-    known = [(entry, entry.rate) for entry in measurements if entry.rate]
+Bar = tuple[str, Measurement]
+"""What stands beside it, and its figure."""
+
+
+def one_bar(measurements: Sequence[Measurement]) -> list[Bar]:
+    """A bar for each measurement."""
+    return [(f"{entry.name}, {entry.device} {entry.precision}".strip(), entry) for entry in measurements]
+
+
+def two_bars(before: Sequence[Measurement], after: Sequence[Measurement]) -> list[Bar]:
+    """Two bars for each operation that both runs have."""
+    found = pairs(before, after)
+    earlier = [(f"{name}, before", entry) for name, entry in one_bar([first for first, _ in found])]
+    later = [(f"{name}, after", entry) for name, entry in one_bar([second for _, second in found])]
+    return [bar for pair in zip(earlier, later, strict=True) for bar in pair]
+
+
+def chart(bars: Sequence[Bar]) -> str:
+    """The bars that have a figure, operation by operation, as long as their share of that operation's highest rate."""
+    known = [(name, entry, entry.rate) for name, entry in bars if entry.rate]
     best: dict[str, float] = {}
-    for entry, rate in known:
+    for _, entry, rate in known:
         best[entry.name] = max(rate, best.get(entry.name, 0.0))
-    bars, labels = {}, {}
-    for entry, rate in sorted(known, key=lambda pair: list(best).index(pair[0].name)):
-        name = f"{entry.name}, {entry.device} {entry.precision}".strip()
-        bars[name] = rate / best[entry.name]
-        labels[name] = rate_text(rate, entry.unit)
-    return bar_chart("Rates, relative to the fastest device", bars, labels=labels)
+    order = sorted(known, key=lambda bar: list(best).index(bar[1].name))
+    lengths = {name: rate / best[entry.name] for name, entry, rate in order}
+    labels = {name: rate_text(rate, entry.unit) for name, entry, rate in order}
+    return bar_chart("Rates, relative to the highest of each operation", lengths, labels=labels)
 
 
 def quick_table(device_id: str | None = None) -> Iterator[Measurement]:
@@ -75,95 +96,103 @@ def quick_table(device_id: str | None = None) -> Iterator[Measurement]:
 
 
 def measure_device(device: Device) -> list[Measurement]:
-    """GEMM in every precision; the rest in the fastest of them, with that GEMM as its ceiling."""
+    """GEMM in every precision; the rest in the fastest of them, with that GEMM as its ceiling; then copies."""
     with torch.inference_mode():
         products = [_gemm(device, precision) for precision in ("fp32", "bf16", "fp16")]
         best = max(products, key=lambda entry: entry.rate or 0.0)
-        rest = [_under(best, entry) for entry in _computing(device, best.precision)]
-        limit = matrix_flops(device)
-        if limit is not None:
-            products = [
-                dataclasses.replace(entry, ceiling=limit[0], ceiling_source=limit[1])
-                if entry.precision != "fp32"
-                else entry
-                for entry in products
-            ]
+        ceiling = None if best.rate is None else (best.rate, f"its own gemm in {best.precision}")
+        rest = _computing(device, best.precision, ceiling)
         return [*products, *rest, *(_copies(device) if device.type != "cpu" else [])]
 
 
-def _under(product: Measurement, entry: Measurement) -> Measurement:
-    if entry.unit != product.unit or product.rate is None:
-        return entry
-    return dataclasses.replace(entry, ceiling=product.rate, ceiling_source=f"its own gemm in {product.precision}")
+def _gemm(device: Device, precision: str) -> Measurement:
+    size = CPU_GEMM_SIZE if device.type == "cpu" else GEMM_SIZE
+
+    def prepare() -> Callable[[], object]:
+        left, right = (_random(device, precision, size, size) for _ in range(2))
+        return lambda: left @ right
+
+    ceiling = compute_flops(device, precision)
+    return measure("gemm", device, precision, prepare, work=2.0 * size**3, unit="FLOP/s", ceiling=ceiling)
 
 
-def _gemm(device: Device, precision: str, *, size: int = 1024) -> Measurement:
-    left, right = (_random(device, precision, size, size) for _ in range(2))
-    return measure("gemm", device, precision, lambda: left @ right, work=2.0 * size**3, unit="FLOP/s")
-
-
-def _computing(device: Device, precision: str) -> Iterator[Measurement]:
+def _computing(device: Device, precision: str, ceiling: Ceiling) -> Iterator[Measurement]:
     """Convolution, attention by head dim, and the steps of three kinds of model."""
-    picture = _random(device, precision, 2, 320, 64, 64)
-    weight = _random(device, precision, 320, 320, 3, 3)
-    yield measure(
-        "convolution 320, 3x3, 64x64",
-        device,
-        precision,
-        lambda: F.conv2d(picture, weight, padding=1),
-        work=2.0 * 2 * 320 * 320 * 9 * 64 * 64,
-        unit="FLOP/s",
-    )
+    yield _convolution(device, precision, ceiling)
     for head_dim in HEAD_DIMS:
-        yield _attention(device, precision, head_dim)
-    latent, text = _random(device, precision, 2, 4, 64, 64), _random(device, precision, 2, 77, 768)
-    yield _step("u-net step, reduced, 64x64", device, precision, models.UNet, latent, text)
-    tokens = _random(device, precision, 1, 1024, 1536)
-    yield _step("DiT step, reduced, 1024 tokens", device, precision, models.DiT, tokens)
-    yield _step("VAE decode, reduced, 256x256", device, precision, models.Decoder, latent[:1, :, :32, :32])
+        yield _attention(device, precision, ceiling, head_dim)
+    for name, make, shapes in (
+        ("u-net step, reduced, 64x64", models.UNet, ((2, 4, 64, 64), (2, 77, 768))),
+        ("DiT step, reduced, 1024 tokens", models.DiT, ((1, 1024, 1536),)),
+        ("VAE decode, reduced, 256x256", models.Decoder, ((1, 4, 32, 32),)),
+    ):
+        yield _step(name, device, precision, ceiling, make, shapes)
 
 
-def _attention(device: Device, precision: str, head_dim: int, *, heads: int = 8, tokens: int = 1024) -> Measurement:
+def _convolution(device: Device, precision: str, ceiling: Ceiling) -> Measurement:
+    def prepare() -> Callable[[], object]:
+        picture = _random(device, precision, 2, 320, 64, 64)
+        weight = _random(device, precision, 320, 320, 3, 3)
+        return lambda: F.conv2d(picture, weight, padding=1)
+
+    work = 2.0 * 2 * 320 * 320 * 9 * 64 * 64
+    name = "convolution 320, 3x3, 64x64"
+    return measure(name, device, precision, prepare, work=work, unit="FLOP/s", ceiling=ceiling)
+
+
+def _attention(
+    device: Device, precision: str, ceiling: Ceiling, head_dim: int, *, heads: int = 8, tokens: int = 1024
+) -> Measurement:
     """Two products of tokens x tokens x head dim for every head."""
-    query = _random(device, precision, 1, heads, tokens, head_dim)
-    return measure(
-        f"attention, head dim {head_dim}",
-        device,
-        precision,
-        lambda: F.scaled_dot_product_attention(query, query, query),
-        work=4.0 * heads * tokens**2 * head_dim,
-        unit="FLOP/s",
-    )
+
+    def prepare() -> Callable[[], object]:
+        query = _random(device, precision, 1, heads, tokens, head_dim)
+        return lambda: F.scaled_dot_product_attention(query, query, query)
+
+    work = 4.0 * heads * tokens**2 * head_dim
+    name = f"attention, head dim {head_dim}"
+    return measure(name, device, precision, prepare, work=work, unit="FLOP/s", ceiling=ceiling)
 
 
 def _step(
-    name: str, device: Device, precision: str, make: Callable[[], torch.nn.Module], *inputs: torch.Tensor
+    name: str,
+    device: Device,
+    precision: str,
+    ceiling: Ceiling,
+    make: Callable[[], torch.nn.Module],
+    shapes: Sequence[tuple[int, ...]],
 ) -> Measurement:
-    torch.manual_seed(0)
-    model = make().to(device.torch_device, dtype_of(precision)).eval()
-    return measure(name, device, precision, lambda: model(*inputs), work=1.0, unit="1/s")
+    def prepare() -> Callable[[], object]:
+        torch.manual_seed(0)
+        model = make().to(device.torch_device, dtype_of(precision)).eval()
+        inputs = [_random(device, precision, *shape) for shape in shapes]
+        return lambda: model(*inputs)
+
+    return measure(name, device, precision, prepare, work=models.flops(make, shapes), unit="FLOP/s", ceiling=ceiling)
 
 
 def _copies(device: Device) -> Iterator[Measurement]:
     """Both directions, from pageable and from pinned memory."""
-    there = torch.empty(COPY_BYTES, dtype=torch.uint8, device=device.torch_device)
+    ceiling = link_bytes_per_s(device)
     for kind in ("pageable", "pinned"):
-        here = torch.zeros(COPY_BYTES, dtype=torch.uint8)
-        try:
-            here = here.pin_memory(device.type) if kind == "pinned" else here
-        except (RuntimeError, TypeError) as error:
-            problem = str(error).splitlines()[0][:200]
-            yield Measurement("copy, pinned", device.id, "", None, None, "B/s", problem=problem)
-            return
-        for name, target, source in (("to device", there, here), ("to host", here, there)):
+        for direction in ("to device", "to host"):
             yield measure(
-                f"copy {name}, {kind}",
+                f"copy {direction}, {kind}",
                 device,
                 "",
-                lambda target=target, source=source: target.copy_(source, non_blocking=True),  # type: ignore[misc]
+                functools.partial(_copy, device, pinned=kind == "pinned", to_device=direction == "to device"),
                 work=float(COPY_BYTES),
                 unit="B/s",
+                ceiling=ceiling,
             )
+
+
+def _copy(device: Device, *, pinned: bool, to_device: bool) -> Callable[[], object]:
+    here = torch.zeros(COPY_BYTES, dtype=torch.uint8)
+    here = here.pin_memory(device.type) if pinned else here
+    there = torch.zeros(COPY_BYTES, dtype=torch.uint8, device=device.torch_device)
+    target, source = (there, here) if to_device else (here, there)
+    return lambda: target.copy_(source, non_blocking=True)
 
 
 def _random(device: Device, precision: str, *shape: int) -> torch.Tensor:
