@@ -31,6 +31,7 @@ from . import hooks
 from .inventory import host_inventory
 
 HOOK = "attention override"
+VAE_HOOK = "vae attention"
 OVERRIDE = "optimized_attention_override"
 BUDGET = "xpu_nodes.attention_budget_bytes"
 """Key in a model call's transformer_options: the bytes that no temporary may exceed, set after a failure. Then no
@@ -207,6 +208,9 @@ def attend_on_cpu(
 
 def use_vae_attention(patcher: Any) -> None:
     """Has a VAE placed on an accelerator attend within a budget in the blocks that attend over all pixels."""
+    if hooks.switched_off(VAE_HOOK):
+        return
+    hooks.record(VAE_HOOK, hooks.State.APPLIED, "VAEs on accelerators attend within a memory budget")
     stock = _stock_vae_attention()
     for name, module in patcher.model.named_modules():
         if hasattr(module, "optimized_attention"):

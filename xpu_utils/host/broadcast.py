@@ -42,10 +42,10 @@ class Broadcaster:
         self._send = send
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="xpu-telemetry")
         self._task: asyncio.Task[None] | None = None
-        self._watched_until = 0.0
-        self._hurry = asyncio.Event()
+        self._watched: dict[float, float] = {}
+        """Interval asked for -> until when it holds, by the monotonic clock."""
+        self._asked = asyncio.Event()
         """Set when a page begins or goes on watching: it need not wait out another page's longer interval."""
-        self._interval_seconds = INTERVAL_LIMITS_SECONDS[1]
 
     async def sample(self, *, fresh_for_seconds: float = INTERVAL_LIMITS_SECONDS[0]) -> dict[str, Any]:
         """One sample now, or the last one if it is that fresh."""
@@ -54,19 +54,34 @@ class Broadcaster:
     def watch(self, interval_seconds: float) -> None:
         """Keeps samples coming for a while, at this interval or a shorter one that another page asked for."""
         now = time.monotonic()
-        watched = now < self._watched_until
-        self._interval_seconds = min(interval_seconds, self._interval_seconds) if watched else interval_seconds
-        self._watched_until = now + WATCH_SECONDS
-        self._hurry.set()
+        # Longer intervals that were asked for earlier end before this one: they can never be the shortest again.
+        shorter = {interval: until for interval, until in self._watched.items() if interval < interval_seconds}
+        self._watched = {**shorter, interval_seconds: now + WATCH_SECONDS}
+        self._asked.set()
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._keep_sending())
 
+    def _interval_seconds(self) -> float | None:
+        """The shortest interval that holds; None where nobody watches any more."""
+        now = time.monotonic()
+        self._watched = {interval: until for interval, until in self._watched.items() if now < until}
+        return min(self._watched, default=None)
+
     async def _keep_sending(self) -> None:
-        while time.monotonic() < self._watched_until:
+        while self._interval_seconds() is not None:
+            began = time.monotonic()
             self._send("xpu.telemetry", await self.sample())
-            self._hurry.clear()
+            await self._pause(began)
+
+    async def _pause(self, began: float) -> None:
+        """Waits until the interval has passed, looked at anew whenever a page asks."""
+        while (interval := self._interval_seconds()) is not None:
+            left_seconds = began + interval - time.monotonic()
+            if left_seconds <= 0:
+                return
+            self._asked.clear()
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._hurry.wait(), self._interval_seconds)
+                await asyncio.wait_for(self._asked.wait(), left_seconds)
 
     def _read(self, fresh_for_seconds: float) -> dict[str, Any]:
         if self._monitor is None:

@@ -6,11 +6,15 @@ import time
 from typing import Any
 
 import comfy.sd
+import torch
 
 from ..jobs import Stage, record_stage
+from . import cpu_engine
 from .health import placement_of
 from .prompts import current_prompt_id
 from .recovery import carry_on, check_finite, placement_after
+from .weights import HOST
+from .work_format import WorkFormat
 
 STAGE = "encode text"
 
@@ -41,8 +45,10 @@ class PlacedCLIP(comfy.sd.CLIP):
         if self._encoding:
             return encode(*arguments, **keywords)
         started = time.perf_counter()
+        work = WorkFormat(self.patcher, self.cond_stage_model)
 
         def attempt() -> Any:
+            self._use_cpu_engine(work)
             answer = encode(*arguments, **keywords)
             check_finite(answer, self.patcher, "The conditioning")
             return answer
@@ -52,8 +58,21 @@ class PlacedCLIP(comfy.sd.CLIP):
             answer = carry_on(self.patcher, STAGE, attempt)
         finally:
             self._encoding = False
+            work.restore()
         self._report(time.perf_counter() - started)
         return answer
+
+    def _use_cpu_engine(self, work: WorkFormat) -> None:
+        """Has work that came to the CPU from another device be done by the CPU's plan, in fp32 as it was there."""
+        placement = placement_of(self.patcher)
+        if placement is None or self.patcher.load_device != HOST or not placement.carried_over:
+            return
+        plan, dtype = cpu_engine.work_on_cpu(placement, torch.float32)
+        work.begin()
+        if work.has_room(dtype):
+            work.hold(dtype, plan)
+        if plan is not None:
+            cpu_engine.use_on_clip(self, plan, None)
 
     def _report(self, seconds: float) -> None:
         """ComfyUI's own encode nodes say nothing of devices, so the job log does."""

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from typing import Any
 
+import comfy.model_management as model_management
 import nodes as host_nodes  # ComfyUI's module: the pack itself is imported under another name
 import torch
 
 from ..placement import AUTO, Placement
+from ..sizes import check_decoded, check_encoded, check_latent
 from .health import placement_of
-from .inventory import placement_for
+from .inventory import placement_over
 from .placing import check_vae, place_vae
 from .recovery import placement_after
+from .stages import decided
+from .weights import HOST
 
 
 def decode(vae: Any, latent: dict[str, Any], device: str, precision: str) -> tuple[torch.Tensor, Placement]:
     """Decodes a LATENT into an IMAGE (N, H, W, 3) with ComfyUI's own node.
 
     Raises:
-        ValueError: the VAE holds no weights, the latent has no size, or it or the weights hold NaN.
+        ValueError: the VAE holds no weights, the latent has no size or is far too large, or it or the weights hold NaN.
     """
     placed, placement = placed_vae(vae, device, precision)
-    if math.prod(latent["samples"].shape) == 0:
-        raise ValueError("The latent has no size: give it a width and height above zero.")
+    decided(placement)
+    shape = latent["samples"].shape
+    check_latent(shape)
+    check_decoded(shape, placed.spacial_compression_decode(), model_management.get_total_memory(HOST))
     (image,) = host_nodes.NODE_CLASS_MAPPINGS["VAEDecode"]().decode(placed, latent)
     return image, with_tiling(placement_after(placed.patcher, placement), placed)
 
@@ -33,9 +37,11 @@ def encode(vae: Any, pixels: torch.Tensor, device: str, precision: str) -> tuple
     """Encodes an IMAGE (N, H, W, 3) into a LATENT with ComfyUI's own node.
 
     Raises:
-        ValueError: the VAE holds no weights, or they or the picture hold NaN.
+        ValueError: the VAE holds no weights, the picture is too small, or it or the weights hold NaN.
     """
     placed, placement = placed_vae(vae, device, precision)
+    check_encoded(pixels.shape, placed.vae_encode_crop_pixels(pixels).shape, placed.spacial_compression_encode())
+    decided(placement)
     (latent,) = host_nodes.NODE_CLASS_MAPPINGS["VAEEncode"]().encode(placed, pixels)
     return latent, with_tiling(placement_after(placed.patcher, placement), placed)
 
@@ -50,12 +56,10 @@ def placed_vae(vae: Any, device: str, precision: str) -> tuple[Any, Placement]:
     already = placement_of(vae.patcher)
     if already is not None and device == AUTO and precision == AUTO:
         return vae, already
-    return place_vae(vae, placement_for(device, precision))
+    return place_vae(vae, placement_over(already, device, precision))
 
 
 def with_tiling(placement: Placement, vae: Any) -> Placement:
     """The placement, saying in which tiles the VAE's last call was done where it was not done as a whole."""
     tiling = getattr(vae, "last_tiling", None)
-    if tiling is None:
-        return placement
-    return dataclasses.replace(placement, reason="; ".join(filter(None, (placement.reason, str(tiling)))))
+    return placement if tiling is None else placement.because(str(tiling))

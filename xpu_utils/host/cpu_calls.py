@@ -1,12 +1,13 @@
 """Single model calls on the CPU, compared: their error against fp32, and their time against OpenVINO's.
 
-`python -m xpu_utils.host.cpu_calls CHECKPOINT FILE --size PIXELS` writes JSON; run with ComfyUI on the import
-path. For the UNet layouts of `synthetic`, whose inputs are known.
+`python -m xpu_utils.host.cpu_calls CHECKPOINT FILE --size PIXELS` writes JSON; run with ComfyUI on the import path.
+With `--work` it writes how much there is to compute instead. For the networks of `synthetic`'s checkpoints.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib
 import json
 import math
@@ -16,6 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
+
+from ..bench import openvino
 
 Call = Callable[[], torch.Tensor]
 Figures = dict[str, dict[str, float]]
@@ -28,6 +32,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--work", action="store_true", help="count weights and operations")
     arguments = parser.parse_args()
     from comfy.cli_args import args
 
@@ -35,33 +40,94 @@ def main() -> None:
     args.use_pytorch_cross_attention = True  # OpenVINO converts torch's fused attention into its own
     importlib.import_module("utils.extra_config")  # as ComfyUI does first: other packages bring a `utils` too
     with torch.inference_mode():
-        figures = compare(arguments.checkpoint, arguments.size, arguments.rounds, arguments.threads)
-    arguments.json.write_text(json.dumps(figures), encoding="utf-8")
+        if arguments.work:
+            answer: Any = work(arguments.checkpoint, arguments.size)
+        else:
+            answer = compare(arguments.checkpoint, arguments.size, arguments.rounds, arguments.threads)
+    arguments.json.write_text(json.dumps(answer), encoding="utf-8")
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """What a network is fed: both halves of the guidance in one batch."""
+
+    latent: torch.Tensor
+    times: torch.Tensor
+    context: torch.Tensor
+    pooled: torch.Tensor | None
+    """What some networks take beside the context, as `y`."""
+
+    def named(self, dtype: torch.dtype | None = None, device: str = "cpu") -> dict[str, torch.Tensor]:
+        """By the names of the network's parameters."""
+        given = {"x": self.latent, "context": self.context, "y": self.pooled}
+        tensors = {name: tensor.to(device, dtype) for name, tensor in given.items() if tensor is not None}
+        return {**tensors, "timesteps": self.times.to(device)}
+
+
+def inputs_for(config: Any, size: int) -> Inputs:
+    """Random inputs for a network of ComfyUI's model configuration, for square pictures of that many pixels."""
+    unet = config.unet_config
+    width = unet.get("context_dim") or unet["context_embedder_config"]["params"]["in_features"]
+    pooled = unet.get("adm_in_channels")
+    side = size // 8
+    return Inputs(
+        latent=_noise(1, 2, config.latent_format.latent_channels, side, side),
+        times=torch.full((2,), 500.0),
+        context=_noise(2, 2, 77, width),
+        pooled=None if pooled is None else _noise(3, 2, pooled),
+    )
+
+
+def _noise(seed: int, *shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def work(checkpoint: Path, size: int) -> dict[str, float]:
+    """Weights in the file, and operations of one step in TFLOP, counted on a network without memory."""
+    import comfy.model_detection as model_detection
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with safe_open(checkpoint, "pt") as file:
+        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (no mapping)
+    prefix = "model.diffusion_model."
+    tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    config = model_detection.model_config_from_unet(tensors, prefix)
+    config.set_inference_dtype(torch.float32, None)
+    network = config.get_model(tensors, prefix, device=torch.device("meta")).diffusion_model
+    with FlopCounterMode(display=False) as counter:
+        network(**inputs_for(config, size).named(device="meta"), transformer_options={})
+    return {
+        "weights": sum(math.prod(shape) for shape in shapes.values()),
+        "step_tflop": counter.get_total_flops() / 1e12,
+    }
 
 
 def compare(checkpoint: Path, size: int, rounds: int, threads: int) -> Figures:
-    """Name of a way to compute -> its relative error, and its time for one call."""
+    """Name of a way to compute -> its errors, and its time for one call."""
+    from ..cpu import cpu_plan
+
     figures: Figures = {}
-    latent = torch.randn(2, 4, size // 8, size // 8, generator=torch.Generator().manual_seed(1))
-    context = torch.randn(2, 77, 768, generator=torch.Generator().manual_seed(2))
     reference_model, reference_vae = load(checkpoint, "fp32")
-    reference = unet_call(reference_model, latent, context)()
-    picture = decode(reference_vae, latent[:1])
-    openvino = openvino_call(reference_model, latent, context, threads)
+    inputs = inputs_for(reference_model.model.model_config, size)
+    latent = inputs.latent[:1]
+    reference, picture = unet_call(reference_model, inputs)(), decode(reference_vae, latent)
+    by_openvino = openvino_call(reference_model, inputs, threads)
     del reference_model, reference_vae
-    stored, _ = load(checkpoint, "bf16", stock=True)
-    figures["stock, bf16 weights"] = {"error": relative_error(unet_call(stored, latent, context)(), reference)}
-    del stored
+    stored, stored_vae = load(checkpoint, "bf16", stock=True)
+    figures["stock, bf16 weights"] = {"error": relative_error(unet_call(stored, inputs)(), reference)}
+    if cpu_plan().computes("bf16"):  # emulated, a decode would take half an hour
+        figures["stock, bf16 weights"]["decode_psnr_db"] = psnr(decode(stored_vae, latent), picture)
+    del stored, stored_vae
     model, vae = load(checkpoint, "auto")
-    ours = unet_call(model, latent, context)
+    ours = unet_call(model, inputs)
     torch.set_num_threads(threads)
     figures["XPU Nodes"] = {
         "error": relative_error(ours(), reference),
-        "decode_psnr_db": psnr(decode(vae, latent[:1]), picture),
+        "decode_psnr_db": psnr(decode(vae, latent), picture),
     }
-    if openvino is not None:
-        figures["OpenVINO bf16"] = {"error": relative_error(openvino(), reference)}
-        for name, times in zip(("XPU Nodes", "OpenVINO bf16"), in_turns([ours, openvino], rounds), strict=True):
+    if by_openvino is not None:
+        figures["OpenVINO"] = {"error": relative_error(by_openvino(), reference)}
+        for name, times in zip(("XPU Nodes", "OpenVINO"), in_turns([ours, by_openvino], rounds), strict=True):
             figures[name] |= times
     return figures
 
@@ -69,6 +135,7 @@ def compare(checkpoint: Path, size: int, rounds: int, threads: int) -> Figures:
 def load(checkpoint: Path, precision: str, *, stock: bool = False) -> tuple[Any, Any]:
     """(MODEL, VAE) of a checkpoint, placed on the CPU unless it is to compute as stock does."""
     import comfy.sd
+    from comfy.cli_args import args
 
     from ..devices import find_devices
     from ..placement import place
@@ -78,38 +145,30 @@ def load(checkpoint: Path, precision: str, *, stock: bool = False) -> tuple[Any,
     placement = place("cpu", find_devices(), precision=precision)
     dtype = cpu_engine.dtype_for(placement)
     options = {} if dtype is None else {"dtype": dtype}
+    args.bf16_vae = stock and dtype == torch.bfloat16
     model, _, vae, _ = comfy.sd.load_checkpoint_guess_config(str(checkpoint), output_clip=False, model_options=options)
     if stock:
         return model, vae
     return place_model(model, placement, owned=True)[0], place_vae(vae, placement, owned=True)[0]
 
 
-def unet_call(model: Any, latent: torch.Tensor, context: torch.Tensor) -> Call:
+def unet_call(model: Any, inputs: Inputs) -> Call:
     """One call of a MODEL's network, with its patches in force."""
     import comfy.model_management as model_management
 
     model_management.load_models_gpu([model])
     network, dtype = model.model.diffusion_model, model.get_model_object("manual_cast_dtype") or model.model_dtype()
-    times = torch.full((latent.shape[0],), 500.0)
     options = model.model_options["transformer_options"]
-    return lambda: network(
-        latent.to(dtype), times, context=context.to(dtype), transformer_options=dict(options)
-    ).float()
+    return lambda: network(**inputs.named(dtype), transformer_options=dict(options)).float()
 
 
-def openvino_call(model: Any, latent: torch.Tensor, context: torch.Tensor, threads: int) -> Call | None:
-    """The same network converted to OpenVINO, in bf16; None where OpenVINO is not installed."""
-    try:
-        import openvino
-    except ImportError:
+def openvino_call(model: Any, inputs: Inputs, threads: int) -> Call | None:
+    """The same network by OpenVINO; None where that is not installed."""
+    if not openvino.installed():
         return None
-
-    network = model.model.diffusion_model.requires_grad_(False)
-    inputs = (latent, torch.full((latent.shape[0],), 500.0), context)
-    converted = openvino.convert_model(network, example_input=inputs)
-    options = {"INFERENCE_PRECISION_HINT": "bf16", "INFERENCE_NUM_THREADS": str(threads)}
-    compiled = openvino.Core().compile_model(converted, "CPU", options)
-    return lambda: torch.from_numpy(compiled([value.numpy() for value in inputs])[0].copy())
+    torch.set_num_threads(threads)
+    program, given = openvino.compiled(model.model.diffusion_model, inputs.named()), inputs.named()
+    return lambda: program(given)
 
 
 def decode(vae: Any, latent: torch.Tensor) -> torch.Tensor:

@@ -7,6 +7,7 @@ placement of the same weights is loaded. Two settings are the process's: the num
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 from typing import Any
@@ -24,7 +25,7 @@ from ..allocator import give_back_freed_memory, keep_freed_memory
 from ..cpu import CpuPlan, cpu_plan
 from ..cpu_layers import channels_last, fast_linears, fast_upsampling, picture_attention, stock_forward
 from ..placement import AUTO, Placement
-from ..precision import dtype_of
+from ..precision import dtype_of, name_of
 from . import hooks
 from .attention import attend_on_cpu
 
@@ -62,8 +63,10 @@ def _give_back_with_the_cache() -> None:
 
     @functools.wraps(original)
     def soft_empty_cache(*arguments: Any, **keywords: Any) -> None:
-        original(*arguments, **keywords)
-        give_back_freed_memory()
+        try:
+            original(*arguments, **keywords)
+        finally:  # a lost device ends the emptying of device caches
+            give_back_freed_memory()
 
     model_management.soft_empty_cache = soft_empty_cache
 
@@ -74,6 +77,33 @@ def dtype_for(placement: Placement) -> torch.dtype | None:
     if plan is None or placement.precision != AUTO:
         return dtype_of(placement.precision)
     return None if plan.precision == "fp32" else plan.dtype
+
+
+def compute_dtype_for(placement: Placement) -> tuple[torch.dtype | None, Placement]:
+    """The dtype that a placement computes in, None for ComfyUI's choice; weights may be held in another.
+
+    Returns:
+        fp32 where the precision asked for is one that this CPU emulates, and then the placement with that reason.
+    """
+    dtype, plan = dtype_for(placement), plan_for(placement)
+    if dtype is None or plan is None or plan.computes(name_of(dtype)):
+        return dtype, placement
+    reason = f"this CPU only emulates {name_of(dtype)}, computing in fp32"
+    return torch.float32, dataclasses.replace(placement, reason="; ".join(filter(None, (placement.reason, reason))))
+
+
+def work_on_cpu(placement: Placement, dtype: torch.dtype) -> tuple[CpuPlan | None, torch.dtype]:
+    """The plan that work on the CPU follows and the dtype it computes in.
+
+    Args:
+        placement: on the CPU, or come to it from a device that failed: then what that device computed in is no
+            longer the point, but fp32 stays fp32.
+        dtype: what the model computes in as it is.
+    """
+    if not placement.carried_over:
+        return plan_for(placement), dtype
+    plan = plan_for(dataclasses.replace(placement, precision=AUTO))
+    return plan, torch.float32 if plan is None or dtype == torch.float32 else plan.dtype
 
 
 def use_on_model(model: Any, plan: CpuPlan, *, owned: bool) -> None:

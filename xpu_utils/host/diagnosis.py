@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import comfy.model_management as model_management
@@ -51,7 +52,15 @@ def host_facts() -> Host:
         packs=tuple(sorted(packs)),
         hooks=tuple((hook.name, hook.state.value, hook.reason) for hook in hooks()),
         largest_model_bytes=max((os.path.getsize(path) for path in _model_files()), default=0),
+        free_model_disk_bytes=_free_bytes(Path(folder_paths.models_dir)),
     )
+
+
+def _free_bytes(folder: Path) -> int | None:
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:  # the models may all lie elsewhere
+        return None
 
 
 def _model_files() -> list[str]:

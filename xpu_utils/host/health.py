@@ -15,11 +15,12 @@ import torch
 from comfy.patcher_extension import CallbacksMP
 
 from ..devices import Device
-from ..faults import FaultKind, classify, lost_devices, mark_lost
+from ..faults import FaultKind, classify, is_dead, mark_lost
 from ..placement import Placement, place
 from . import hooks
 from .inventory import host_inventory
-from .weights import recover
+from .streaming import abandon
+from .weights import is_lost, recover
 
 PLACEMENT = "xpu_nodes.placement"
 """Attachment key under which a patcher carries its placement."""
@@ -52,33 +53,47 @@ def lead_to(patcher: Any, device: Device, placement: Placement) -> None:
     set_placement(patcher, placement)
 
 
-def lose(device: torch.device, error: BaseException) -> None:
-    """Notes that a device is lost, forgets what ComfyUI holds on it and leads every placed model elsewhere."""
-    device_id = str(device)
-    if device_id in lost_devices():
-        return
+def lose_dead(error: BaseException) -> tuple[str, ...]:
+    """After an error that tells of a lost device, finds the dead ones and leads every placed model around them.
+
+    The error does not say which device it was, and the CPU is never lost.
+
+    Returns:
+        The ids of the devices that were not known to be lost; none where all that are left still work.
+    """
+    dead = [device.torch_device for device in host_inventory().accelerators if is_dead(device.torch_device)]
     first_line = (str(error).splitlines() or [type(error).__name__])[0]
-    mark_lost(device_id, first_line)
-    logging.error("XPU Nodes: %s is lost until ComfyUI restarts: %s", device_id, first_line)
+    for device in dead:
+        mark_lost(str(device), first_line)
+        logging.error("XPU Nodes: %s is lost until ComfyUI restarts: %s", device, first_line)
+    for device in dead:
+        _lead_around(device)
+    return tuple(map(str, dead))
+
+
+def _lead_around(device: torch.device) -> None:
+    """Forgets what ComfyUI holds on a lost device and leads every placed model elsewhere."""
     _forget_loaded(device)
     _replace_default(device)
     _survive_empty_cache()
     inventory = host_inventory()
-    for patcher in list(_placed):
-        if patcher.load_device == device:
-            placement = placement_of(patcher)
-            requested = placement.requested if placement else device_id
-            precision = placement.precision if placement else "auto"
-            fallback = place(device_id, inventory, precision=precision)
-            lead_to(patcher, fallback.device, dataclasses.replace(fallback, requested=requested))
-            _recover_now(patcher)
+    placed = [patcher for patcher in _placed if patcher.load_device == device]
+    for patcher in placed:  # before any of them is recovered: they share models, and what was patched of these
+        abandon(patcher)
+    for patcher in placed:
+        placement = placement_of(patcher)
+        requested = placement.requested if placement else str(device)
+        precision = placement.precision if placement else "auto"
+        fallback = place(str(device), inventory, precision=precision)
+        lead_to(patcher, fallback.device, dataclasses.replace(fallback, requested=requested, carried_over=True))
+        _recover_now(patcher)
 
 
 def _recover_now(patcher: Any) -> None:
     """Recovers the weights at once: samplers read a model's noise levels before any of our wrappers is called."""
     try:
         recover(patcher)
-    except RuntimeError as error:  # said again, and raised, when the model is used
+    except (RuntimeError, ValueError, OSError) as error:  # said again, and raised, when the model is used
         logging.warning("XPU Nodes: %s", error)
 
 
@@ -102,8 +117,23 @@ def _replace_default(device: torch.device) -> None:
         hooks.record(DEFAULT_HOOK, hooks.State.APPLIED, f"{device} is lost, ComfyUI runs on the CPU")
         return
     torch.get_device_module(best.type).set_device(best.index)
-    model_management.get_torch_device = functools.partial(torch.device, best.id)
+    _default_to_a_living_device()
     hooks.record(DEFAULT_HOOK, hooks.State.APPLIED, f"{device} is lost, ComfyUI runs on {best.id}")
+
+
+def _default_to_a_living_device() -> None:
+    """PyTorch's current device, which ComfyUI asks, is each thread's own: in others it is still the lost one."""
+    stock: Callable[[], torch.device] = model_management.get_torch_device
+    if getattr(stock, "xpu_nodes", False):
+        return
+
+    @functools.wraps(stock)
+    def get_torch_device() -> torch.device:
+        device = stock()
+        return host_inventory().best.torch_device if is_lost(device) else device
+
+    get_torch_device.xpu_nodes = True  # type: ignore[attr-defined]
+    model_management.get_torch_device = get_torch_device
 
 
 def _survive_empty_cache() -> None:

@@ -13,7 +13,7 @@ from comfy.cli_args import args
 
 from ..devices import Device, Inventory, Rejection, find_devices
 from ..faults import lost_devices
-from ..placement import Placement, place
+from ..placement import AUTO, Placement, place
 
 
 def host_inventory() -> Inventory:
@@ -50,12 +50,25 @@ def _left_out(device: Device, kind: str) -> Rejection:
 
 
 def placement_for(requested: str, precision: str) -> Placement:
-    """Where work that asked for this device and precision goes.
+    """Where work that asked for this device and precision goes; "auto" is the machine's best, also after its loss.
 
     Raises:
         ValueError: the device string is malformed.
     """
-    return place(requested, host_inventory(), precision=precision)
+    wanted = _machine().best.id if requested == AUTO else requested
+    return dataclasses.replace(place(wanted, host_inventory(), precision=precision), requested=requested)
+
+
+def placement_over(already: Placement | None, device: str, precision: str) -> Placement:
+    """Where work on an object goes that may be placed already: then "auto" leaves it on its device.
+
+    Raises:
+        ValueError: the device string is malformed, or there is no such precision.
+    """
+    asked = placement_for(device, precision)
+    if already is None or device != AUTO:
+        return asked
+    return dataclasses.replace(already, precision=asked.precision)
 
 
 @contextlib.contextmanager

@@ -6,8 +6,6 @@ import contextlib
 import dataclasses
 import functools
 import gc
-import logging
-import pickle
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,34 +16,29 @@ import comfy.model_management as model_management
 import comfy.sd
 import comfy.utils
 import folder_paths
+import nodes as host_nodes  # ComfyUI's module: the pack itself is imported under another name
 import torch
 from comfy.cli_args import args
 
 from ..checkpoints import CheckpointError, check_file
 from ..faults import FaultKind
-from ..ladder import Failure
+from ..ladder import Failure, Rung
 from ..placement import Placement
 from ..residency import ALL, AUTO
-from ..tensor_file import LoadError
 from . import cpu_engine
-from .choices import model_files
-from .health import lose
+from .choices import check_input, model_files, vae_names
+from .complaints import explained, missing_weights
+from .health import lose_dead
 from .inventory import as_default, placement_for
 from .moving import free_others
 from .placing import place_clip, place_clip_vision, place_controlnet, place_model, place_vae
-from .reading import straight
+from .reading import Reading, straight
 from .recovery import report
-from .streaming import is_dynamic
+from .streaming import is_dynamic, may_stream
 from .upscaling import PlacedUpscaler
 from .weights import HOST, remember
 
 Read = TypeVar("Read")
-
-# The beginnings of the warnings with which ComfyUI reports weights it did not find in a file. It then goes on
-# with uninitialised memory in their place.
-_MISSING = ("unet missing:", "clip missing:", "Missing VAE keys", "missing controlnet keys:")
-# Weights that files leave out rightly: ComfyUI computes or ignores them.
-_OPTIONAL = ("logit_scale", "text_projection", "position_ids", "encoder.", "quant_conv.", "log_sigmas")
 
 
 def model_path(folder: str, name: str) -> Path:
@@ -79,13 +72,20 @@ def load_checkpoint(name: str, placement: Placement, *, resident: str = AUTO) ->
     if vae is not None and vae.first_stage_model is not None:
         remember(vae.patcher, name, lambda: again(parts="vae")[2].first_stage_model)
         vae, _ = place_vae(vae, placement, owned=True)
-    return (placed, clip, vae), effective
+    return (placed, clip, vae), effective.because(_lacks(clip, vae))
+
+
+def _lacks(clip: Any, vae: Any) -> str:
+    parts = {"text encoder": clip, "VAE": getattr(vae, "first_stage_model", None)}
+    absent = [what for what, part in parts.items() if part is None]
+    return f"the file holds no {' and no '.join(absent)}" if absent else ""
 
 
 def _read_checkpoint(
     path: Path, device: torch.device, *, dtype: torch.dtype | None, resident: str = AUTO, parts: str = "model clip vae"
 ) -> tuple[Any, Any, Any]:
-    with _loading(device, path), _vae_dtype(dtype):
+    fits = False
+    with _loading(device, path) as reading, _vae_dtype(dtype):
         model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(
             str(path),
             output_model="model" in parts,
@@ -96,7 +96,9 @@ def _read_checkpoint(
             te_model_options=_clip_options(device, dtype),
         )
         if model is not None:
-            _to_its_device(model, resident)
+            fits = _read_to_its_device(model, resident, reading)
+    if fits:
+        model_management.load_models_gpu([model], force_full_load=True)
     return model, clip, vae
 
 
@@ -107,7 +109,9 @@ def load_diffusion_model(
 
     Raises:
         CheckpointError: the file cannot be used.
+        ValueError: there is no such storage format.
     """
+    check_input("weight_dtype", weight_dtype)
     path = model_path("diffusion_models", name)
     options = _model_options(cpu_engine.dtype_for(placement))
     if weight_dtype != "default":
@@ -115,10 +119,12 @@ def load_diffusion_model(
         options["fp8_optimizations"] = weight_dtype.endswith("_fast")
 
     def read(device: torch.device) -> Any:
-        with _loading(device, path):
+        with _loading(device, path) as reading:
             model = comfy.sd.load_diffusion_model(str(path), model_options=options)
-            _to_its_device(model, resident)
-            return model
+            fits = _read_to_its_device(model, resident, reading)
+        if fits:
+            model_management.load_models_gpu([model], force_full_load=True)
+        return model
 
     model, placement = _read_to(placement, read)
     remember(model, name, lambda: read(HOST).model)
@@ -130,7 +136,9 @@ def load_clip(names: Sequence[str], kind: str, placement: Placement) -> tuple[An
 
     Raises:
         CheckpointError: a file cannot be used.
+        ValueError: there is no such family of text encoders.
     """
+    check_input("type", kind)
     paths = [model_path("text_encoders", name) for name in names]
     clip_type = getattr(comfy.sd.CLIPType, kind.upper(), comfy.sd.CLIPType.STABLE_DIFFUSION)
 
@@ -149,23 +157,32 @@ def load_clip(names: Sequence[str], kind: str, placement: Placement) -> tuple[An
 
 
 def load_vae(name: str, placement: Placement) -> tuple[Any, Placement]:
-    """Loads a VAE.
+    """Loads a VAE with ComfyUI's own node: a file, a small decoder made of two, or one that needs none.
 
     Raises:
-        CheckpointError: the file cannot be used.
+        CheckpointError: there is no such VAE, or a file cannot be used.
     """
-    path = model_path("vae", name)
+    paths = _vae_paths(name)
 
     def read(device: torch.device) -> Any:
-        with _loading(device, path):
-            weights = comfy.utils.load_torch_file(str(path), safe_load=True)
-            return comfy.sd.VAE(sd=weights, dtype=cpu_engine.dtype_for(placement))
+        with _loading(device, *paths), _vae_dtype(cpu_engine.dtype_for(placement)):
+            (vae,) = host_nodes.NODE_CLASS_MAPPINGS["VAELoader"]().load_vae(name)
+            return vae
 
     vae, placement = _read_to(placement, read)
-    if vae.first_stage_model is None:
-        raise CheckpointError(f"{name} holds no VAE: choose another file.")
     remember(vae.patcher, name, lambda: read(HOST).first_stage_model)
     return place_vae(vae, placement, owned=True)
+
+
+def _vae_paths(name: str) -> list[Path]:
+    """The files that the stock VAE loader reads for one of its choices."""
+    small = model_files("vae_approx")
+    if name in small and name in vae_names():
+        return [model_path("vae_approx", name)]
+    if name in model_files("vae") or name not in vae_names():
+        return [model_path("vae", name)]
+    halves = (f"{name}_encoder.", f"{name}_decoder.")
+    return [model_path("vae_approx", file) for file in small if file.startswith(halves)]
 
 
 def load_controlnet(name: str, placement: Placement) -> tuple[Any, Placement]:
@@ -197,10 +214,15 @@ def load_clip_vision(name: str, placement: Placement) -> tuple[Any, Placement]:
         CheckpointError: the file cannot be used.
     """
     path = model_path("clip_vision", name)
-    with _loading(placement.device.torch_device, path):
-        vision = comfy.clip_vision.load(str(path))
+
+    def read(device: torch.device) -> Any:
+        with _loading(device, path):
+            return comfy.clip_vision.load(str(path))
+
+    vision, placement = _read_to(placement, read)
     if vision is None:
         raise CheckpointError(f"{name} holds no CLIP vision model: choose another file.")
+    remember(vision.patcher, name, lambda: read(HOST).model)
     return place_clip_vision(vision, placement)
 
 
@@ -213,17 +235,22 @@ def load_upscale_model(name: str, placement: Placement) -> tuple[PlacedUpscaler,
     from spandrel import ImageModelDescriptor, ModelLoader, UnsupportedModelError
 
     path = model_path("upscale_models", name)
-    try:
-        with _loading(placement.device.torch_device, path):
+
+    def read(device: torch.device) -> Any:
+        with _loading(device, path):
             weights = comfy.utils.load_torch_file(str(path), safe_load=True)
             if "module.layers.0.residual_group.blocks.0.norm1.weight" in weights:
                 weights = comfy.utils.state_dict_prefix_replace(weights, {"module.": ""})
-            model = ModelLoader().load_from_state_dict(weights).eval()
+            return ModelLoader().load_from_state_dict(weights).eval()
+
+    try:
+        model, placement = _read_to(placement, read)
     except UnsupportedModelError as error:
         raise CheckpointError(f"{name} is no upscale model that is known here: choose another file.") from error
     if not isinstance(model, ImageModelDescriptor):
         raise CheckpointError(f"{name} does not upscale single images: choose another file.")
     upscaler = PlacedUpscaler(model, placement)
+    remember(upscaler.patcher, name, lambda: read(HOST).model)
     return upscaler, upscaler.placement
 
 
@@ -239,9 +266,9 @@ def _read_to(placement: Placement, read: Callable[[torch.device], Read]) -> tupl
         failure = Failure.of(error)
     if failure.kind is FaultKind.UNKNOWN or device == HOST:
         raise failure.error
-    report(failure, device=placement.device.id, stage="load", words="loading to host memory")
+    report(failure, Rung.HOST, device=placement.device.id, stage="load", words="loading to host memory")
     if failure.kind is FaultKind.DEVICE_LOST:
-        lose(device, failure.error)
+        lose_dead(failure.error)
         placement = dataclasses.replace(
             placement_for(placement.device.id, placement.precision), requested=placement.requested
         )
@@ -250,18 +277,24 @@ def _read_to(placement: Placement, read: Callable[[torch.device], Read]) -> tupl
     return read(HOST), placement
 
 
-def _to_its_device(model: Any, resident: str) -> None:
-    """Has ComfyUI load a MODEL to its device before its weights are read, where all of them fit beside a step's work.
+def _read_to_its_device(model: Any, resident: str, reading: Reading | None) -> bool:
+    """Has a MODEL's weights be read to its device, where all of them fit there beside a step's work; whether they do.
 
-    By itself it reads them into host memory first, unless the device has more of it free than the host has.
+    ComfyUI by itself reads them into host memory first, unless the device has more of it free than the host has.
+    Where they do not fit, they are read to the page-locked memory that they stream from.
     """
     device = model.load_device
-    if device == HOST or resident not in (AUTO, ALL) or is_dynamic(model):
-        return
-    weights_bytes = sum(weight.nbytes for weight in model.model.parameters())
+    if device == HOST or is_dynamic(model):
+        return False
     room_bytes = model_management.get_free_memory(device) - model_management.minimum_inference_memory()
-    if weights_bytes < room_bytes:
-        model_management.load_models_gpu([model], force_full_load=True)
+    size_bytes = sum(weight.nbytes for weight in model.model.parameters())
+    fits = resident in (AUTO, ALL) and size_bytes < room_bytes
+    if reading is not None:
+        if fits:
+            reading.move(model.model, device)
+        elif may_stream(model, resident):
+            reading.pin(model.model.diffusion_model, device)
+    return fits
 
 
 def _model_options(dtype: torch.dtype | None) -> dict[str, Any]:
@@ -293,66 +326,22 @@ def _vae_dtype(dtype: torch.dtype | None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _loading(device: torch.device, *paths: Path) -> Iterator[None]:
+def _loading(device: torch.device, *paths: Path) -> Iterator[Reading | None]:
     """Checks the files, loads in the block with the device as ComfyUI's default, and explains what goes wrong."""
     for path in paths:
         check_file(path, pickles_allowed=getattr(comfy.utils, "ALWAYS_SAFE_LOAD", False))
     names = ", ".join(path.name for path in paths)
     try:
-        with as_default(device), _missing_weights() as missing, _explained(names), straight(paths):
-            yield
+        with (
+            as_default(device),
+            missing_weights() as missing,
+            explained(names),
+            straight(paths) as reading,
+        ):
+            yield reading
         if missing:
             raise CheckpointError(f"{names} lacks weights ({missing[0]}): it is incomplete, download it again.")
     except BaseException:
         gc.collect()
         model_management.soft_empty_cache()
         raise
-
-
-@contextlib.contextmanager
-def _explained(names: str) -> Iterator[None]:
-    """Turns the host's known complaints about a file into one sentence."""
-    try:
-        yield
-    except LoadError as error:
-        raise CheckpointError(str(error)) from error
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{names} is a pickle that holds more than weights and was not read: use a .safetensors file."
-        ) from error
-    except (IndexError, KeyError) as error:  # what the host's detection runs into when parts are missing
-        raise CheckpointError(f"{names} lacks parts that tell its kind ({error}): download it again.") from error
-    except RuntimeError as error:
-        if "Could not detect model type" in str(error):
-            raise CheckpointError(f"{names} holds no model that ComfyUI knows: choose another file.") from error
-        if "Error(s) in loading state_dict" in str(error):
-            raise CheckpointError(f"{names} holds weights of unexpected shapes: download it again.") from error
-        raise
-
-
-class _Listener(logging.Handler):
-    """Collects the names of weights that the host reports missing."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.DEBUG)
-        self.missing: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        message = record.getMessage()
-        if message.startswith(_MISSING):
-            keys = [key.strip(" '\"[]") for key in message[message.index("[") :].split(",")]
-            self.missing += [
-                key for key in keys if key.endswith(".weight") and not any(part in key for part in _OPTIONAL)
-            ]
-
-
-@contextlib.contextmanager
-def _missing_weights() -> Iterator[list[str]]:
-    """The names of required weights that the host misses in the block; it only logs them."""
-    listener = _Listener()
-    root = logging.getLogger()
-    root.addHandler(listener)
-    try:
-        yield listener.missing
-    finally:
-        root.removeHandler(listener)

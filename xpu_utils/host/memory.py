@@ -97,13 +97,14 @@ def apply_memory_fraction() -> None:
     if not wanted:
         record(FRACTION_HOOK, State.STOOD_DOWN, "no device in use here has a profile that asks for it")
         return
-    for device, fraction in wanted.items():
-        problem = _limit(device, fraction)
-        if problem:
-            record(FRACTION_HOOK, State.UNAVAILABLE, f"{device.id}: {problem}")
-            return
-    limits = ", ".join(f"{fraction:.0%} of {device.id}'s memory" for device, fraction in wanted.items())
-    record(FRACTION_HOOK, State.APPLIED, f"PyTorch may take at most {limits}")
+    problems = {device: _limit(device, fraction) for device, fraction in wanted.items()}
+    limits = [f"{wanted[device]:.0%} of {device.id}'s memory" for device, problem in problems.items() if not problem]
+    failed = [f"{device.id}: {problem}" for device, problem in problems.items() if problem]
+    if limits:
+        reason = "; ".join([f"PyTorch may take at most {', '.join(limits)}", *failed])
+        record(FRACTION_HOOK, State.APPLIED, reason)
+    else:
+        record(FRACTION_HOOK, State.UNAVAILABLE, "; ".join(failed))
 
 
 def _limit(device: Device, fraction: float) -> str:

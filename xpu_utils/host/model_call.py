@@ -7,12 +7,11 @@ back. What samplers and guidance do in between happens on the host, on every dev
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
-import copy
 import dataclasses
 import functools
-import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import comfy.model_management as model_management
@@ -20,22 +19,23 @@ import comfy.samplers
 import torch
 from comfy.patcher_extension import WrappersMP
 
-from ..checkpoints import first_not_finite
+from ..checkpoints import first_not_finite, tensors_in
 from ..faults import NotFiniteError
 from ..ladder import Failure, LadderExhaustedError, Rung, RungAction, climb
-from ..placement import AUTO
 from ..precision import name_of
-from . import cpu_engine
+from . import cpu_engine, hooks
 from .attention import BUDGET, OVERRIDE, PlacedAttention, attends_within_budget, smaller_budget_bytes
+from .companions import Companions
+from .conditions import DeviceConditions, bring_records_to_host, moved
+from .cpu_controls import ControlsOnCpu
 from .health import placement_of, set_placement
 from .moving import on_lost_device, unload
-from .recovery import Recovery
-from .weights import HOST, keep_host_copy, recover
+from .recovery import STOPS, Recovery
+from .weights import HOST, recover
+from .work_format import WorkFormat, compute_dtype, set_compute_dtype
 
 WRAPPER = "xpu_nodes.model_call"
-
-CONDITION_LISTS = 16
-"""Lists of conditions kept on the device between steps."""
+HOOK = "model calls"
 
 STAGE = "sample"
 
@@ -44,6 +44,9 @@ _run: contextvars.ContextVar[SamplingRun | None] = contextvars.ContextVar("xpu_n
 
 def watch(model: Any) -> None:
     """Puts the wrappers on a placed MODEL (once)."""
+    if hooks.switched_off(HOOK):
+        return
+    hooks.record(HOOK, hooks.State.APPLIED, "placed models are sampled from the host, failing calls are repeated")
     for kind, wrapper in (
         (WrappersMP.OUTER_SAMPLE, _outer_sample),
         (WrappersMP.SAMPLER_SAMPLE, _sampler_sample),
@@ -83,6 +86,7 @@ def _sampler_sample(
     if "sample_sigmas" in options:
         options["sample_sigmas"] = sigmas.to(HOST)
     run.sigmas = sigmas.to(HOST)
+    run.keep_schedule_on_host()
     on_host = [None if value is None else value.to(HOST) for value in (noise, latent_image, denoise_mask)]
     return executor(guider, run.sigmas, extra_args, callback, *on_host, *rest, **keywords)
 
@@ -105,53 +109,54 @@ class SamplingRun:
         self.sigmas: torch.Tensor | None = None
         """Set when sampling proper has begun; on the host."""
         self._recovery = Recovery(self.patcher, STAGE)
-        self._before: tuple[dict[str, Any], bool] | None = None
-        """What the run's own dtype replaced: the object patches and whether weights are cast."""
+        self._format = WorkFormat(self.patcher, self.patcher.model.diffusion_model)
+        self._controls = ControlsOnCpu()
+        self._attention: PlacedAttention | None = None
+        """The run's own, where another device's would be used on the CPU."""
         self._split = False
         self._budget_bytes: int | None = None
-        self._conds: dict[int, tuple[Any, Any]] = {}
-        """id of a list of conditions -> (the list, its copy on the current device)."""
+        self._conditions = DeviceConditions()
+        self._companions = Companions(guider)
+        self._loaded = True
+        """False between a rung that has the model loaded anew and the next attempt."""
 
     # -- the whole run
 
     def sample(self, attempt: Callable[[], Any]) -> Any:
         """Runs the sampler; failures before its first model call are met here, by starting again."""
-        recover(self.patcher)
-        keep_host_copy(self.patcher)
-        actions: dict[Rung, RungAction] = {
-            Rung.FREE: self._free,
-            Rung.ACCELERATOR: functools.partial(self._begin_elsewhere, accelerator=True),
-            Rung.CPU: functools.partial(self._begin_elsewhere, accelerator=False),
-        }
 
         def start() -> Any:
-            self.sigmas = None
+            self._settle()
+            self._loaded = True  # by ComfyUI, before the first call
+            self._use_cpu_engine()
             return attempt()
 
+        actions: dict[Rung, RungAction] = {
+            Rung.FREE: self._free,
+            Rung.ACCELERATOR: functools.partial(self._move, accelerator=True),
+            Rung.CPU: functools.partial(self._move, accelerator=False),
+        }
         return climb(
-            start, actions, on_failure=self._on_failure, on_rung=self._recovery.on_rung, what="Loading for sampling"
+            start,
+            actions,
+            on_failure=self._on_failure_outside_a_call,
+            on_rung=self._recovery.on_rung,
+            what="Loading for sampling",
+            passing=STOPS,
         )
+
+    def _on_failure_outside_a_call(self, failure: Failure) -> None:
+        """Only what fails before the first model call may start again: the run is never repeated."""
+        self._on_failure(failure)
+        if self.sigmas is not None:
+            raise LadderExhaustedError.after(failure, "Sampling, between two model calls,") from failure.error
 
     def restore(self) -> None:
         """After the run, has the model go back to where it was asked to be, unless that device is gone."""
-        self._restore_dtype()
+        self._controls.restore()
+        self._format.restore()
+        self._companions.restore()
         self._recovery.restore()
-
-    def _use_dtype(self, dtype: torch.dtype) -> None:
-        """Has the model compute in another dtype until the run ends."""
-        if self._before is None:
-            self._before = (dict(self.patcher.object_patches), self.patcher.force_cast_weights)
-        self.patcher.set_model_compute_dtype(dtype)
-
-    def _restore_dtype(self) -> None:
-        if self._before is not None:
-            self.patcher.object_patches, self.patcher.force_cast_weights = self._before
-            self.patcher.patches_uuid = uuid.uuid4()
-
-    def _begin_elsewhere(self, failure: Failure, *, accelerator: bool) -> str | None:
-        if self.sigmas is not None:
-            return None  # sampling had begun: its own ladder has tried everything
-        return self._move(failure, accelerator=accelerator, reload=False)
 
     # -- one model call
 
@@ -162,15 +167,17 @@ class SamplingRun:
         actions: dict[Rung, RungAction] = {
             Rung.FREE: self._free,
             Rung.ATTENTION: self._smaller_attention,
-            Rung.SPLIT: functools.partial(self._split_conditions, count=sum(cond is not None for cond in conds)),
+            Rung.SPLIT: functools.partial(self._split_conditions, count=sum(len(cond or ()) for cond in conds)),
             Rung.OFFLOAD: self._offload,
             Rung.FP32: self._compute_in_fp32,
-            Rung.ACCELERATOR: functools.partial(self._move, accelerator=True, reload=True),
-            Rung.CPU: functools.partial(self._move, accelerator=False, reload=True),
+            Rung.ACCELERATOR: functools.partial(self._move, accelerator=True),
+            Rung.CPU: functools.partial(self._move, accelerator=False),
         }
         step = self._step(timestep)
 
         def attempt() -> list[torch.Tensor]:
+            if not self._loaded:
+                self._load()
             answers = self._on_device(executor, conds, x, timestep, options)
             self._check_finite(answers, x, conds, step)
             return answers
@@ -182,6 +189,7 @@ class SamplingRun:
                 on_failure=self._on_failure,
                 on_rung=functools.partial(self._recovery.on_rung, step=step),
                 what=f"Sampling step {step}",
+                passing=STOPS,
             )
         except LadderExhaustedError:
             if not on_lost_device(self.patcher):
@@ -193,39 +201,31 @@ class SamplingRun:
     ) -> list[torch.Tensor]:
         device = self.patcher.load_device
         model = self.patcher.model
-        there = [None if cond is None else self._cond_on(cond, device) for cond in conds]
+        there = [self._conditions.on(cond, device) for cond in conds]
         options = self._options_on(options, device)
         x, timestep = x.to(device), timestep.to(device)
-        if not self._split:
-            return [answer.to(HOST) for answer in executor(model, there, x, timestep, options)]
-        alone = [
-            [cond if index == chosen else None for index, cond in enumerate(there)] for chosen in range(len(there))
-        ]
-        return [executor(model, only, x, timestep, options)[index].to(HOST) for index, only in enumerate(alone)]
-
-    def _cond_on(self, cond: Any, device: torch.device) -> Any:
-        if device == HOST:
-            return cond
-        if len(self._conds) > CONDITION_LISTS:  # a node makes new lists at every step
-            self._conds.clear()
-        if id(cond) not in self._conds:
-            self._conds[id(cond)] = (cond, moved(cond, device))
-        return self._conds[id(cond)][1]
+        with _one_condition_a_batch(model) if self._split else contextlib.nullcontext():
+            answers = executor(model, there, x, timestep, options)
+        bring_records_to_host(options)
+        return [answer.to(HOST) for answer in answers]
 
     def _options_on(self, options: Any, device: torch.device) -> Any:
-        if device == HOST and self._budget_bytes is None:
+        if device == HOST and self._budget_bytes is None and self._attention is None:
             return options
         transformer = dict(options.get("transformer_options", {}))
         if isinstance(transformer.get("sample_sigmas"), torch.Tensor):
             transformer["sample_sigmas"] = transformer["sample_sigmas"].to(device)
         if self._budget_bytes is not None:
             transformer[BUDGET] = self._budget_bytes
+        if device == HOST and self._attention is not None:
+            transformer[OVERRIDE] = self._attention
         return {**options, "transformer_options": transformer}
 
     def _step(self, timestep: torch.Tensor) -> int:
-        """The sampling step, from 1, whose noise level is the nearest."""
+        """The sampling step, from 1: the last one that begins at this noise level or above."""
         assert self.sigmas is not None
-        return int((self.sigmas - timestep.flatten()[0].to(HOST)).abs().argmin()) + 1
+        level = timestep.flatten()[0].to(HOST) * (1 - 1e-5)
+        return max(1, int((self.sigmas[:-1] >= level).sum()))
 
     def _check_finite(self, answers: list[torch.Tensor], x: torch.Tensor, conds: list[Any], step: int) -> None:
         if all(bool(torch.isfinite(answer).all()) for answer in answers):
@@ -238,11 +238,16 @@ class SamplingRun:
         raise NotFiniteError(f"the model answered NaN or infinity at sampling step {step}")
 
     def _damaged_input(self, conds: list[Any]) -> str:
-        for cond in conds:
-            for entry in cond or ():
-                context = entry.get("cross_attn")
-                if context is not None and first_not_finite({"": context}) is not None:
-                    return "The conditioning holds NaN: the text encoder's file is damaged, load another one."
+        entries = [entry for cond in conds for entry in cond or ()]
+        for entry in entries:
+            given = tensors_in([entry.get(name) for name in ("cross_attn", "pooled_output")])
+            if first_not_finite(("", tensor) for tensor in given) is not None:
+                return "The conditioning holds NaN: the text encoder's file is damaged, load another one."
+        controls = [control for entry in entries for control in _chain(entry.get("control"))]
+        for patcher in (patcher for control in controls for patcher in control.get_models()):
+            weight = first_not_finite(patcher.model.state_dict())
+            if weight:
+                return f"The ControlNet's weights hold NaN ({weight}): its file is damaged, download it again."
         weight = first_not_finite(self.patcher.model_state_dict())
         if weight:
             unload(self.patcher)
@@ -252,12 +257,7 @@ class SamplingRun:
     # -- rungs
 
     def _free(self, failure: Failure) -> str | None:
-        return self._recovery.free(failure, keep=getattr(self.guider, "loaded_models", []))
-
-    def _dtype(self) -> torch.dtype:
-        """What the model computes in."""
-        cast = self.patcher.get_model_object("manual_cast_dtype")
-        return cast if cast is not None else self.patcher.model_dtype()
+        return self._recovery.free(failure, keep=self._companions.loaded())
 
     def _smaller_attention(self, failure: Failure) -> str | None:
         if self.patcher.load_device == HOST or not attends_within_budget(self.patcher):
@@ -280,70 +280,92 @@ class SamplingRun:
         return f"{share:.0%} of the weights resident" if freed else None
 
     def _compute_in_fp32(self, failure: Failure) -> str | None:
-        if self._dtype() == torch.float32:
+        if compute_dtype(self.patcher) == torch.float32:
             return None
-        unload(self.patcher)
-        self._use_dtype(torch.float32)
-        self._load()
-        return "the step repeated in fp32"
-
-    def _move(self, failure: Failure, *, accelerator: bool, reload: bool) -> str | None:
-        words = self._recovery.move(failure, accelerator=accelerator)
-        if words is None:
-            return None
-        if self.patcher.load_device == HOST:
-            self._use_cpu_engine()
-        self._move_companions()
-        self._conds.clear()
-        if reload:
-            self._load()
-        return words
-
-    def _use_cpu_engine(self) -> None:
-        """Has the run go on with what is fast on this CPU; fp16, which is slow on nearly all, in its best format."""
+        self._format.begin()
+        set_compute_dtype(self.patcher, torch.float32)
+        self._loaded = False
         placement = placement_of(self.patcher)
         assert placement is not None
-        plan = cpu_engine.plan_for(dataclasses.replace(placement, precision=AUTO))
-        if self._dtype() == torch.float16:
-            self._use_dtype(torch.float32 if plan is None else plan.dtype)
-        if attends_within_budget(self.patcher):
-            self.guider.model_options["transformer_options"][OVERRIDE] = PlacedAttention(plan)
-        set_placement(self.patcher, dataclasses.replace(placement, precision=name_of(self._dtype())))
+        reason = placement.reason or f"{failure.kind.value} in {placement.precision}, continued in fp32"
+        set_placement(self.patcher, dataclasses.replace(placement, precision="fp32", reason=reason))
+        return "the step repeated in fp32"
 
-    def _move_companions(self) -> None:
-        """ControlNets and the like: those on a lost device come along, and all forget what they keep per device."""
-        for companion in getattr(self.guider, "loaded_models", []):
-            if recover(companion) or on_lost_device(companion):
-                companion.load_device = self.patcher.load_device
+    def _move(self, failure: Failure, *, accelerator: bool) -> str | None:
+        self._loaded = False  # also where the move fails half way
+        return self._recovery.move(failure, accelerator=accelerator)
+
+    def _use_cpu_engine(self) -> None:
+        """Has a run on the CPU compute by the plan, where the model was set up for another device.
+
+        Weights in another format than the plan's are held in it for the run where there is room, whatever they were
+        set up for: casting them at every use costs more, and keeps them from the faster layers.
+        """
+        placement = placement_of(self.patcher)
+        if placement is None or self.patcher.load_device != HOST:
+            return
+        plan, dtype = cpu_engine.work_on_cpu(placement, compute_dtype(self.patcher))
+        if not placement.carried_over and (plan is None or self.patcher.model_dtype() == dtype):
+            return
+        self._format.begin()
+        if self._format.has_room(dtype):
+            self._format.hold(dtype, plan)
+        set_compute_dtype(self.patcher, dtype)
+        if placement.carried_over and plan is not None:
+            cpu_engine.use_on_model(self.patcher, plan, owned=False)
+            if attends_within_budget(self.patcher):
+                self._attention = PlacedAttention(plan)
+            for control in self._all_controls():
+                self._controls.use(control)
+        set_placement(self.patcher, dataclasses.replace(placement, precision=name_of(dtype)))
+
+    def _all_controls(self) -> Iterator[Any]:
         for cond in self.guider.conds.values():
             for entry in cond:
-                control = entry.get("control")
-                while control is not None:
-                    control.cond_hint = None
-                    control = control.previous_controlnet
+                yield from _chain(entry.get("control"))
 
     def _load(self) -> None:
+        """Loads the model and its companions, where it is to go on."""
+        self._settle()
+        self._use_cpu_engine()
         comfy.samplers.cast_to_load_options(
             self.guider.model_options, device=self.patcher.load_device, dtype=self.patcher.model_dtype()
         )
-        model_management.load_models_gpu([self.patcher, *getattr(self.guider, "loaded_models", [])])
+        model_management.load_models_gpu([self.patcher, *self._companions.loaded()])
         self.patcher.model.current_patcher = self.patcher
+        self.keep_schedule_on_host()
+        self._loaded = True
+
+    def keep_schedule_on_host(self) -> None:
+        """Takes the model's noise levels to where the sampler, masks and guidance look them up."""
+        self.patcher.model.model_sampling.to(HOST)
+
+    def _settle(self) -> None:
+        """Gets what was lost back to the host, ready to load to the model's device."""
+        recover(self.patcher)
+        self._companions.follow(self.patcher.load_device)
+        self._conditions.forget()
 
     def _on_failure(self, failure: Failure) -> None:
-        self._conds.clear()
+        self._conditions.forget()
         self._recovery.on_failure(failure)
 
 
-def moved(value: Any, device: torch.device) -> Any:
-    """A copy of a nest of dicts, lists, tuples and conditions with every tensor on the device."""
-    if isinstance(value, torch.Tensor):
-        return value.to(device)
-    if isinstance(value, dict):
-        return {key: moved(entry, device) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
-        return type(value)(moved(entry, device) for entry in value)
-    if hasattr(value, "_copy_with") and hasattr(value, "cond"):  # one of comfy.conds' classes
-        there = copy.copy(value)
-        there.cond = moved(value.cond, device)
-        return there
-    return value
+def _chain(control: Any) -> Iterator[Any]:
+    """A condition's ControlNet and those before it."""
+    while control is not None:
+        yield control
+        control = control.previous_controlnet
+
+
+@contextlib.contextmanager
+def _one_condition_a_batch(model: Any) -> Iterator[None]:
+    """Has ComfyUI, which batches as many conditions as it reckons to fit, find in the block that no two do."""
+    stock = vars(model).get("memory_required")  # there where another pack has put its own on the object
+    model.memory_required = lambda *arguments, **keywords: float("inf")
+    try:
+        yield
+    finally:
+        del model.memory_required
+        if stock is not None:
+            model.memory_required = stock

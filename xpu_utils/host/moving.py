@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+from collections.abc import Container
 from typing import Any
 
 import comfy.model_management as model_management
@@ -36,15 +37,15 @@ def move(patcher: Any, device: Device, reason: str) -> None:
         unload(patcher)
     placement = placement_of(patcher)
     if placement is not None:
-        lead_to(patcher, device, dataclasses.replace(placement, device=device, reason=reason))
+        lead_to(patcher, device, dataclasses.replace(placement, device=device, reason=reason, carried_over=True))
     else:
         patcher.load_device = device.torch_device
 
 
-def another_accelerator(current: torch.device, needed_bytes: float) -> Device | None:
-    """An accelerator other than the current one with that much free memory, or None."""
+def another_accelerator(without: Container[str], needed_bytes: float) -> Device | None:
+    """An accelerator that is not among those ids and has that much free memory, or None."""
     for device in host_inventory().accelerators:
-        if device.torch_device != current and model_management.get_free_memory(device.torch_device) > needed_bytes:
+        if device.id not in without and model_management.get_free_memory(device.torch_device) > needed_bytes:
             return device
     return None
 

@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import comfy.sd
 import torch
 
+from ..cpu_layers import stock_forward
 from ..placement import AUTO, Placement
 from ..precision import dtype_of, name_of
 from ..selftest import best_precision, self_test
-from . import cpu_engine
+from . import cpu_engine, hooks
 from .attention import use_attention, use_vae_attention
 from .clip import PlacedCLIP
+from .clip_vision import PlacedClipVision
+from .conditions import moved
 from .health import set_placement
+from .inventory import placement_for
 from .model_call import watch
 from .streaming import attach
 from .vae import PlacedVAE
+from .work_format import compute_dtype, set_compute_dtype
+
+BRIDGE = "ControlNet bridge"
 
 
 def place_patcher(patcher: Any, placement: Placement) -> Any:
@@ -50,14 +59,17 @@ def place_model(
         The placed model, and the placement with the precision that is really in force.
     """
     placed = attach(place_patcher(model, placement), resident)
+    # ComfyUI keeps a model under its patcher's parent when the patcher is gone. A clone in between goes with it, and
+    # the weights would stay loaded under nobody: never to be unloaded, and searched for with a full collection.
+    placed.parent = model
     dtype, placement = _format_for(placement, compute_dtype(placed))
-    _set_compute_dtype(placed, dtype)
+    set_compute_dtype(placed, dtype)
     plan = cpu_engine.plan_for(placement)
     if plan is not None:
         cpu_engine.use_on_model(placed, plan, owned=owned)
     use_attention(placed, placement, plan)
     watch(placed)
-    effective = dataclasses.replace(placement, precision=name_of(compute_dtype(placed)))
+    effective = dataclasses.replace(placement, precision=name_of(compute_dtype(placed)), resident=resident)
     set_placement(placed, effective)
     return placed, effective
 
@@ -67,9 +79,9 @@ def _format_for(placement: Placement, chosen: torch.dtype) -> tuple[torch.dtype 
 
     Returns:
         The dtype, None for ComfyUI's choice; and the placement, with the reason where "auto" leaves that choice
-        because the device computes it wrongly.
+        because the device computes it wrongly, or another than it asks for is computed in.
     """
-    dtype = cpu_engine.dtype_for(placement)
+    dtype, placement = cpu_engine.compute_dtype_for(placement)
     if dtype is not None or placement.precision != AUTO or placement.device.type == "cpu":
         return dtype, placement
     tested = self_test(placement.device)
@@ -77,39 +89,36 @@ def _format_for(placement: Placement, chosen: torch.dtype) -> tuple[torch.dtype 
     if name_of(chosen) in tested.precisions or dtype_of(best) == chosen:
         return None, placement
     reason = f"{placement.device.id} computes {name_of(chosen)} wrongly (self-test), using {best}"
-    return dtype_of(best), dataclasses.replace(placement, reason=placement.reason or reason)
-
-
-def compute_dtype(model: Any) -> torch.dtype:
-    """The dtype a MODEL computes in: its cast dtype where one is set, else that of its weights."""
-    cast = model.get_model_object("manual_cast_dtype")
-    return cast if cast is not None else model.model_dtype()
-
-
-def _set_compute_dtype(model: Any, dtype: torch.dtype | None) -> None:
-    if dtype is None or compute_dtype(model) == dtype:
-        return
-    if model.model_dtype() == dtype:  # the weights have it already: nothing needs casting
-        model.add_object_patch("manual_cast_dtype", None)
-        model.patches_uuid = uuid.uuid4()
-    else:
-        model.set_model_compute_dtype(dtype)
+    return dtype_of(best), placement.because(reason)
 
 
 def place_clip(clip: Any, placement: Placement) -> tuple[Any, Placement]:
     """Places a CLIP. Text encoders compute in fp32 whatever their weights are stored in: that is ComfyUI's way.
 
     The exception is a CPU that is faster in another format.
+
+    Raises:
+        ValueError: there is no CLIP.
     """
+    if clip is None:
+        raise ValueError("The checkpoint holds no text encoder: load one with XPU Load CLIP and connect that instead.")
     placed = PlacedCLIP.of(clip.clone())
     placed.patcher = place_patcher(clip.patcher, placement)
     plan, dtype = cpu_engine.plan_for(placement), None
     if plan is not None:
-        dtype = cpu_engine.dtype_for(placement)
+        dtype, placement = cpu_engine.compute_dtype_for(placement)
         cpu_engine.use_on_clip(placed, plan, dtype)
-    effective = dataclasses.replace(placement, precision=name_of(dtype or torch.float32))
+    effective = _in_fp32(placement, "a text encoder") if dtype is None else placement
+    effective = dataclasses.replace(effective, precision=name_of(dtype or torch.float32))
     set_placement(placed.patcher, effective)
     return placed, effective
+
+
+def _in_fp32(placement: Placement, what: str) -> Placement:
+    """The placement of what ComfyUI computes in fp32, with the reason where another precision was asked for."""
+    asked = placement.precision
+    reason = "" if asked in (AUTO, "fp32") else f"{what} computes in fp32 on {placement.device.id}, not in {asked}"
+    return dataclasses.replace(placement.because(reason), precision="fp32")
 
 
 def place_vae(vae: Any, placement: Placement, *, owned: bool = False) -> tuple[Any, Placement]:
@@ -159,11 +168,10 @@ def check_vae(vae: Any) -> None:
 
 
 def place_clip_vision(vision: Any, placement: Placement) -> tuple[Any, Placement]:
-    """Places a CLIP_VISION."""
-    placed = copy.copy(vision)
+    """Places a CLIP_VISION, which ComfyUI computes in fp32 whatever its weights are stored in."""
+    placed = PlacedClipVision.of(vision)
     placed.patcher = place_patcher(vision.patcher, placement)
-    placed.load_device = placement.device.torch_device
-    effective = dataclasses.replace(placement, precision=name_of(vision.dtype))
+    effective = _in_fp32(placement, "a CLIP vision model")
     set_placement(placed.patcher, effective)
     return placed, effective
 
@@ -171,38 +179,31 @@ def place_clip_vision(vision: Any, placement: Placement) -> tuple[Any, Placement
 def place_controlnet(control: Any, placement: Placement) -> tuple[Any, Placement]:
     """Places a CONTROL_NET; its inputs and outputs follow the sampled model wherever that runs."""
     placed = control.copy()
-    if not hasattr(placed, "control_model_wrapped"):
-        return placed, dataclasses.replace(placement, reason="a T2I adapter runs where the sampled model runs")
+    obstacle = _why_not_bridged(placed)
+    if obstacle:
+        default = dataclasses.replace(placement_for(AUTO, AUTO), requested=placement.requested)
+        return placed, default.because(obstacle)
     model = placed.control_model_wrapped.model
     placed.control_model_wrapped = place_patcher(placed.control_model_wrapped, placement)
     placed.load_device = placement.device.torch_device
+    placed.control_model_wrapped.add_object_patch("forward", functools.partial(_bridged, model, stock_forward(model)))
+    hooks.record(BRIDGE, hooks.State.APPLIED, "placed ControlNets take inputs from any device")
     plan = cpu_engine.plan_for(placement)
     if plan is not None:
         cpu_engine.use_on_controlnet(placed, plan)
-    _bridge_devices(model)
     return placed, dataclasses.replace(placement, precision=name_of(placed.manual_cast_dtype or model.dtype))
 
 
-def _bridge_devices(module: Any) -> None:
-    """Has a module take inputs from any device and answer on the device of its first tensor input."""
-    if hasattr(module, "xpu_nodes_forward"):
-        return
-    module.xpu_nodes_forward = module.forward
-
-    def bridged(*arguments: Any, **keywords: Any) -> Any:
-        origin = next(value.device for value in (*arguments, *keywords.values()) if isinstance(value, torch.Tensor))
-        home = module.device  # kept by the patcher: where it loaded the weights to
-        output = module.xpu_nodes_forward(*_moved(arguments, home), **_moved(keywords, home))
-        return _moved(output, origin)
-
-    module.forward = bridged
+def _why_not_bridged(control: Any) -> str:
+    if not hasattr(control, "control_model_wrapped"):
+        return "a T2I adapter runs where the sampled model runs"
+    if hooks.switched_off(BRIDGE):
+        return f"{BRIDGE} is switched off, so it runs where ComfyUI puts it"
+    return ""
 
 
-def _moved(value: Any, device: torch.device) -> Any:
-    if isinstance(value, torch.Tensor):
-        return value.to(device)
-    if isinstance(value, dict):
-        return {key: _moved(entry, device) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_moved(entry, device) for entry in value)
-    return value
+def _bridged(module: Any, stock: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
+    """A module's forward with inputs from any device, and the answer on the device of its first tensor input."""
+    origin = next(value.device for value in (*arguments, *keywords.values()) if isinstance(value, torch.Tensor))
+    home = module.device  # kept by the patcher: where it loaded the weights to
+    return moved(stock(*moved(arguments, home), **moved(keywords, home)), origin)

@@ -17,7 +17,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import comfy.clip_vision
 import comfy.utils
@@ -26,7 +26,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..checkpoints import SAFETENSORS_SUFFIXES, tensors_in
 from ..loading import Piece, fill
-from ..pinned import PinnedMemoryError
+from ..pinned import Packer, PinnedMemoryError, shared_pool
 from ..tensor_file import LoadError, entries
 from .hooks import State, record, switched_off
 from .weights import HOST
@@ -41,25 +41,43 @@ _LAYOUT_DIMENSIONS = 4
 _NARROW = (torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)
 _FLOATS = (torch.float32, *_NARROW)
 # What may be asked about a weight that is not read yet, beside its attributes.
-_QUESTIONS = (
-    *(torch.Tensor.is_floating_point, torch.Tensor.is_complex, torch.Tensor.dim, torch.Tensor.size),
-    *(torch.Tensor.nelement, torch.Tensor.numel, torch.Tensor.element_size, torch.Tensor.is_contiguous),
-    *(torch.Tensor.data_ptr, torch.Tensor.detach),
-    torch._has_compatible_shallow_copy_type,
+_QUESTIONS = frozenset(
+    (
+        *(torch.Tensor.is_floating_point, torch.Tensor.is_complex, torch.Tensor.dim, torch.Tensor.size),
+        *(torch.Tensor.nelement, torch.Tensor.numel, torch.Tensor.element_size, torch.Tensor.is_contiguous),
+        *(torch.Tensor.data_ptr, torch.Tensor.detach),
+        torch._has_compatible_shallow_copy_type,
+    )
 )
 _SET_DATA = torch.Tensor.data.__set__  # type: ignore[attr-defined]
+
+Given = ParamSpec("Given")
+Answer = TypeVar("Answer")
 
 _one_at_a_time = threading.RLock()
 
 
+def _unseen(method: Callable[Given, Answer]) -> Callable[Given, Answer]:
+    """Has no mode look at what a method does for each of a thousand weights: that takes longer than the method."""
+
+    @functools.wraps(method)
+    def call(*arguments: Given.args, **keywords: Given.kwargs) -> Answer:
+        with torch._C.DisableTorchFunction():
+            return method(*arguments, **keywords)
+
+    return call
+
+
 @contextlib.contextmanager
-def straight(paths: Sequence[Path]) -> Iterator[None]:
+def straight(paths: Sequence[Path]) -> Iterator[Reading | None]:
     """Has the host's loaders, in the block and in this thread, read these files' weights straight into models.
 
     Weights of the dtype that they keep are mapped on the CPU; all others are read in pieces, on an accelerator by
-    parallel threads through page-locked memory. A model that goes to its device in the block is read there only. The
-    node that is executed shows how far that is. Pickles, and safetensors files where ComfyUI lacks what is needed, are
-    loaded its own way, with the same result.
+    parallel threads through page-locked memory. The node that is executed shows how far that is. Pickles, and
+    safetensors files where ComfyUI lacks what is needed, are loaded its own way, with the same result.
+
+    Yields:
+        The reading, None where the host loads its own way.
 
     Raises:
         LoadError: a file was truncated meanwhile or could not be read.
@@ -67,11 +85,11 @@ def straight(paths: Sequence[Path]) -> Iterator[None]:
     files = [path for path in paths if path.suffix.lower() in SAFETENSORS_SUFFIXES]
     with _one_at_a_time:
         if not files or not _possible():
-            yield
+            yield None
             return
-        reading = _Reading(_Progress(sum(path.stat().st_size for path in files)))
+        reading = Reading(_Progress(sum(path.stat().st_size for path in files)))
         with _told_of_files(reading), reading:
-            yield
+            yield reading
             reading.settle()
         reading.progress.end()
 
@@ -94,7 +112,7 @@ def _possible() -> bool:
 
 
 @contextlib.contextmanager
-def _told_of_files(reading: _Reading) -> Iterator[None]:
+def _told_of_files(reading: Reading) -> Iterator[None]:
     """Tells of each file that the host maps in the block, in this thread."""
     stock, thread = comfy.utils.load_torch_file, threading.get_ident()
 
@@ -134,6 +152,8 @@ class _Awaited:
     """The same weights as they are mapped."""
     path: Path
     start: int
+    pinned: bool = False
+    """Whether the parameter lies in page-locked memory, to stream from there."""
 
     @property
     def where(self) -> tuple[str, str]:
@@ -143,7 +163,8 @@ class _Awaited:
     def may_stay_mapped(self) -> bool:
         """Whether a parameter on the host may be the file's own memory."""
         aligned = self.source.dtype != torch.float32 or self.source.data_ptr() % _ALIGNMENT_BYTES == 0
-        return self.source.dtype == self.parameter.dtype and aligned and self.source.dim() < _LAYOUT_DIMENSIONS
+        same = self.source.dtype == self.parameter.dtype and self.source.dim() < _LAYOUT_DIMENSIONS
+        return same and aligned and not self.pinned
 
     def piece(self, target: torch.Tensor) -> Piece:
         """What fills the target with these weights."""
@@ -168,7 +189,7 @@ class _Progress:
         self._bar.update_absolute(self._total_bytes)
 
 
-class _Reading(TorchFunctionMode):
+class Reading(TorchFunctionMode):
     """Takes over copies from mapped files into parameters."""
 
     def __init__(self, progress: _Progress) -> None:
@@ -179,6 +200,7 @@ class _Reading(TorchFunctionMode):
         self._awaited: dict[int, _Awaited] = {}
         """By the parameter's address, which all that shares its memory has too."""
 
+    @_unseen
     def note(self, path: Path, tensors: Mapping[str, Any]) -> None:
         """Notes which addresses hold which part of a file."""
         try:
@@ -198,8 +220,52 @@ class _Reading(TorchFunctionMode):
         self._mapped.sort(key=lambda mapped: mapped.tensor.data_ptr())
         self._addresses = [mapped.tensor.data_ptr() for mapped in self._mapped]
 
+    @_unseen
+    def move(self, model: torch.nn.Module, device: torch.device) -> None:
+        """Has all that is awaited of a model on the host be read to a device instead.
+
+        `Module.to` would do it as well, but asks several questions about each weight: that takes longer than reading.
+        """
+        for awaited, uses in self._uses(model):
+            room = torch.empty_like(awaited.source, dtype=awaited.parameter.dtype, device=device)
+            self._put(awaited, uses, room)
+
+    @_unseen
+    def pin(self, model: torch.nn.Module, device: torch.device) -> None:
+        """Has all that is awaited of a model on the host be read to page-locked memory, as far as there is some.
+
+        Args:
+            device: where the weights are streamed to.
+        """
+        awaited = self._uses(model)
+        rooms: list[torch.Tensor] = []
+        _place_pinned([entry for entry, _ in awaited], device, rooms)
+        for (entry, uses), room in zip(awaited, rooms, strict=False):
+            self._put(dataclasses.replace(entry, pinned=True), uses, room)
+
+    def _uses(self, model: torch.nn.Module) -> list[tuple[_Awaited, list[tuple[torch.nn.Module, str]]]]:
+        """What is awaited of a model on the host, each with the modules that hold it and its name there."""
+        awaited = {id(entry.parameter): entry for entry in self._awaited.values() if entry.parameter.device == HOST}
+        uses: dict[int, tuple[_Awaited, list[tuple[torch.nn.Module, str]]]] = {}
+        for module in model.modules():
+            for name, parameter in module._parameters.items():
+                entry = awaited.get(id(parameter))
+                if entry is not None:
+                    uses.setdefault(id(parameter), (entry, []))[1].append((module, name))
+        return list(uses.values())
+
+    def _put(self, awaited: _Awaited, uses: Sequence[tuple[torch.nn.Module, str]], room: torch.Tensor) -> None:
+        """Has a weight be read to other memory, which the modules that use it now have as their parameter."""
+        parameter = torch.nn.Parameter(room, requires_grad=awaited.parameter.requires_grad)
+        del self._awaited[awaited.parameter.data_ptr()]
+        self._awaited[parameter.data_ptr()] = dataclasses.replace(awaited, parameter=parameter)
+        for module, name in uses:
+            module._parameters[name] = parameter
+
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if _asks(func):
+            return func(*args, **kwargs)
         if func is torch.Tensor.copy_ and len(args) == 2 and not kwargs and self._take(*args):
             return args[0]
         if _writes(func):
@@ -208,7 +274,7 @@ class _Reading(TorchFunctionMode):
             if func == _SET_DATA:
                 if args[0].data_ptr() != args[1].data_ptr():
                     self._awaited.pop(args[0].data_ptr(), None)
-            elif func.__name__ not in ("__get__", "__set__") and func not in _QUESTIONS:
+            else:
                 converted = self._converted(*args, **kwargs) if func is torch.Tensor.to else None
                 if converted is not None:
                     return converted
@@ -216,6 +282,7 @@ class _Reading(TorchFunctionMode):
                     self._settle_one(tensor)
         return func(*args, **kwargs)
 
+    @_unseen
     def settle(self) -> None:
         """Reads all that is awaited, in file order."""
         awaited = sorted(self._awaited.values(), key=lambda entry: (entry.where, entry.start))
@@ -286,8 +353,7 @@ class _Reading(TorchFunctionMode):
     def _converted(self, tensor: Any, *arguments: Any, **keywords: Any) -> torch.Tensor | None:
         """What `Module.to` gives for a weight that is not read yet: one that is to be read as that, at once or later.
 
-        So a model goes to its device before it is read. ComfyUI builds VAEs in fp32 and converts them when they are
-        loaded; fp32 holds narrower formats exactly.
+        ComfyUI builds VAEs in fp32 and converts them when they are loaded; fp32 holds narrower formats exactly.
         """
         awaited = self._awaited.get(tensor.data_ptr()) if isinstance(tensor, torch.nn.Parameter) else None
         as_module_does = len(arguments) == 3 and not keywords  # device, dtype, non_blocking
@@ -296,19 +362,10 @@ class _Reading(TorchFunctionMode):
         example = torch.empty((), dtype=tensor.dtype, device=tensor.device).to(*arguments)
         if (example.device, example.dtype) == (tensor.device, tensor.dtype):
             return tensor
-        if tensor.device == HOST and example.dtype == tensor.dtype:
-            return self._moved(awaited, example.device)
         narrowed = tensor.dtype == torch.float32 and awaited.source.dtype in _NARROW
         return (
             self._narrowed(awaited, example.dtype) if narrowed and {tensor.device, example.device} == {HOST} else None
         )
-
-    def _moved(self, awaited: _Awaited, device: torch.device) -> torch.Tensor:
-        """The weight's memory on a device; the module lets go of what it had on the host."""
-        del self._awaited[awaited.parameter.data_ptr()]
-        answer = torch.empty_like(awaited.source, dtype=awaited.parameter.dtype, device=device)
-        self._awaited[answer.data_ptr()] = dataclasses.replace(awaited, parameter=answer)
-        return answer
 
     def _narrowed(self, awaited: _Awaited, dtype: torch.dtype) -> torch.Tensor:
         answer = torch.empty_like(awaited.source, dtype=dtype)
@@ -320,6 +377,23 @@ class _Reading(TorchFunctionMode):
         return answer
 
 
+def _place_pinned(awaited: Sequence[_Awaited], device: torch.device, rooms: list[torch.Tensor]) -> None:
+    """Finds room in page-locked memory for weights, until there is none."""
+    packer = Packer(shared_pool(), device)
+    try:
+        for parameter in (entry.parameter for entry in awaited):
+            rooms.append(packer.place(parameter.nbytes).view(parameter.dtype).view(parameter.shape))
+    except PinnedMemoryError as error:
+        logging.info("XPU Nodes: a part of the weights is read to pageable memory. %s", error)
+
+
+@functools.cache  # asked at every call of a torch function
+def _asks(func: Callable[..., Any]) -> bool:
+    """Whether a function asks about a weight, or sets an attribute other than its values."""
+    return func in _QUESTIONS or (func.__name__ in ("__get__", "__set__") and func != _SET_DATA)
+
+
+@functools.cache
 def _writes(func: Callable[..., Any]) -> bool:
     """Whether a function writes to its first argument."""
     name = func.__name__

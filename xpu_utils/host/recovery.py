@@ -7,25 +7,33 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+import comfy.model_management as model_management
+
 from ..checkpoints import first_not_finite, tensors_in
-from ..faults import FaultKind, NotFiniteError
+from ..devices import Device
+from ..faults import FaultKind, NotFiniteError, lost_devices
 from ..jobs import Fault, record_fault
 from ..ladder import Failure, LadderExhaustedError, Rung, RungAction, climb
 from ..placement import Placement
-from .health import lead_to, lose, placement_of
+from .health import lead_to, lose_dead, placement_of
+from .inventory import host_inventory
 from .moving import another_accelerator, cpu, free_others, move, unload
 from .prompts import current_prompt_id
+from .stages import decided
 from .weights import is_lost, keep_host_copy, recover
 
 RAN = "xpu_nodes.ran"
 """Attachment key under which a patcher carries the placement that its last work ended with."""
 
+STOPS = (model_management.InterruptProcessingException,)
+"""How ComfyUI stops a prompt: never a failure, whatever it was raised in the handling of."""
+
 Answer = TypeVar("Answer")
 
 
-def report(failure: Failure, *, device: str, stage: str, words: str, step: int | None = None) -> None:
+def report(failure: Failure, rung: Rung, *, device: str, stage: str, words: str, step: int | None = None) -> None:
     """Tells the log, the job log and, through that, the node what failed and how it goes on."""
-    fault = Fault(failure.kind.value, device, stage, rung=words, step=step, message=failure.message)
+    fault = Fault(failure.kind.value, device, stage, words, rung.value, step, failure.message)
     logging.warning("XPU Nodes: %s.", fault)
     record_fault(current_prompt_id(), fault)
 
@@ -34,10 +42,15 @@ class Recovery:
     """One stage's work on one placed patcher: its rungs, its reports, and the way back afterwards."""
 
     def __init__(self, patcher: Any, stage: str) -> None:
+        recover(patcher)
+        keep_host_copy(patcher)
         self.patcher = patcher
         self.stage = stage
         self.failed_on = str(patcher.load_device)
         """The device of the last failure."""
+        self._left: set[str] = set()
+        """Devices on which it failed."""
+        self._ran_on = self.failed_on
         self._asked = placement_of(patcher)
 
     def free(self, failure: Failure, keep: Sequence[Any] = ()) -> str | None:
@@ -45,28 +58,80 @@ class Recovery:
         return free_others(self.patcher.load_device, [self.patcher, *keep])
 
     def move(self, failure: Failure, *, accelerator: bool) -> str | None:
-        """The rungs that go on another device; a lost device has led the model to one already."""
-        current, placement = self.patcher.load_device, placement_of(self.patcher)
-        if failure.kind is FaultKind.DEVICE_LOST and placement is not None:
-            device = placement.device if (placement.device.type != "cpu") == accelerator else None
-        else:
-            device = another_accelerator(current, 1.2 * self.patcher.model_size()) if accelerator else cpu()
-            if device is not None and device.torch_device == current:
-                device = None
-        if device is None:
+        """The rungs that go on elsewhere; here again where only another device was lost."""
+        device = self._accelerator() if accelerator else cpu()
+        if device is None or device.id in self._left:
             return None
         move(self.patcher, device, f"{failure.kind.value} on {self.failed_on}, continued on {device.id}")
+        moved = placement_of(self.patcher)
+        if moved is not None:
+            decided(moved)
         return device.id
 
+    def _accelerator(self) -> Device | None:
+        """The accelerator it ran on where another one failed, else one with room on which it did not fail."""
+        if self._ran_on not in self._left:
+            here = host_inventory().find(self._ran_on)
+            return here if here in host_inventory().accelerators else None
+        return another_accelerator(self._left, 1.2 * self.patcher.model_size())
+
     def on_failure(self, failure: Failure) -> None:
-        """Notes where it failed; a device that is lost is left for good."""
-        self.failed_on = str(self.patcher.load_device)
+        """Notes where it failed; devices that are lost are left for good.
+
+        Raises:
+            LadderExhaustedError: something left on a device that was lost before is used.
+        """
+        self._ran_on = self.failed_on = str(self.patcher.load_device)
         if failure.kind is FaultKind.DEVICE_LOST:
-            lose(self.patcher.load_device, failure.error)
+            dead = lose_dead(failure.error)
+            if not dead and lost_devices():
+                raise LadderExhaustedError(
+                    f"{self.stage.capitalize()} was given data that was left on a lost device "
+                    f"({', '.join(lost_devices())}): change an input of the node that made it, or restart ComfyUI."
+                ) from failure.error
+            self.failed_on = self._ran_on if self._ran_on in dead or not dead else dead[0]
+        self._left.add(self.failed_on)
 
     def on_rung(self, failure: Failure, rung: Rung, words: str, step: int | None = None) -> None:
         """Reports a rung that was taken."""
-        report(failure, device=self.failed_on, stage=self.stage, words=words, step=step)
+        report(failure, rung, device=self.failed_on, stage=self.stage, words=words, step=step)
+
+    def carry_on(
+        self,
+        attempt: Callable[[], Answer],
+        further: Mapping[Rung, RungAction] | None = None,
+        *,
+        passing: tuple[type[BaseException], ...] = STOPS,
+    ) -> Answer:
+        """Does the work, up the ladder where it fails.
+
+        Args:
+            attempt: the work; it may be repeated.
+            further: rungs that only this work has.
+            passing: errors that its caller meets.
+
+        Raises:
+            LadderExhaustedError: nothing was left to try.
+        """
+        actions: dict[Rung, RungAction] = {
+            Rung.FREE: self.free,
+            Rung.ACCELERATOR: functools.partial(self.move, accelerator=True),
+            Rung.CPU: functools.partial(self.move, accelerator=False),
+            **(further or {}),
+        }
+        try:
+            return climb(
+                attempt,
+                actions,
+                on_failure=self.on_failure,
+                on_rung=self.on_rung,
+                what=self.stage.capitalize(),
+                passing=passing,
+            )
+        except LadderExhaustedError:
+            if not is_lost(self.patcher.load_device):
+                unload(self.patcher)
+            raise
 
     def restore(self) -> None:
         """Leads the model back to where it was asked to be, unless that device is gone."""
@@ -81,34 +146,10 @@ class Recovery:
 def carry_on(
     patcher: Any, stage: str, attempt: Callable[[], Answer], further: Mapping[Rung, RungAction] | None = None
 ) -> Answer:
-    """Does a stage's work on a placed patcher, up the ladder where it fails.
-
-    Args:
-        patcher: the placed patcher whose model does the work.
-        stage: the stage's name in reports.
-        attempt: the work; it may be repeated.
-        further: rungs that only this work has.
-
-    Raises:
-        LadderExhaustedError: nothing was left to try.
-    """
-    recover(patcher)
-    keep_host_copy(patcher)
+    """Does a stage's work on a placed patcher as `Recovery.carry_on` does, and leads the patcher back afterwards."""
     recovery = Recovery(patcher, stage)
-    actions: dict[Rung, RungAction] = {
-        Rung.FREE: recovery.free,
-        Rung.ACCELERATOR: functools.partial(recovery.move, accelerator=True),
-        Rung.CPU: functools.partial(recovery.move, accelerator=False),
-        **(further or {}),
-    }
     try:
-        return climb(
-            attempt, actions, on_failure=recovery.on_failure, on_rung=recovery.on_rung, what=stage.capitalize()
-        )
-    except LadderExhaustedError:
-        if not is_lost(patcher.load_device):
-            unload(patcher)
-        raise
+        return recovery.carry_on(attempt, further)
     finally:
         recovery.restore()
 

@@ -1,6 +1,6 @@
 """The pack's HTTP routes on ComfyUI's own server, described in docs/openapi.yaml.
 
-Nothing from a request is ever used as a path, a command or a name to look up: queries hold booleans and one number.
+Nothing from a request is ever used as a path, a command or a name to look up: queries hold booleans and numbers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from server import PromptServer
 
 from ..commands.devices import as_json
 from ..doctor.examine import as_data
-from ..jobs import jobs
+from ..jobs import JOB_LIMIT, jobs
 from ..telemetry.monitor import Monitor
 from .broadcast import INTERVAL_LIMITS_SECONDS, Broadcaster, send_jobs
 from .diagnosis import diagnose
@@ -65,6 +65,8 @@ class Routes:
     async def doctor(self, request: web.Request) -> web.Response:
         query = _query(request, "kernels", "packs")
         wanted = (_boolean(query, "kernels"), _boolean(query, "packs"))
+        if any(wanted):  # costs seconds and starts processes
+            _same_origin(request)
         async with self._diagnosing:  # one at a time, however many ask
             made_at, findings = self._diagnoses.get(wanted, (float("-inf"), []))
             if time.monotonic() - made_at > DIAGNOSIS_SECONDS:
@@ -78,9 +80,8 @@ class Routes:
         return web.json_response({"hooks": states})
 
     async def jobs(self, request: web.Request) -> web.Response:
-        _query(request)
-        entries = [{**dataclasses.asdict(job), "seconds": job.seconds, "peak_bytes": job.peak_bytes} for job in jobs()]
-        return web.json_response({"jobs": entries})
+        limit = _whole_number(_query(request, "limit"), "limit", most=JOB_LIMIT)
+        return web.json_response(text=await self._off_loop(lambda: _jobs_text(limit)))
 
     async def free(self, request: web.Request) -> web.Response:
         """Asks the thread that runs prompts to unload all models: done here, it would pull them from under a job."""
@@ -123,6 +124,14 @@ def _diagnosis(kernels: bool, packs: bool) -> list[dict[str, Any]]:
     return as_data(findings, machine.system)
 
 
+def _jobs_text(limit: int) -> str:
+    entries = [
+        {**dataclasses.asdict(job), "seconds": job.seconds, "peak_bytes": job.peak_bytes, "rungs": job.rungs}
+        for job in jobs(limit=limit)
+    ]
+    return json.dumps({"jobs": entries})
+
+
 def _query(request: web.Request, *known: str) -> dict[str, str]:
     unknown = [name for name in request.query if name not in known]
     repeated = [name for name in known if len(request.query.getall(name, [])) > 1]
@@ -138,6 +147,15 @@ def _boolean(query: dict[str, str], name: str) -> bool:
     return value == "true"
 
 
+def _whole_number(query: dict[str, str], name: str, *, most: int) -> int:
+    """A number from 1 to `most`, which is also what it is where it is not given."""
+    text = query.get(name, str(most))
+    value = int(text) if text.isascii() and text.isdigit() and len(text) <= len(str(most)) else 0
+    if not 1 <= value <= most:
+        raise Refused(400, f"{name} is a whole number from 1 to {most}.")
+    return value
+
+
 def _seconds(text: str) -> float:
     least, most = INTERVAL_LIMITS_SECONDS
     try:
@@ -150,7 +168,7 @@ def _seconds(text: str) -> float:
 
 
 def _same_origin(request: web.Request) -> None:
-    """Refuses posts that another site's page makes the browser send."""
+    """Refuses what another site's page makes the browser send."""
     origin = request.headers.get("Origin")
     other_site = request.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none")
     if other_site or (origin is not None and urlsplit(origin).netloc.lower() != request.host.lower()):
@@ -164,7 +182,7 @@ async def _empty_object(request: web.Request) -> None:
     body = await request.content.read(LARGEST_BODY_BYTES + 1)
     try:
         value = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     if value != {}:
         raise Refused(400, "The body must be {}.")

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import comfy.model_management as model_management
 import nodes as host_nodes  # ComfyUI's module: the pack itself is imported under another name
-import torch
 
 from ..placement import AUTO, Placement
+from ..sizes import check_latent, check_step
+from .choices import check_input
 from .health import placement_of
-from .inventory import placement_for
+from .inventory import placement_over
 from .placing import place_model
 from .recovery import placement_after
+from .stages import decided
+from .weights import HOST
 
 MEMORY_ESTIMATE_MARGIN = 4.0
 """How far ComfyUI's estimate of a step's memory may exceed all the memory there is before we refuse to try."""
@@ -34,9 +36,13 @@ def sample(node_class: str, model: Any, latent: dict[str, Any], device: str, pre
         The sampled LATENT and the placement it ran with.
 
     Raises:
-        ValueError: the latent has no size or is far too large, or the weights or the conditioning hold NaN.
+        ValueError: there is no such sampler or scheduler, the latent has no size or is far too large, or the weights
+            or the conditioning hold NaN.
     """
+    for name in ("sampler_name", "scheduler"):
+        check_input(name, inputs[name])
     placed, placement = placed_model(model, device, precision)
+    decided(placement)
     _check_latent(placed, latent["samples"], placement)
     (result,) = host_nodes.NODE_CLASS_MAPPINGS[node_class]().sample(model=placed, latent_image=latent, **inputs)
     return result, placement_after(placed, placement)
@@ -51,22 +57,14 @@ def placed_model(model: Any, device: str, precision: str) -> tuple[Any, Placemen
     already = placement_of(model)
     if already is not None and device == AUTO and precision == AUTO:
         return model, already
-    return place_model(model, placement_for(device, precision))
+    resident = AUTO if already is None else already.resident
+    return place_model(model, placement_over(already, device, precision), resident=resident)
 
 
 def _check_latent(model: Any, samples: Any, placement: Placement) -> None:
     if samples.is_nested:
         return
-    shape = tuple(samples.shape)
-    if math.prod(shape) == 0:
-        raise ValueError(
-            f"The latent has no size ({'x'.join(map(str, shape))}): give it a width and height above zero."
-        )
-    needed = model.memory_required(list(shape))
-    host_bytes = model_management.get_total_memory(torch.device("cpu"))
-    limit = MEMORY_ESTIMATE_MARGIN * max(placement.device.total_bytes, host_bytes)
-    if needed > limit:
-        raise ValueError(
-            f"The latent {'x'.join(map(str, shape))} would need about {needed / 2**30:.0f} GiB a step, which no device "
-            "here has: make the picture or the batch smaller."
-        )
+    check_latent(samples.shape)
+    host_bytes = model_management.get_total_memory(HOST)
+    limit_bytes = MEMORY_ESTIMATE_MARGIN * max(placement.device.total_bytes, host_bytes)
+    check_step(samples.shape, model.memory_required(list(samples.shape)), limit_bytes)

@@ -1,19 +1,56 @@
-"""Runs one stage of a prompt, measures it, and reports where it ran: to the log, the job log and the node."""
+"""Runs one stage of a prompt, measures it, and reports where it runs: to the log, the job log and the node."""
 
 from __future__ import annotations
 
+import contextvars
 import dataclasses
 import logging
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from ..jobs import Fault, Stage, record_stage, subscribe
+from ..jobs import Fault, Stage, StageState, record_stage, subscribe
 from ..peak import peak_bytes, restart_peaks
 from ..placement import Placement
 from .prompts import current_prompt_id
 
 Output = TypeVar("Output")
+
+
+class _Run:
+    """A stage that runs: what is known of it so far."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._prompt_id = current_prompt_id()
+        self._started = time.perf_counter()
+        self.placement: Placement | None = None
+        """Where it runs; None until that is decided."""
+
+    def record(self, placement: Placement, state: StageState) -> Stage:
+        self.placement = placement
+        stage = Stage(
+            name=self._name,
+            requested=placement.requested,
+            effective=placement.device.id,
+            precision=placement.precision,
+            seconds=round(time.perf_counter() - self._started, 3),
+            reason=placement.reason,
+            peak_bytes=peak_bytes(placement.device),
+            state=state,
+        )
+        record_stage(self._prompt_id, stage)
+        return stage
+
+
+_current: contextvars.ContextVar[_Run | None] = contextvars.ContextVar("xpu_nodes_stage", default=None)
+
+
+def decided(placement: Placement) -> None:
+    """Shows where the stage that runs now runs; called as soon as that is decided, and again when it changes."""
+    run = _current.get()
+    if run is not None:
+        run.record(placement, "running")
 
 
 def run_stage(name: str, work: Callable[[], tuple[Output, Placement]]) -> tuple[Output, dict[str, Any]]:
@@ -24,27 +61,25 @@ def run_stage(name: str, work: Callable[[], tuple[Output, Placement]]) -> tuple[
         work: does it; answers its output and the placement it ran with.
 
     Returns:
-        The output, and the node's UI: readable `text`, and the stage as data under `xpu`.
+        The output, and the node's UI: readable `text`, and under `xpu` the stage as data with the rungs taken.
     """
     faults: list[Fault] = []
     unsubscribe = subscribe(lambda _, record: faults.append(record) if isinstance(record, Fault) else None)
     restart_peaks()
-    started = time.perf_counter()
+    run = _Run(name)
+    token = _current.set(run)
     try:
         output, placement = work()
+    except BaseException:
+        if run.placement is not None:
+            run.record(run.placement, "stopped")
+        raise
     finally:
+        _current.reset(token)
         unsubscribe()
-    stage = Stage(
-        name=name,
-        requested=placement.requested,
-        effective=placement.device.id,
-        precision=placement.precision,
-        seconds=round(time.perf_counter() - started, 3),
-        reason=placement.reason,
-        peak_bytes=peak_bytes(placement.device),
-    )
+    stage = run.record(placement, "done")
     if placement.differs:
         logging.warning("XPU Nodes, %s: %s.", name, placement.reason)
-    record_stage(current_prompt_id(), stage)
     lines = [f"{name}: {placement}, {stage.seconds:.2f} s", *map(str, faults)]
-    return output, {"text": ["\n".join(lines)], "xpu": [dataclasses.asdict(stage)]}
+    rungs = [fault.rung for fault in faults if fault.rung]
+    return output, {"text": ["\n".join(lines)], "xpu": [{**dataclasses.asdict(stage), "rungs": rungs}]}

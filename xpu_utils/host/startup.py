@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .memory import apply_free_memory_hook, apply_memory_fraction
+from .preview import apply_preview_hook
 
-HOOKS: tuple[Callable[[], None], ...] = (apply_free_memory_hook, apply_memory_fraction)
+HOOKS: tuple[Callable[[], None], ...] = (
+    apply_free_memory_hook,
+    apply_memory_fraction,
+    apply_preview_hook,
+)
 """In this order; each is guarded, can be switched off, and records what became of it (see `hooks`)."""
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +17,7 @@ import comfy.utils
 import torch
 from comfy.patcher_extension import CallbacksMP, PatcherInjection
 
+from ..faults import lost_devices
 from ..leaves import collect_leaves
 from ..pinned import PinnedMemoryError, shared_pool
 from ..residency import AUTO, resident_share
@@ -30,6 +32,9 @@ ATTACHMENT = "xpu_nodes.streaming"
 """Key of the attachment, the injection and the callback on a patcher."""
 
 HOST = torch.device("cpu")
+
+_lessons: dict[tuple[object, ...], Lesson] = {}
+"""What streams have learnt in this process, by device and by names and sizes of the leaves: a few KB each."""
 
 
 def attach(model: Any, resident: str = AUTO) -> Any:
@@ -65,10 +70,16 @@ def attach(model: Any, resident: str = AUTO) -> Any:
     return streamed
 
 
+def may_stream(model: Any, resident: str) -> bool:
+    """Whether a MODEL that is placed so streams where its weights do not fit; it need not be attached yet."""
+    share = resident_share(resident)
+    return share != 1 and not (hooks.switched_off(HOOK) or _obstacle(model, share) or _is_integrated(model))
+
+
 def abandon(model: Any) -> None:
-    """Puts a MODEL's weights back to the unpatched ones on the host because its device is gone; asks nothing of it."""
+    """Puts a MODEL's weights back to the unpatched ones on the host if their device is lost; asks nothing of it."""
     session = model.get_attachment(ATTACHMENT)
-    if session is None or session.stream is None:
+    if session is None or session.stream is None or str(session.stream.device) not in lost_devices():
         return
     session.close(lost=True)
     for key, kept in model.backup.items():
@@ -104,14 +115,19 @@ class _Session:
     def __init__(self, share: float | None) -> None:
         self.share = share
         self.stream: WeightStream | None = None
+        self.owner: Callable[[], Any] = lambda: None
+        """The clone that was loaded last, while it lives."""
         self.patching_device: torch.device | None = None
         """Set while ComfyUI loads to the host: where patches are computed all the same."""
-        self._lesson: Lesson | None = None
         self._kept_bytes = 0
 
     def fits(self, model_bytes: int, available_bytes: float) -> bool:
         """Whether all weights stay on the device."""
         return available_bytes >= model_bytes if self.share is None else self.share >= 1
+
+    def may_be_closed_by(self, model: Any) -> bool:
+        """Whether no other clone is loaded: ComfyUI ejects and detaches every clone that is dropped."""
+        return self.owner() in (None, model)
 
     @property
     def device_bytes(self) -> int:
@@ -125,19 +141,24 @@ class _Session:
             PinnedMemoryError: more weights cannot be page-locked than may stay on the device.
         """
         root = model.model.diffusion_model
-        leaves = collect_leaves(root, shared_pool(), streamable=lambda module: hasattr(module, "comfy_cast_weights"))
+        leaves = collect_leaves(
+            root, shared_pool(), device, streamable=lambda module: hasattr(module, "comfy_cast_weights")
+        )
         self._kept_bytes = max(0, model.model_size() - sum(leaf.size_bytes for leaf in leaves))
-        ring_bytes = ring_size([leaf.size_bytes for leaf in leaves])
+        ring_bytes = ring_size([leaf.size_bytes for leaf in leaves], available_bytes)
         resident_bytes = self._resident_bytes(model.model_size(), available_bytes - ring_bytes)
         if sum(leaf.size_bytes for leaf in leaves if not leaf.pinned) > resident_bytes:
             raise PinnedMemoryError(
-                f"Weight streaming: the limit of {shared_pool().limit_bytes >> 20} MiB of page-locked memory is too "
-                "small for this model, ComfyUI's slower way is used: unload other models or choose a smaller one."
+                "Weight streaming: this model needs more page-locked memory than there is (the limit is "
+                f"{shared_pool().limit_bytes >> 20} MiB), ComfyUI's slower way is used: unload other models or choose "
+                "a smaller one."
             )
         _move_others(model.model, {leaf.module for leaf in leaves}, device)
+        shape = (str(device), *((leaf.name, leaf.size_bytes) for leaf in leaves))
         self.stream = WeightStream(
-            root, leaves, device, ring_bytes=ring_bytes, resident_bytes=resident_bytes, lesson=self._lesson
+            root, leaves, device, ring_bytes=ring_bytes, resident_bytes=resident_bytes, lesson=_lessons.get(shape)
         )
+        self._shape = shape
 
     def _resident_bytes(self, model_bytes: int, available_bytes: float) -> int:
         wanted_bytes = available_bytes if self.share is None else min(available_bytes, self.share * model_bytes)
@@ -152,7 +173,8 @@ class _Session:
         """Gives the device's memory back and keeps what was learnt."""
         if self.stream is not None:
             self.stream.release(lost=lost)
-            self._lesson = self.stream.lesson or self._lesson
+            if self.stream.lesson is not None:
+                _lessons[self._shape] = self.stream.lesson
             self.stream = None
 
 
@@ -171,10 +193,12 @@ class StreamingPatcher:
         lowvram_model_memory: float = 0,
         force_patch_weights: bool = False,
         full_load: bool = False,
+        **keywords: Any,
     ) -> None:
         """Loads all weights as ComfyUI does if they fit, else opens the stream."""
         session = self.get_attachment(ATTACHMENT)
-        stock_load = super().load  # type: ignore[misc]
+        session.owner = weakref.ref(self)
+        stock_load = functools.partial(super().load, **keywords)  # type: ignore[misc]
         available_bytes = float("inf") if full_load else lowvram_model_memory
         if device_to.type == "cpu" or session.fits(self.model_size(), available_bytes):
             session.close()
@@ -219,7 +243,8 @@ class StreamingPatcher:
         stream = self.get_attachment(ATTACHMENT).stream
         if stream is None:
             return int(super().partially_unload(device_to, memory_to_free, **keywords))  # type: ignore[misc]
-        freed_bytes = stream.set_budget(int(stream.resident_bytes - memory_to_free))
+        held_bytes = stream.resident_bytes if stream.settled else stream.budget_bytes
+        freed_bytes = stream.set_budget(int(held_bytes - memory_to_free))
         self.model.model_loaded_weight_memory = self.get_attachment(ATTACHMENT).device_bytes
         return int(freed_bytes)
 
@@ -250,15 +275,18 @@ def _inject(model: Any) -> None:
 
 
 def _eject(model: Any) -> None:
-    stream = model.get_attachment(ATTACHMENT).stream
-    if stream is not None:
+    session = model.get_attachment(ATTACHMENT)
+    stream = session.stream
+    if stream is not None and session.may_be_closed_by(model):
+        if model.hook_patches:  # they are written into the host's weights, which queued copies may still read
+            torch.accelerator.synchronize(stream.device)
         stream.remove()
 
 
 def _detached(model: Any, unpatch_all: bool) -> None:
     """Whoever loads the weights next finds them as they were, wherever that is."""
     session = model.get_attachment(ATTACHMENT)
-    if session.stream is None:
+    if session.stream is None or not session.may_be_closed_by(model):
         return
     session.close()
     if not unpatch_all:

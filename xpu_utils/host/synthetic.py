@@ -30,13 +30,13 @@ _UNET = {
 _UNET_TINY = {
     **_UNET,
     "num_res_blocks": [1, 1],
-    "channel_mult": (1, 2),
+    "channel_mult": (1, 1),
     "transformer_depth": [1, 1],
     "transformer_depth_middle": 1,
     "transformer_depth_output": [1, 1, 1, 1],
 }
 # 1.2 GiB in fp32, nearly all of it where pictures are smallest: much memory, little work.
-_UNET_DEEP = {**_UNET_TINY, "transformer_depth_middle": 24}
+_UNET_DEEP = {**_UNET_TINY, "channel_mult": (1, 2), "transformer_depth_middle": 24}
 _UNET_SD15 = {
     **_UNET,
     "num_res_blocks": [2, 2, 2, 2],
@@ -116,6 +116,17 @@ def _clip_g(prefix: str) -> Shapes:
     return {prefix + key: shape for key, shape in shapes.items()}
 
 
+def _t5_base() -> Shapes:
+    """The encoder of T5-base, Stable Audio's text encoder: the smallest that is no CLIP."""
+    import comfy
+    import comfy.ops
+    from comfy.text_encoders.t5 import T5
+
+    path = Path(comfy.__path__[0]) / "text_encoders" / "t5_config_base.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    return _shapes(T5(config, torch.float16, "meta", comfy.ops.disable_weight_init), "")
+
+
 def _clip_vision(prefix: str = "") -> Shapes:
     import comfy
     import comfy.ops
@@ -142,6 +153,14 @@ def _vae(prefix: str, latent_channels: int) -> Shapes:
     }
     with torch.device("meta"):
         return _shapes(AutoencoderKL(ddconfig=config, embed_dim=latent_channels), prefix)
+
+
+def _taesd(half: str) -> Shapes:
+    """The encoder or decoder of SD1.5's tiny autoencoder."""
+    import comfy.taesd.taesd as taesd
+
+    with torch.device("meta"):
+        return _shapes(taesd.Encoder(4) if half == "encoder" else taesd.Decoder(4), "")
 
 
 def _sd3(depth: int) -> Shapes:
@@ -187,6 +206,16 @@ def _lora(config: Mapping[str, Any], rank: int = 4) -> Shapes:
     return shapes
 
 
+def _clip_lora(rank: int = 4) -> Shapes:
+    """A LoRA on the query projections of the text encoder CLIP-L."""
+    name, width = "lora_te_text_model_encoder_layers_{}_self_attn_q_proj", 768
+    shapes: Shapes = {}
+    for layer in range(12):
+        shapes[f"{name.format(layer)}.lora_up.weight"] = (width, rank)
+        shapes[f"{name.format(layer)}.lora_down.weight"] = (rank, width)
+    return shapes
+
+
 def _upscaler(features: int = 16, scale: int = 2) -> Shapes:
     """A small network in the layout that spandrel knows as Compact (SRVGGNet)."""
     shapes: Shapes = {"body.0.weight": (features, 3, 3, 3), "body.0.bias": (features,), "body.1.weight": (features,)}
@@ -226,9 +255,13 @@ LAYOUTS: dict[str, tuple[str, Callable[[], Shapes]]] = {
     "wan-tiny": ("diffusion_models", _wan),
     "sdxl-unet": ("diffusion_models", lambda: _unet(_UNET_SDXL)),
     "clip-l": ("text_encoders", lambda: _clip_l("")),
+    "t5-base": ("text_encoders", _t5_base),
     "clip-vision-l": ("clip_vision", _clip_vision),
     "vae-sd15": ("vae", lambda: _vae("", 4)),
+    "taesd_encoder": ("vae_approx", lambda: _taesd("encoder")),
+    "taesd_decoder": ("vae_approx", lambda: _taesd("decoder")),
     "lora-sd15-tiny": ("loras", lambda: _lora(_UNET_TINY)),
+    "lora-clip-l": ("loras", _clip_lora),
     "controlnet-sd15-tiny": ("controlnet", lambda: _controlnet(_UNET_TINY)),
     "upscaler-2x": ("upscale_models", _upscaler),
 }

@@ -9,16 +9,24 @@ from typing import Any
 import comfy.model_management as model_management
 import comfy.utils
 import torch
+from comfy.model_patcher import ModelPatcher
 
+from ..cpu import CpuPlan
+from ..cpu_layers import channels_last
 from ..faults import FaultKind, NotFiniteError
-from ..ladder import Failure
+from ..ladder import Failure, Rung
 from ..placement import AUTO, Placement
-from ..precision import dtype_of, name_of
-from .health import lose
-from .inventory import placement_for
-from .moving import cpu
-from .recovery import report
-from .weights import HOST
+from ..precision import name_of
+from . import cpu_engine
+from .health import placement_of, set_placement
+from .inventory import placement_for, placement_over
+from .moving import unload
+from .recovery import STOPS, Recovery, placement_after
+from .stages import decided
+from .weights import HOST, SOURCE
+from .work_format import WorkFormat
+
+STAGE = "upscale"
 
 LARGEST_TILE_PIXELS, SMALLEST_TILE_PIXELS, OVERLAP_PIXELS = 512, 128, 32
 """As in ComfyUI's upscale node, which halves its tile after each torch.OutOfMemoryError, then gives up."""
@@ -36,19 +44,19 @@ def upscale(model: Any, image: torch.Tensor, device: str, precision: str) -> tup
         model: an UPSCALE_MODEL of any loader; one that was placed already stays where it is with auto.
 
     Raises:
-        RuntimeError: the CPU's own error, or one of the device's that is not known.
+        LadderExhaustedError: neither this device nor another can do it.
     """
     placed = model
     if not isinstance(model, PlacedUpscaler):
-        placed = PlacedUpscaler(model, placement_for(device, precision))
+        placed = PlacedUpscaler.of(model, placement_for(device, precision))
     elif (device, precision) != (AUTO, AUTO):
-        placed = model.placed_again(placement_for(device, precision))
-    placed.make_room()
+        placed = model.placed_again(placement_over(model.placement, device, precision))
+    decided(placed.placement)
     try:
         result = _in_tiles(placed, image.movedim(-1, -3))
     finally:
-        placed.to("cpu")
-    return result.movedim(-3, -1).clamp(0, 1), placed.placement
+        placed.end()
+    return result.movedim(-3, -1).clamp(0, 1), placement_after(placed.patcher, placed.placement)
 
 
 def _in_tiles(placed: PlacedUpscaler, pictures: torch.Tensor) -> Any:
@@ -67,81 +75,133 @@ def _in_tiles(placed: PlacedUpscaler, pictures: torch.Tensor) -> Any:
         tile //= 2
 
 
+def _format_for(model: Any, placement: Placement) -> tuple[torch.dtype | None, Placement]:
+    dtype, placement = cpu_engine.compute_dtype_for(placement)
+    return (_supported(model, dtype) if placement.precision == AUTO and dtype else dtype), placement
+
+
+def _supported(model: Any, dtype: torch.dtype) -> torch.dtype:
+    """The dtype, or fp32 where the model's architecture is known not to stand it."""
+    stands = {torch.bfloat16: model.supports_bfloat16, torch.float16: model.supports_half}
+    return dtype if stands.get(dtype, True) else torch.float32
+
+
+def _prepared(model: Any, dtype: torch.dtype | None, plan: CpuPlan | None) -> Any:
+    """The model in a dtype, laid out by the CPU's plan."""
+    if dtype is not None:
+        model.to(dtype=dtype)
+    if plan is not None and plan.channels_last:
+        channels_last(model.model)
+    return model
+
+
+class _SmallerTile(torch.OutOfMemoryError):
+    """Has the caller halve its tile."""
+
+
 class PlacedUpscaler:
     """An UPSCALE_MODEL for ComfyUI's upscale node, which would move it to the default device.
 
-    The weights stay on the host; the node's `to(device)` before its work makes a copy on the placed device whatever
-    device it names, and its `to("cpu")` after the work drops that. Tiles follow, and results return to where they
-    came from. A failure for want of memory reaches the node as the error after which it halves its tile; after the
-    smallest tile, and after any other failure that is known, the host's weights carry on.
+    Work begins with the first tile and ends with the node's `to("cpu")`; between them the weights are on the placed
+    device whatever device the node names. Tiles follow, and results return to where they came from. A failure for want
+    of memory reaches the node as the error after which it halves its tile; after the smallest tile, and after any
+    other failure that is known, the work goes on up the ladder.
     """
 
     def __init__(self, model: Any, placement: Placement) -> None:
-        self._model = model
-        dtype = dtype_of(placement.precision)
-        if dtype is not None:
-            model.to(dtype=dtype)
-        self._working: Any = None
-        """The copy on the placed device, while it works; on the CPU the model itself."""
-        self.placement = dataclasses.replace(placement, precision=name_of(model.dtype))
+        """`model` is converted where it is, for an owner of it: see `of`."""
+        dtype, placement = _format_for(model, placement)
+        self._model = _prepared(model, dtype, cpu_engine.plan_for(placement))
+        self.patcher = ModelPatcher(model.model, load_device=placement.device.torch_device, offload_device=HOST)
+        set_placement(self.patcher, dataclasses.replace(placement, precision=name_of(model.dtype)))
+        self._recovery: Recovery | None = None
+        """Set while it works, as is the format that it works in."""
+        self._format: WorkFormat | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
 
+    @property
+    def placement(self) -> Placement:
+        placement = placement_of(self.patcher)
+        assert placement is not None
+        return placement
+
     def placed_again(self, placement: Placement) -> PlacedUpscaler:
         """The same model on another device or in another precision."""
-        converted = dtype_of(placement.precision) not in (None, self._model.dtype)
-        return PlacedUpscaler(copy.deepcopy(self._model) if converted else self._model, placement)
+        again = PlacedUpscaler.of(self._model, placement)
+        again.patcher.set_attachments(SOURCE, self.patcher.get_attachment(SOURCE))
+        return again
 
-    @property
-    def _device(self) -> torch.device:
-        return self.placement.device.torch_device
+    @classmethod
+    def of(cls, model: Any, placement: Placement) -> PlacedUpscaler:
+        """A placed model over the same weights, or over a copy where it is to hold them in another way."""
+        dtype, _ = _format_for(model, placement)
+        converted = dtype not in (None, model.dtype) or cpu_engine.plan_for(placement) is not None
+        return cls(copy.deepcopy(model) if converted else model, placement)
 
     def to(self, device: Any = None, **keywords: Any) -> PlacedUpscaler:
-        """Begins work where the device is any but the CPU, else ends it."""
+        """Ends work where the device is the CPU."""
         if str(device) == "cpu":
-            self._working = None
-        else:
-            self.make_room()
+            self.end()
         return self
 
-    def make_room(self) -> None:
-        """Has ComfyUI free what the model and its first tile need on the placed device."""
-        if self._device != HOST:
-            model_management.free_memory(model_management.module_size(self._model.model) + TILE_BYTES, self._device)
+    def end(self) -> None:
+        """Takes the weights back to the host, and the model back to where it was placed."""
+        if self._recovery is None or self._format is None:
+            return
+        self._format.restore()
+        self._recovery.restore()
+        self._recovery = self._format = None
+        unload(self.patcher)
 
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
         """Upscales a batch of images (N, 3, H, W) in 0..1.
 
         Raises:
             torch.OutOfMemoryError: the device has not the memory, and the tile can be made smaller.
-            RuntimeError: any other error of the device; also of the host, where that is the device.
+            LadderExhaustedError: neither this device nor another can do it.
         """
-        try:
-            return self._upscale(image)
-        except (RuntimeError, MemoryError) as error:
-            failure = Failure.of(error)
-        if self._device == HOST or failure.kind is FaultKind.UNKNOWN:
+        if self._recovery is None:
+            self._recovery = Recovery(self.patcher, STAGE)
+            self._format = WorkFormat(self.patcher, self._model.model)
+
+        def attempt() -> torch.Tensor:
+            try:
+                return self._upscale(image)
+            except RuntimeError as error:
+                failure = Failure.of(error)
+            if failure.kind in _WANT_OF_MEMORY and max(image.shape[-2:]) > SMALLEST_TILE_PIXELS:
+                raise _SmallerTile(failure.message) from failure.error
             raise failure.error
-        if failure.kind is FaultKind.DEVICE_LOST:
-            lose(self._device, failure.error)
-        elif failure.kind in _WANT_OF_MEMORY and max(image.shape[-2:]) > SMALLEST_TILE_PIXELS:
-            raise torch.OutOfMemoryError(failure.message) from failure.error
-        self._continue_on_host(failure)
-        return self._upscale(image)
+
+        rungs = {Rung.FP32: self._compute_in_fp32}
+        return self._recovery.carry_on(attempt, rungs, passing=(*STOPS, _SmallerTile))
 
     def _upscale(self, image: torch.Tensor) -> torch.Tensor:
-        if self._working is None:
-            self._working = self._model if self._device == HOST else copy.deepcopy(self._model).to(self._device)
-        answer = self._working(image.to(self._device, self._working.dtype))
+        device = self.patcher.load_device
+        if device == HOST and self.placement.carried_over:
+            self._use_cpu_engine()
+        model_management.load_models_gpu([self.patcher], memory_required=TILE_BYTES)
+        answer = self._model(image.to(device, self._model.dtype))
         if not bool(torch.isfinite(answer).all()) and bool(torch.isfinite(image).all()):
             raise NotFiniteError("the upscaled tile holds NaN or infinity")
         return answer.to(image.device, image.dtype)
 
-    def _continue_on_host(self, failure: Failure) -> None:
-        left, device = self.placement.device.id, cpu()
-        self._working = None
-        reason = f"{failure.kind.value} on {left}, continued on {device.id}"
-        self.placement = dataclasses.replace(self.placement, device=device, reason=reason, precision="fp32")
-        self._model.to(dtype=torch.float32)  # the one format that every CPU computes at full speed
-        report(failure, device=left, stage="upscale", words=device.id)
+    def _use_cpu_engine(self) -> None:
+        """Has work that came to the CPU from another device be done in the format of the CPU's plan."""
+        plan, dtype = cpu_engine.work_on_cpu(self.placement, self._model.dtype)
+        dtype = _supported(self._model, dtype)
+        if self._model.dtype != dtype:
+            self._hold(dtype, plan)
+
+    def _compute_in_fp32(self, failure: Failure) -> str | None:
+        if self._model.dtype == torch.float32:
+            return None
+        self._hold(torch.float32)
+        return "fp32"
+
+    def _hold(self, dtype: torch.dtype, plan: CpuPlan | None = None) -> None:
+        assert self._format is not None
+        self._format.hold(dtype, plan)
+        set_placement(self.patcher, dataclasses.replace(self.placement, precision=name_of(dtype)))

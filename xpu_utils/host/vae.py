@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -15,10 +16,15 @@ import torch
 from ..checkpoints import first_not_finite
 from ..faults import FaultKind
 from ..ladder import Failure, Rung
+from ..precision import name_of
 from ..tiles import Memory, Tile, Tiling, first_that_fits, next_smaller, tiles_for
+from . import cpu_engine
+from .health import placement_of, set_placement
 from .inventory import host_inventory
-from .moving import free_others, unload
+from .moving import free_others
 from .recovery import carry_on, check_finite, report
+from .weights import HOST
+from .work_format import WorkFormat
 
 GIB = 1 << 30
 
@@ -34,7 +40,18 @@ class PlacedVAE(comfy.sd.VAE):
 
     last_tiling: Tiling | None = None
     """How the last call was done; None where it was done as a whole."""
+    vae_dtype: torch.dtype
     _whole = False
+    _carrying = False
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes: its patcher is led elsewhere when a device fails or is lost."""
+        return torch.device(self.patcher.load_device)
+
+    @device.setter
+    def device(self, device: torch.device) -> None:
+        self.patcher.load_device = device
 
     @classmethod
     def of(cls, vae: comfy.sd.VAE) -> PlacedVAE:
@@ -50,47 +67,63 @@ class PlacedVAE(comfy.sd.VAE):
             LadderExhaustedError: neither this device nor another can do it.
             ValueError: the latent or the weights hold NaN.
         """
-        if first_not_finite({"latent": samples_in}) is not None:
-            raise ValueError("The latent holds NaN: look at the node before the decoder.")
+        _check_latent(samples_in)
         return self._carried("decode", "The decoded picture", lambda: self._decode(samples_in, *arguments, **options))
 
     def encode(self, pixel_samples: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
         """Encodes pictures (N, H, W, 3) into a latent; raises as `decode` does."""
-        if first_not_finite({"picture": pixel_samples}) is not None:
-            raise ValueError("The picture holds NaN: look at the node before the encoder.")
+        _check_picture(pixel_samples)
         return self._carried("encode", "The encoded latent", lambda: self._encode(pixel_samples, *arguments, **options))
 
+    def decode_tiled(self, samples: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
+        """ComfyUI's, in the caller's tiles; raises as `decode` does."""
+        _check_latent(samples)
+        stock = super().decode_tiled
+        return self._carried("decode", "The decoded picture", lambda: stock(samples, *arguments, **options))
+
+    def encode_tiled(self, pixel_samples: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
+        """ComfyUI's, in the caller's tiles; raises as `decode` does."""
+        _check_picture(pixel_samples)
+        stock = super().encode_tiled
+        return self._carried("encode", "The encoded latent", lambda: stock(pixel_samples, *arguments, **options))
+
     def _carried(self, stage: str, what: str, work: Callable[[], torch.Tensor]) -> torch.Tensor:
-        """Does the work up the ladder, with an answer that is finite."""
-        dtype = self.vae_dtype
+        """Does the work up the ladder, with an answer that is finite; on it already, just does it."""
+        if self._carrying:
+            return work()
+        dtype, self._format = self.vae_dtype, WorkFormat(self.patcher, self.first_stage_model)
 
         def attempt() -> torch.Tensor:
-            self.device = self.patcher.load_device  # moved when a device failed or was lost
-            if self.device.type == "cpu" and self.vae_dtype == torch.float16:
-                self._use_dtype(torch.float32)
+            self._use_cpu_engine()
             answer = work()
             check_finite(answer, self.patcher, what)
             return answer
 
+        self._carrying = True
         try:
             return carry_on(self.patcher, stage, attempt, {Rung.FP32: self._compute_in_fp32})
         finally:
-            self.device = self.patcher.load_device
-            if self.vae_dtype != dtype:
-                self._use_dtype(dtype)
+            self._carrying = False
+            self.vae_dtype = dtype
+            self._format.restore()
 
     def _compute_in_fp32(self, failure: Failure) -> str | None:
         if self.vae_dtype == torch.float32:
             return None
-        self._use_dtype(torch.float32)
+        self._format.hold(torch.float32)
+        self.vae_dtype = torch.float32
         return "fp32"
 
-    def _use_dtype(self, dtype: torch.dtype) -> None:
-        """Converts the weights where they rest, on the host; back from fp32 that is exact."""
-        unload(self.patcher)
-        self.first_stage_model.to(dtype)
-        self.vae_dtype = dtype
-        self.patcher.size = 0  # measured again when next asked for
+    def _use_cpu_engine(self) -> None:
+        """Has work that came to the CPU from another device be done by the CPU's plan, in its format."""
+        placement = placement_of(self.patcher)
+        if placement is None or self.device != HOST or not placement.carried_over:
+            return
+        plan, self.vae_dtype = cpu_engine.work_on_cpu(placement, self.vae_dtype)
+        self._format.hold(self.vae_dtype, plan)
+        if plan is not None:
+            cpu_engine.use_on_vae(self, plan, owned=False)
+        set_placement(self.patcher, dataclasses.replace(placement, precision=name_of(self.vae_dtype)))
 
     def _decode(self, samples_in: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
         def whole() -> torch.Tensor:
@@ -176,6 +209,7 @@ class PlacedVAE(comfy.sd.VAE):
             smaller = tiles[0] if tile is None else next_smaller(tiles, tile)
             if failure.kind not in _RETRIED:
                 raise failure.error
+            rung = Rung.TILES if freed else Rung.FREE
             if not freed:
                 freed = True
                 words = free_others(self.device, [self.patcher])
@@ -186,7 +220,7 @@ class PlacedVAE(comfy.sd.VAE):
                 tile, self.last_tiling = smaller, Tiling(smaller, why)
                 words = str(self.last_tiling)
                 model_management.soft_empty_cache()
-            report(failure, device=str(self.device), stage="VAE", words=words)
+            report(failure, rung, device=str(self.device), stage="VAE", words=words)
 
     def decode_tiled_(self, *arguments: Any, **options: Any) -> torch.Tensor:
         self._leave_the_choice_of_tiles()
@@ -228,6 +262,16 @@ class PlacedVAE(comfy.sd.VAE):
         """Ends ComfyUI's own retry after a failure of the whole: its tiles have one size, whatever is free."""
         if self._whole:
             raise torch.OutOfMemoryError("The VAE's whole input did not fit into memory.")
+
+
+def _check_latent(latent: torch.Tensor) -> None:
+    if first_not_finite({"latent": latent}) is not None:
+        raise ValueError("The latent holds NaN: look at the node before the decoder.")
+
+
+def _check_picture(picture: torch.Tensor) -> None:
+    if first_not_finite({"picture": picture}) is not None:
+        raise ValueError("The picture holds NaN: look at the node before the encoder.")
 
 
 def _frames(tile: Tile) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import uuid
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,6 +20,9 @@ SOURCE = "xpu_nodes.weights"
 """Attachment key under which a patcher carries the way to its weights."""
 
 HOST = torch.device("cpu")
+
+_copies: weakref.WeakKeyDictionary[torch.nn.Module, dict[str, torch.Tensor]] = weakref.WeakKeyDictionary()
+"""Host copies of modules that travel with a model as object patches, such as another node's noise schedule."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,15 +48,20 @@ def remember(patcher: Any, what: str, load: Callable[[], Any]) -> None:
 def keep_host_copy(patcher: Any) -> None:
     """Remembers the weights of a model of unknown origin as long as host memory is plentiful.
 
-    The tensors are those that the model holds on the host before it moves; only keeping them costs memory.
+    The tensors are those that the model holds on the host before it moves; only keeping them costs memory. Modules
+    that nodes have put on it are small and always copied.
     """
+    for patch, tensors in _patch_tensors(patcher):
+        if patch not in _copies:
+            _copies[patch] = {name: tensor.detach().to(HOST) for name, tensor in tensors.items()}
     module = patcher.model
     if patcher.get_attachment(SOURCE) is not None or patcher.load_device == HOST or patcher.backup:
         return
-    tensors = dict(_tensors(module))
-    on_host = all(tensor.device == HOST for tensor in tensors.values())
+    # Detached: a parameter that moves takes its new data along.
+    weights = {name: tensor.detach() for name, tensor in _tensors(module)}
+    on_host = all(tensor.device == HOST for tensor in weights.values())
     if on_host and model_management.get_free_memory(HOST) > 2 * patcher.model_size():
-        patcher.set_attachments(SOURCE, WeightSource("a host copy", lambda: tensors))
+        patcher.set_attachments(SOURCE, WeightSource("a host copy", lambda: weights))
 
 
 def is_lost(device: torch.device) -> bool:
@@ -71,8 +80,13 @@ def recover(patcher: Any) -> str:
     Raises:
         RuntimeError: the weights exist nowhere else, or host memory does not hold them.
     """
-    if is_lost(patcher.model.device or HOST):
-        streaming.abandon(patcher)
+    source = _recover_model(patcher)
+    _recover_patches(patcher)  # their tensors are the model's own while they are on it
+    return source
+
+
+def _recover_model(patcher: Any) -> str:
+    streaming.abandon(patcher)
     lost = [name for name, tensor in _tensors(patcher.model) if is_lost(tensor.device)]
     if not lost and not is_lost(patcher.model.device or HOST):
         return ""
@@ -85,6 +99,31 @@ def recover(patcher: Any) -> str:
         for name, _ in _tensors(patcher.model):
             _set_tensor(patcher.model, name, weights[name])
     return source.what if lost else "host memory"
+
+
+def _recover_patches(patcher: Any) -> None:
+    """Brings back what each clone keeps for itself: its object patches, and weights computed for its hooks."""
+    for patch, tensors in _patch_tensors(patcher):
+        lost = [name for name, tensor in tensors.items() if is_lost(tensor.device)]
+        if lost and patch not in _copies:
+            raise RuntimeError(
+                f"{type(patch).__name__}, which a node has put on the model, was on a device that is gone: "
+                "restart ComfyUI."
+            )
+        for name in lost:
+            _set_tensor(patch, name, _copies[patch][name])
+    for hooks, weights in list(patcher.cached_hook_patches.items()):
+        if any(is_lost(device) for weight, home in weights.values() for device in (weight.device, home)):
+            del patcher.cached_hook_patches[hooks]
+
+
+def _patch_tensors(patcher: Any) -> list[tuple[torch.nn.Module, dict[str, torch.Tensor]]]:
+    """The modules among a patcher's object patches, with the tensors that are not the model's (compiled ones share)."""
+    own = {id(tensor) for _, tensor in _tensors(patcher.model)}
+    modules = [patch for patch in patcher.object_patches.values() if isinstance(patch, torch.nn.Module)]
+    return [
+        (module, {name: tensor for name, tensor in _tensors(module) if id(tensor) not in own}) for module in modules
+    ]
 
 
 def _check_recoverable(patcher: Any, source: WeightSource | None) -> None:
@@ -124,6 +163,7 @@ def _forget_load_state(patcher: Any) -> None:
     for name, original in list(patcher.object_patches_backup.items()):
         comfy.utils.set_attr(model, name, original)
     patcher.object_patches_backup.clear()
+    _undo_hooks(patcher)
     for module in model.modules():
         wipe_lowvram_weight(module)
         if hasattr(module, "comfy_patched_weights"):
@@ -134,3 +174,12 @@ def _forget_load_state(patcher: Any) -> None:
     model.lowvram_patch_counter = 0
     model.current_weight_patches_uuid = None
     patcher.patches_uuid = uuid.uuid4()
+
+
+def _undo_hooks(patcher: Any) -> None:
+    """Puts back the weights that hooks (a LoRA for a part of the conditions) replaced, where both are still there."""
+    for name, (original, _) in patcher.hook_backup.items():
+        if not is_lost(original.device) and not is_lost(comfy.utils.get_attr(patcher.model, name).device):
+            comfy.utils.copy_to_param(patcher.model, name, original)
+    patcher.hook_backup.clear()
+    patcher.current_hooks = None

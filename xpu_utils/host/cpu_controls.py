@@ -1,0 +1,50 @@
+"""ControlNets that compute on the CPU because the device they were on failed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..placement import AUTO, Placement
+from . import cpu_engine
+from .health import placement_of
+from .moving import cpu
+from .weights import HOST
+from .work_format import WorkFormat
+
+
+class ControlsOnCpu:
+    """The CPU engine on a run's ControlNets, until the run ends."""
+
+    def __init__(self) -> None:
+        self._formats: dict[int, WorkFormat] = {}
+        """By the identity of the weights: conditions have a control object each."""
+        self._casts: list[tuple[Any, Any]] = []
+
+    def use(self, control: Any) -> None:
+        """Has a control object that came to the CPU compute by its plan; one that was placed there does already."""
+        patcher = getattr(control, "control_model_wrapped", None)
+        if patcher is None or patcher.load_device != HOST:
+            return
+        placement = placement_of(patcher) or Placement(AUTO, cpu(), AUTO, carried_over=True)
+        if not placement.carried_over:
+            return
+        network = control.control_model
+        plan, dtype = cpu_engine.work_on_cpu(placement, control.manual_cast_dtype or network.dtype)
+        if id(network) not in self._formats:
+            work = self._formats[id(network)] = WorkFormat(patcher, network)
+            work.begin()
+            if work.has_room(dtype):
+                work.hold(dtype, plan)
+        self._casts.append((control, control.manual_cast_dtype))
+        control.manual_cast_dtype = None if network.dtype == dtype else dtype
+        if plan is not None:
+            cpu_engine.use_on_controlnet(control, plan)
+
+    def restore(self) -> None:
+        """Leaves the weights and the control objects as they were."""
+        for control, cast in self._casts:
+            control.manual_cast_dtype = cast
+        for work in self._formats.values():
+            work.restore()
+        self._casts.clear()
+        self._formats.clear()
