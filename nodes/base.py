@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Mapping
 from inspect import cleandoc
 from typing import Any
 
 from comfy_api.latest import io
 
-from ..xpu_utils.host.inventory import host_inventory
-from ..xpu_utils.host.stages import run_stage
+from ..xpu_utils.host.choices import OFFERED, check_input
+from ..xpu_utils.host.inventory import host_inventory, placement_for
+from ..xpu_utils.host.stages import decided, run_stage
 from ..xpu_utils.placement import AUTO, Placement, check_device_name
-from ..xpu_utils.precision import PRECISIONS
+from ..xpu_utils.precision import PRECISIONS, check_precision
 from ..xpu_utils.residency import CHOICES as RESIDENT_CHOICES
 from ..xpu_utils.residency import resident_share
+
+CHECKS: Mapping[str, Callable[[object], object]] = {
+    "device": check_device_name,  # any name, so that a workflow from a machine with other devices still opens
+    "precision": check_precision,
+    "resident": resident_share,
+    **{name: functools.partial(check_input, name) for name in OFFERED},
+}
+"""What refuses an input's value, by its name; the same is done with a linked value when the node runs."""
 
 
 class XPUNode(io.ComfyNode):
@@ -47,13 +57,8 @@ class XPUNode(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, device: object = AUTO, precision: object = AUTO) -> bool | str:
-        """Accepts any device name, so that a workflow from a machine with other devices still opens."""
-        try:
-            check_device_name(device)
-        except ValueError as error:
-            return str(error)
-        return offered("precision", precision, PRECISIONS)
+    def validate_inputs(cls, device: object = None, precision: object = None) -> bool | str:
+        return accepted(device=device, precision=precision)
 
     @classmethod
     def run(cls, work: Callable[[], tuple[Any, Placement]]) -> io.NodeOutput:
@@ -71,18 +76,30 @@ class XPUModelNode(XPUNode):
         return [resident_input()]
 
     @classmethod
-    def validate_inputs(cls, device: object = AUTO, precision: object = AUTO, resident: object = AUTO) -> bool | str:
-        """Accepts any percentage as well."""
-        try:
-            resident_share(resident)
-        except ValueError as error:
-            return str(error)
-        return super().validate_inputs(device, precision)
+    def validate_inputs(cls, device: object = None, precision: object = None, resident: object = None) -> bool | str:
+        return accepted(device=device, precision=precision, resident=resident)
 
 
-def offered(name: str, value: object, choices: Sequence[str]) -> bool | str:
-    """Refuses a choice that is not in the list: ComfyUI itself does not check V3 combos."""
-    return value in choices or f"{name}: {str(value)[:40]} is not offered, use one of {', '.join(choices)}."
+def accepted(**values: object) -> bool | str:
+    """Checks inputs before a prompt is queued: True, or the sentence that refuses one.
+
+    Args:
+        values: the values by input; None for an input that is linked and has no value yet.
+    """
+    for name, value in values.items():
+        if value is not None:
+            try:
+                CHECKS[name](value)
+            except ValueError as error:
+                return str(error)
+    return True
+
+
+def decide(device: str, precision: str) -> Placement:
+    """The placement that a loader or place node gives its object, shown while the node still works."""
+    placement = placement_for(device, precision)
+    decided(placement)
+    return placement
 
 
 def device_input() -> io.Combo.Input:

@@ -10,8 +10,7 @@ from ..xpu_utils.bench.compare import as_json, as_table
 from ..xpu_utils.bench.quick import measure_device
 from ..xpu_utils.host.inventory import placement_for
 from ..xpu_utils.host.memory import free_memory
-from ..xpu_utils.placement import check_device_name
-from .base import device_input
+from .base import accepted, device_input
 
 
 class XPUBenchmark(io.ComfyNode):
@@ -35,13 +34,8 @@ class XPUBenchmark(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, device: object) -> bool | str:
-        """Accepts any device name, so that a workflow from a machine with other devices still opens."""
-        try:
-            check_device_name(device)
-        except ValueError as error:
-            return str(error)
-        return True
+    def validate_inputs(cls, device: object = None) -> bool | str:
+        return accepted(device=device)
 
     @classmethod
     def fingerprint_inputs(cls, device: str) -> float:

@@ -51,7 +51,12 @@ class XPUFreeMemory(io.ComfyNode):
             description=cleandoc(cls.__doc__ or ""),
             inputs=[io.AnyType.Input("anything")],
             outputs=[io.AnyType.Output(display_name="anything")],
+            not_idempotent=True,
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, anything: Any = None) -> float:
+        return float("nan")  # never equal to itself: memory is freed in every prompt, whatever the input
 
     @classmethod
     def execute(cls, anything: Any) -> io.NodeOutput:

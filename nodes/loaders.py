@@ -7,13 +7,10 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..xpu_utils.host import loading
-from ..xpu_utils.host.choices import clip_types, model_files
-from ..xpu_utils.host.inventory import placement_for
+from ..xpu_utils.host.choices import WEIGHT_DTYPES, clip_types, model_files, vae_names
 from ..xpu_utils.placement import Placement
 from ..xpu_utils.residency import AUTO
-from .base import XPUModelNode, XPUNode
-
-WEIGHT_DTYPES = ["default", "fp8_e4m3fn", "fp8_e4m3fn_fast", "fp8_e5m2"]
+from .base import XPUModelNode, XPUNode, accepted, decide
 
 
 def file_input(name: str, folder: str, **keywords: object) -> io.Combo.Input:
@@ -40,7 +37,7 @@ class XPULoadCheckpoint(XPUModelNode):
 
     @classmethod
     def execute(cls, ckpt_name: str, device: str, precision: str, resident: str = AUTO) -> io.NodeOutput:
-        return cls.run(lambda: loading.load_checkpoint(ckpt_name, placement_for(device, precision), resident=resident))
+        return cls.run(lambda: loading.load_checkpoint(ckpt_name, decide(device, precision), resident=resident))
 
 
 class XPULoadDiffusionModel(XPUModelNode):
@@ -56,7 +53,7 @@ class XPULoadDiffusionModel(XPUModelNode):
     def inputs(cls) -> list[io.Input]:
         return [
             file_input("unet_name", "diffusion_models"),
-            io.Combo.Input("weight_dtype", options=WEIGHT_DTYPES, default="default"),
+            io.Combo.Input("weight_dtype", options=list(WEIGHT_DTYPES), default="default"),
         ]
 
     @classmethod
@@ -64,13 +61,17 @@ class XPULoadDiffusionModel(XPUModelNode):
         return [io.Model.Output()]
 
     @classmethod
+    def validate_inputs(
+        cls, device: object = None, precision: object = None, resident: object = None, weight_dtype: object = None
+    ) -> bool | str:
+        return accepted(device=device, precision=precision, resident=resident, weight_dtype=weight_dtype)
+
+    @classmethod
     def execute(
         cls, unet_name: str, weight_dtype: str, device: str, precision: str, resident: str = AUTO
     ) -> io.NodeOutput:
         return cls.run(
-            lambda: loading.load_diffusion_model(
-                unet_name, weight_dtype, placement_for(device, precision), resident=resident
-            )
+            lambda: loading.load_diffusion_model(unet_name, weight_dtype, decide(device, precision), resident=resident)
         )
 
 
@@ -97,11 +98,15 @@ class XPULoadCLIP(XPUNode):
         return [io.Clip.Output()]
 
     @classmethod
+    def validate_inputs(cls, device: object = None, precision: object = None, type: object = None) -> bool | str:
+        return accepted(device=device, precision=precision, type=type)
+
+    @classmethod
     def execute(
         cls, clip_name: str, type: str, device: str, precision: str, clip_name2: str = "none", clip_name3: str = "none"
     ) -> io.NodeOutput:
         names = [name for name in (clip_name, clip_name2, clip_name3) if name != "none"]
-        return cls.run(lambda: loading.load_clip(names, type, placement_for(device, precision)))
+        return cls.run(lambda: loading.load_clip(names, type, decide(device, precision)))
 
 
 class FileLoader(XPUNode):
@@ -126,15 +131,22 @@ class FileLoader(XPUNode):
 
     @classmethod
     def execute(cls, device: str, precision: str, **file: str) -> io.NodeOutput:
-        return cls.run(lambda: cls.load(file[cls.FILE[0]], placement_for(device, precision)))
+        return cls.run(lambda: cls.load(file[cls.FILE[0]], decide(device, precision)))
 
 
 class XPULoadVAE(FileLoader):
-    """Loads a VAE onto the chosen device, in the chosen precision."""
+    """Loads a VAE onto the chosen device, in the chosen precision.
+
+    Offers what the stock loader does, small decoders such as taesd and pixel_space included.
+    """
 
     TITLE, STAGE = "XPU Load VAE", "load VAE"
     FILE, OUTPUT = ("vae_name", "vae"), io.Vae
     load = staticmethod(loading.load_vae)
+
+    @classmethod
+    def inputs(cls) -> list[io.Input]:
+        return [io.Combo.Input("vae_name", options=vae_names())]
 
 
 class XPULoadControlNet(FileLoader):

@@ -7,9 +7,8 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..xpu_utils.host import placing
-from ..xpu_utils.host.inventory import placement_for
 from ..xpu_utils.residency import AUTO
-from .base import XPUModelNode, XPUNode
+from .base import XPUModelNode, XPUNode, decide
 
 
 class XPUPlaceModel(XPUModelNode):
@@ -32,7 +31,7 @@ class XPUPlaceModel(XPUModelNode):
 
     @classmethod
     def execute(cls, model: Any, device: str, precision: str, resident: str = AUTO) -> io.NodeOutput:
-        return cls.run(lambda: placing.place_model(model, placement_for(device, precision), resident=resident))
+        return cls.run(lambda: placing.place_model(model, decide(device, precision), resident=resident))
 
 
 class XPUPlaceCLIP(XPUNode):
@@ -51,7 +50,7 @@ class XPUPlaceCLIP(XPUNode):
 
     @classmethod
     def execute(cls, clip: Any, device: str, precision: str) -> io.NodeOutput:
-        return cls.run(lambda: placing.place_clip(clip, placement_for(device, precision)))
+        return cls.run(lambda: placing.place_clip(clip, decide(device, precision)))
 
 
 class XPUPlaceVAE(XPUNode):
@@ -73,7 +72,7 @@ class XPUPlaceVAE(XPUNode):
 
     @classmethod
     def execute(cls, vae: Any, device: str, precision: str) -> io.NodeOutput:
-        return cls.run(lambda: placing.place_vae(vae, placement_for(device, precision)))
+        return cls.run(lambda: placing.place_vae(vae, decide(device, precision)))
 
 
 NODES = (XPUPlaceModel, XPUPlaceCLIP, XPUPlaceVAE)

@@ -8,8 +8,7 @@ from comfy_api.latest import io
 
 from ..xpu_utils.host.choices import SAMPLERS, SCHEDULERS
 from ..xpu_utils.host.sampling import sample
-from ..xpu_utils.placement import AUTO
-from .base import XPUNode, offered
+from .base import XPUNode, accepted
 
 MAX_SEED = 0xFFFFFFFFFFFFFFFF
 
@@ -38,16 +37,9 @@ class SamplerNode(XPUNode):
 
     @classmethod
     def validate_inputs(
-        cls, device: object = AUTO, precision: object = AUTO, sampler_name: object = "", scheduler: object = ""
+        cls, device: object = None, precision: object = None, sampler_name: object = None, scheduler: object = None
     ) -> bool | str:
-        for answer in (
-            super().validate_inputs(device, precision),
-            offered("sampler_name", sampler_name, SAMPLERS),
-            offered("scheduler", scheduler, SCHEDULERS),
-        ):
-            if answer is not True:
-                return answer
-        return True
+        return accepted(device=device, precision=precision, sampler_name=sampler_name, scheduler=scheduler)
 
 
 class XPUKSampler(SamplerNode):
