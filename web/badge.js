@@ -1,10 +1,14 @@
 import { app } from "../../scripts/app.js";
-import { load, memoryShare } from "./cards.js";
+import { busiest } from "./cards.js";
 import { events, samples, watch } from "./connection.js";
+import { memoryShare } from "./memory_bar.js";
 import { TAB_ID } from "./panel.js";
 import { BADGE, setting, settingsChanged } from "./settings.js";
 
 const CLASS = "xpu-badge";
+
+/** Front ends before 1.27 have no place for the button: after so many samples without one, none are asked for. */
+const PATIENCE_SAMPLES = 10;
 
 /** The button of the top bar; its label is replaced by the figures as they come. */
 export const badgeButton = {
@@ -16,6 +20,7 @@ export const badgeButton = {
 };
 
 let unwatch = null;
+let missed = 0;
 
 /** Begins to show figures, as long as the setting says so. */
 export function startBadge() {
@@ -26,27 +31,37 @@ export function startBadge() {
 
 function follow() {
   const wanted = setting(BADGE);
-  if (wanted && !unwatch) unwatch = watch();
-  if (!wanted && unwatch) {
-    unwatch();
-    unwatch = null;
-  }
+  missed = 0;
+  if (wanted) unwatch ??= watch();
+  else stopWatching();
   document.body.classList.toggle("xpu-no-badge", !wanted);
   if (samples.length > 0) show(samples.at(-1));
 }
 
+function stopWatching() {
+  unwatch?.();
+  unwatch = null;
+}
+
 function show(sample) {
   const label = document.querySelector(`.${CLASS} .p-button-label`);
-  if (label) label.textContent = badgeText(sample);
+  if (!label) {
+    missed += 1;
+    if (missed >= PATIENCE_SAMPLES) stopWatching();
+    return;
+  }
+  const text = badgeText(sample);
+  label.textContent = text;
+  label.closest(`.${CLASS}`).setAttribute("aria-label", `XPU: ${text}`);
 }
 
 /** The device with the fullest memory: "xpu:0 42 %, load 97 %". */
 function badgeText(sample) {
   const fullest = sample.devices.toSorted((a, b) => (memoryShare(b.memory) ?? 0) - (memoryShare(a.memory) ?? 0))[0];
-  if (!fullest) return `RAM ${((100 * sample.host.used_bytes) / sample.host.total_bytes).toFixed(0)} %`;
+  if (!fullest) return sample.host ? `RAM ${memoryShare(sample.host).toFixed(0)} %` : "XPU";
   const share = memoryShare(fullest.memory);
-  const busy = load(fullest);
+  const busy = busiest(fullest);
   const parts = [share === null ? fullest.device : `${fullest.device} ${share.toFixed(0)} %`];
-  if (busy !== null) parts.push(`load ${busy.toFixed(0)} %`);
+  if (busy !== null) parts.push(`load ${busy.share.toFixed(0)} %`);
   return parts.join(", ");
 }

@@ -1,19 +1,15 @@
-import { samples } from "./connection.js";
 import { Chart } from "./chart.js";
-import { bytes, element } from "./dom.js";
-import { CHARTS, setting } from "./settings.js";
+import { KEPT_SAMPLES, samples } from "./connection.js";
+import { bytes, element, quantity } from "./dom.js";
+import { MemoryBar, memoryShare } from "./memory_bar.js";
+import { CHARTS, INTERVAL, setting } from "./settings.js";
 
 const NONE = "–";
 
-/** Share of memory in use, or null. */
-export function memoryShare(memory) {
-  return memory && memory.total_bytes > 0 ? (100 * memory.used_bytes) / memory.total_bytes : null;
-}
-
-/** Share of the busiest engine, or null. */
-export function load(device) {
-  const shares = Object.values(device.engine_percent);
-  return shares.length > 0 ? Math.max(...shares) : null;
+/** The busiest engine's name and share, or null. */
+export function busiest(device) {
+  const engines = Object.entries(device.engine_percent).sort(([, one], [, other]) => other - one);
+  return engines.length > 0 ? { engine: engines[0][0], share: engines[0][1] } : null;
 }
 
 /** One device: built once, then only its texts change. */
@@ -21,65 +17,80 @@ class DeviceCard {
   constructor(device) {
     this.id = device.device;
     const heading = `xpu-card-${this.id.replace(":", "-")}`;
-    this.meter = element("meter", { min: 0, max: 100, high: 85, optimum: 0, "aria-label": `Memory of ${this.id}` });
-    this.memory = element("p", { class: "xpu-memory" });
-    this.memoryChart = new Chart(`Memory of ${this.id}`);
-    this.loadChart = new Chart(`Load of ${this.id}`);
-    this.charts = element(
-      "div",
-      { class: "xpu-charts" },
-      element("div", {}, element("span", { text: "Memory" }), this.memoryChart.element),
-      element("div", {}, element("span", { text: "Load" }), this.loadChart.element),
-    );
-    this.values = {};
-    const list = element("dl");
-    for (const name of ["Engines", "Temperature", "Power", "Frequency"]) {
-      this.values[name] = element("dd");
-      list.append(element("div", {}, element("dt", { text: name }), this.values[name]));
-    }
+    this.memory = new MemoryBar(this.id);
+    this.memoryChart = new Chart("Memory", this.id);
+    this.loadChart = new Chart("Load", this.id);
+    this.charts = element("div", { class: "xpu-charts" }, this.memoryChart.element, this.loadChart.element);
+    this.engines = element("p", { class: "xpu-engines" });
+    this.figures = new Figures(["Temperature", "Power", "Frequency", "Free"]);
+    this.source = element("p", { class: "xpu-source" });
+    this.missing = element("ul");
+    this.why = element("details", { class: "xpu-missing" }, element("summary", { text: "Why figures are missing" }), this.missing);
     this.element = element(
       "section",
       { class: "xpu-card", "aria-labelledby": heading, "data-device": this.id },
-      element("h3", { id: heading }, element("b", { text: this.id }), ` ${device.name}`),
-      this.meter,
-      this.memory,
+      element("h3", { id: heading }, element("span", { class: "xpu-id", text: this.id }), ` ${shortName(device.name)}`),
+      this.memory.element,
       this.charts,
-      list,
+      this.engines,
+      this.figures.element,
+      this.source,
+      this.why,
     );
   }
 
   update(device) {
-    const { memory, missing } = device;
-    this.meter.value = memoryShare(memory) ?? 0;
-    this.memory.textContent = memory ? memoryText(memory) : "Memory cannot be read";
-    this.memory.title = memory ? `Source: ${memory.source}` : (missing.memory ?? "");
+    this.memory.update(device.memory);
     this.charts.hidden = !setting(CHARTS);
     if (!this.charts.hidden) this.updateCharts();
-    const busy = Object.entries(device.engine_percent).map(([engine, share]) => `${engine} ${share.toFixed(0)} %`);
-    this.show("Engines", busy.join(", "), missing.engines);
-    this.show("Temperature", device.temperature_celsius, missing.temperature, (value) => `${value.toFixed(0)} °C`);
-    this.show("Power", device.power_watts, missing.power, (value) => `${value.toFixed(0)} W`);
-    this.show("Frequency", device.frequency_mhz, missing.frequency, (value) => `${value.toFixed(0)} MHz`);
+    this.figures.show("Temperature", measured(device.temperature_celsius, "°C"));
+    this.figures.show("Power", measured(device.power_watts, "W"));
+    this.figures.show("Frequency", measured(device.frequency_mhz, "MHz"));
+    this.figures.show("Free", device.memory && bytes(device.memory.free_bytes));
+    const engines = Object.entries(device.engine_percent).map(([name, share]) => `${name} ${quantity(share, "%")}`);
+    this.engines.textContent = engines.length > 0 ? `Engines: ${engines.join(" · ")}` : "";
+    this.source.textContent = device.memory ? `Memory by ${device.memory.source}` : "";
+    this.explain(device.missing);
   }
 
   updateCharts() {
-    const own = samples.map((sample) => sample.devices.find((device) => device.device === this.id));
-    this.memoryChart.update(own.map((device) => (device ? memoryShare(device.memory) : null)));
-    this.loadChart.update(own.map((device) => (device ? load(device) : null)));
+    const points = (share) =>
+      samples.map(({ taken_at, devices }) => {
+        const own = devices.find(({ device }) => device === this.id);
+        return { at: taken_at, share: own ? share(own) : null };
+      });
+    const interval = setting(INTERVAL);
+    this.memoryChart.update(points(({ memory }) => memoryShare(memory)), interval, interval * KEPT_SAMPLES);
+    this.loadChart.update(points((own) => busiest(own)?.share ?? null), interval, interval * KEPT_SAMPLES);
   }
 
-  show(name, value, reason, format = String) {
-    const known = value !== null && value !== "";
-    this.values[name].textContent = known ? format(value) : NONE;
-    this.values[name].title = known ? "" : (reason ?? "No reading yet");
+  explain(missing) {
+    const reasons = Object.entries(missing).map(([name, reason]) => element("li", { text: `${name}: ${reason}` }));
+    this.why.hidden = reasons.length === 0;
+    this.missing.replaceChildren(...reasons);
   }
 }
 
-function memoryText(memory) {
-  const parts = [`${bytes(memory.used_bytes)} of ${bytes(memory.total_bytes)}`, `here ${bytes(memory.own_bytes)}`];
-  if (memory.others_bytes !== null) parts.push(`others ${bytes(memory.others_bytes)}`);
-  else parts.push("others unknown");
-  return parts.join(" · ");
+/** Named figures, two by two. */
+class Figures {
+  constructor(names) {
+    this.values = Object.fromEntries(names.map((name) => [name, element("dd")]));
+    const pairs = names.map((name) => element("div", {}, element("dt", { text: name }), this.values[name]));
+    this.element = element("dl", { class: "xpu-figures" }, ...pairs);
+  }
+
+  show(name, text) {
+    this.values[name].textContent = text ?? NONE;
+  }
+}
+
+function measured(value, unit) {
+  return value === null ? null : quantity(value, unit);
+}
+
+/** "Intel(R) Arc(TM) B580 Graphics" is "Intel Arc B580". */
+function shortName(name) {
+  return name.replace(/\((R|TM)\)/g, "").replace(/ Graphics$/, "");
 }
 
 /** The cards of all devices and of the host. */
@@ -105,8 +116,11 @@ export class Cards {
         this.cards.delete(id);
       }
     }
-    const { used_bytes, total_bytes, own_bytes, cpu_percent } = sample.host;
-    const cpu = `CPU ${cpu_percent.toFixed(0)} %`;
-    this.host.textContent = `RAM ${bytes(used_bytes)} of ${bytes(total_bytes)} · here ${bytes(own_bytes)} · ${cpu}`;
+    this.host.textContent = sample.host ? hostText(sample.host) : `RAM and CPU cannot be read: ${sample.host_problem}`;
   }
+}
+
+function hostText({ used_bytes, total_bytes, own_bytes, cpu_percent }) {
+  const memory = `RAM ${bytes(used_bytes)} of ${bytes(total_bytes)} · here ${bytes(own_bytes)}`;
+  return `${memory} · CPU ${quantity(cpu_percent, "%")}`;
 }

@@ -1,34 +1,78 @@
-import { element } from "./dom.js";
+import { element, quantity } from "./dom.js";
 
 const WIDTH = 240;
-const HEIGHT = 36;
+const HEIGHT = 48;
 const SVG = "http://www.w3.org/2000/svg";
 
-/** A line of shares over time, 0 to 100 %. */
+/** Shares over time, 0 to 100 %: a filled line under a line of 100 %, with the latest value in figures. */
 export class Chart {
-  /** @param {string} label What the chart shows, for people who do not see it. */
-  constructor(label) {
-    this.label = label;
-    this.line = document.createElementNS(SVG, "polyline");
-    const svg = document.createElementNS(SVG, "svg");
-    svg.setAttribute("viewBox", `0 0 ${WIDTH} ${HEIGHT}`);
-    svg.setAttribute("preserveAspectRatio", "none");
-    svg.setAttribute("role", "img");
-    svg.append(this.line);
-    this.svg = svg;
-    this.element = element("div", { class: "xpu-chart" }, svg);
+  /**
+   * @param {string} title What the chart shows.
+   * @param {string} device Whose it is, for people who do not see where it stands.
+   */
+  constructor(title, device) {
+    this.label = `${title} of ${device}`;
+    this.area = shape("path", { class: "xpu-area" });
+    this.line = shape("path", { class: "xpu-line" });
+    this.svg = shape("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img" });
+    this.svg.append(shape("path", { class: "xpu-full", d: `M0,${height(100)}H${WIDTH}` }), this.area, this.line);
+    this.now = element("b");
+    this.element = element(
+      "div",
+      { class: `xpu-chart xpu-chart-${title.toLowerCase()}` },
+      element("div", { class: "xpu-chart-title" }, element("span", { text: title }), this.now),
+      element("div", { class: "xpu-plot", "data-full": "100\u00a0%" }, this.svg),
+    );
   }
 
-  /** @param {(number|null)[]} shares Percent, oldest first; null where there was no reading. */
-  update(shares) {
-    const known = shares.filter((share) => share !== null);
-    const step = WIDTH / Math.max(1, shares.length - 1);
-    const points = shares.map((share, index) =>
-      share === null ? null : `${(index * step).toFixed(1)},${(HEIGHT - 1 - (share / 100) * (HEIGHT - 2)).toFixed(1)}`,
+  /**
+   * @param {{at: number, share: number|null}[]} points Seconds and percent, oldest first; null where nothing was read.
+   * @param {number} interval Seconds between readings; a much longer pause is left open.
+   * @param {number} span Seconds from the left edge to the right one.
+   */
+  update(points, interval, span) {
+    const latest = points.at(-1);
+    const stretches = unbroken(points, 3 * interval).map((stretch) =>
+      stretch.map(({ at, share }) => [WIDTH * (1 - (latest.at - at) / span), height(share)]),
     );
-    this.line.setAttribute("points", points.filter((point) => point !== null).join(" "));
-    const latest = known.at(-1);
-    const text = latest === undefined ? "no readings" : `now ${latest.toFixed(0)} %, at most ${Math.max(...known).toFixed(0)} %`;
-    this.svg.setAttribute("aria-label", `${this.label}: ${text}`);
+    this.line.setAttribute("d", stretches.map(path).join(""));
+    this.area.setAttribute("d", stretches.map((stretch) => `${path(stretch)}V${HEIGHT}H${fixed(stretch[0][0])}Z`).join(""));
+    const known = points.map(({ share }) => share).filter((share) => share !== null);
+    this.now.textContent = latest && latest.share !== null ? quantity(latest.share, "%") : "–";
+    const most = known.length > 0 ? `, at most ${Math.max(...known).toFixed(0)} %` : "";
+    this.svg.setAttribute("aria-label", `${this.label}: now ${this.now.textContent}${most}`);
   }
+}
+
+function unbroken(points, longestPause) {
+  const stretches = [];
+  let before = null;
+  for (const point of points) {
+    if (point.share !== null) {
+      if (before === null || before.share === null || point.at - before.at > longestPause) stretches.push([]);
+      stretches.at(-1).push(point);
+    }
+    before = point;
+  }
+  return stretches;
+}
+
+/** A line through the points; a lone one becomes a dot. */
+function path(stretch) {
+  const corners = stretch.map(([x, y]) => `${fixed(x)},${fixed(y)}`);
+  return `M${corners[0]}L${(corners.length > 1 ? corners.slice(1) : corners).join(" ")}`;
+}
+
+function height(share) {
+  return HEIGHT - 1 - (Math.min(share, 100) / 100) * (HEIGHT - 4);
+}
+
+function fixed(number) {
+  return number.toFixed(1);
+}
+
+function shape(tag, attributes) {
+  const made = document.createElementNS(SVG, tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  return made;
 }

@@ -4,7 +4,9 @@ import { INTERVAL, setting, settingsChanged } from "./settings.js";
 /** The server samples for 30 s after a page said that it watches. */
 const RENEW_MS = 10_000;
 const LONGEST_PAUSE_MS = 60_000;
-const KEPT_SAMPLES = 90;
+
+/** Samples that are remembered, for the charts. */
+export const KEPT_SAMPLES = 90;
 
 /**
  * Fires "sample" (detail: the sample), "placement" and "fault" (detail: the record).
@@ -26,6 +28,12 @@ export async function get(route) {
   const data = await answer.json();
   if (!answer.ok) throw new Error(data.error ?? answer.statusText);
   return data;
+}
+
+/** What is known of the newest prompt, or null. */
+export async function newestJob() {
+  const { jobs } = await get("jobs?limit=1");
+  return jobs[0] ?? null;
 }
 
 /** Asks the server to unload all models; answers when that will be. */

@@ -1,44 +1,73 @@
-import { events, get } from "./connection.js";
-import { bytes, element } from "./dom.js";
+import { events, newestJob } from "./connection.js";
+import { bytes, element, icon, quantity } from "./dom.js";
 
-/** Where the latest prompt's stages ran, and what was done about faults. */
+const STATES = { running: "spinner pi-spin", done: "check", stopped: "ban" };
+
+/** Where the latest prompt's stages run or ran, and what was done about faults. */
 export class Job {
   constructor() {
-    this.list = element("ul", { "aria-live": "polite" });
-    this.element = element("section", { class: "xpu-job", "aria-label": "Latest job" }, element("h3", { text: "Latest job" }), this.list);
-    this.refresh = () => this.load();
+    this.list = element("ul");
+    this.news = element("p", { class: "xpu-hidden-text", role: "status" });
+    this.element = element(
+      "section",
+      { class: "xpu-job", "aria-label": "Latest job" },
+      element("h3", { text: "Latest job" }),
+      this.list,
+      this.news,
+    );
+    this.outdated = false;
+    this.refresh = () => {
+      this.outdated = true;
+      this.follow();
+    };
+    this.follow = () => {
+      if (this.outdated && !document.hidden) this.load();
+    };
     events.addEventListener("placement", this.refresh);
     events.addEventListener("fault", this.refresh);
-    this.load();
+    document.addEventListener("visibilitychange", this.follow);
+    this.refresh();
   }
 
   destroy() {
     events.removeEventListener("placement", this.refresh);
     events.removeEventListener("fault", this.refresh);
+    document.removeEventListener("visibilitychange", this.follow);
   }
 
   async load() {
+    this.outdated = false;
     try {
-      const [job] = (await get("jobs")).jobs;
-      this.list.replaceChildren(...(job ? lines(job) : [element("li", { text: "None yet." })]));
+      const job = await newestJob();
+      if (!job) {
+        this.list.replaceChildren(element("li", { text: "None yet." }));
+        return;
+      }
+      const stages = job.stages.map(stageLine);
+      this.list.replaceChildren(...stages, ...job.faults.map(faultLine));
+      this.news.textContent = stages.at(-1)?.textContent ?? ""; // faults have toasts, which are read out too
     } catch (error) {
       this.list.replaceChildren(element("li", { text: error.message }));
     }
   }
 }
 
-function lines(job) {
-  const stages = job.stages.map((stage) => {
-    const peak = stage.peak_bytes === null ? "" : `, peak ${bytes(stage.peak_bytes)}`;
-    const text = `${stage.name}: ${stage.effective}, ${stage.precision}, ${stage.seconds.toFixed(1)} s${peak}`;
-    return stage.reason
-      ? element("li", { class: "xpu-differs", text: `${text}. ${stage.reason}` })
-      : element("li", { text });
-  });
-  const faults = job.faults.map((fault) => {
-    const where = fault.step === null ? fault.stage : `${fault.stage}, step ${fault.step}`;
-    const end = fault.rung ? `continued with ${fault.rung}` : "the job failed";
-    return element("li", { class: "xpu-fault", text: `${fault.device}: ${fault.kind} (${where}): ${end}` });
-  });
-  return [...stages, ...faults];
+function stageLine(stage) {
+  const figures = [stage.effective, stage.precision];
+  figures.push(stage.state === "running" ? "running" : quantity(stage.seconds, "s", 1));
+  if (stage.state === "stopped") figures.push("stopped");
+  if (stage.peak_bytes !== null && stage.state !== "running") figures.push(`peak ${bytes(stage.peak_bytes)}`);
+  const text = element("span", {}, element("b", { text: `${stage.name} ` }), figures.join(" · "));
+  if (!stage.reason) return element("li", { class: `xpu-${stage.state}` }, icon(STATES[stage.state]), text);
+  text.append(element("span", { class: "xpu-reason", text: stage.reason }));
+  return element("li", { class: `xpu-differs xpu-${stage.state}` }, icon("exclamation-triangle"), text);
+}
+
+function faultLine(fault) {
+  const where = fault.step === null ? fault.stage : `${fault.stage}, step ${fault.step}`;
+  const end = fault.rung ? `continued with ${fault.rung}` : "the job failed";
+  const text = element("span", {}, element("b", { text: `${fault.device} ` }), `${fault.kind} (${where}): ${end}`);
+  const severity = fault.rung ? "warning" : "error";
+  const sign = fault.rung ? "exclamation-triangle" : "times-circle";
+  return element("li", { class: `xpu-fault xpu-${severity}` }, icon(sign), text);
 }

@@ -3,6 +3,8 @@ import { badgeButton, startBadge } from "./badge.js";
 import { connect } from "./connection.js";
 import { addStyle } from "./dom.js";
 import { startNodeBadges } from "./node_badge.js";
+import { restoreResults, startResults } from "./node_results.js";
+import { addText, startTexts } from "./node_text.js";
 import { sidebarTab } from "./panel.js";
 import { settings } from "./settings.js";
 import { startToasts } from "./toasts.js";
@@ -11,6 +13,8 @@ app.registerExtension({
   name: "xpu-nodes",
   settings,
   actionBarButtons: [badgeButton],
+  nodeCreated: addText,
+  afterConfigureGraph: restoreResults,
   setup() {
     addStyle();
     connect();
@@ -18,5 +22,7 @@ app.registerExtension({
     startBadge();
     startToasts();
     startNodeBadges();
+    startTexts();
+    startResults();
   },
 });

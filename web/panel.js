@@ -1,8 +1,9 @@
 import { Cards } from "./cards.js";
-import { events, freeMemory, get, samples, watch } from "./connection.js";
-import { copyText, element } from "./dom.js";
+import { events, freeMemory, samples, watch } from "./connection.js";
+import { actionButton, copyText, element } from "./dom.js";
 import { Findings } from "./findings.js";
 import { Job } from "./job.js";
+import { report } from "./report.js";
 
 export const TAB_ID = "xpu-nodes";
 
@@ -32,13 +33,16 @@ class Panel {
     this.job = new Job();
     this.findings = new Findings();
     this.said = element("p", { class: "xpu-said", role: "status" });
-    const free = element("button", { type: "button", text: "Free memory", onclick: () => this.free(free) });
-    const copy = element("button", { type: "button", text: "Copy report", onclick: () => this.copy(copy) });
     this.element = element(
       "div",
       { class: "xpu-panel" },
       this.cards.element,
-      element("div", { class: "xpu-actions" }, free, copy),
+      element(
+        "div",
+        { class: "xpu-actions" },
+        actionButton("Free memory", () => this.free(), { class: "xpu-primary" }),
+        actionButton("Copy report", (button) => this.copy(button)),
+      ),
       this.said,
       this.job.element,
       this.findings.element,
@@ -55,33 +59,19 @@ class Panel {
     this.unwatch();
   }
 
-  async free(button) {
-    button.disabled = true;
+  async free() {
     try {
       this.said.textContent = `Models are unloaded ${await freeMemory()}.`;
     } catch (error) {
       this.said.textContent = `Memory was not freed: ${error.message}`;
-    } finally {
-      button.disabled = false;
     }
   }
 
   async copy(button) {
     try {
-      copyText(await report(), button);
+      await copyText(await report(), button);
     } catch (error) {
       this.said.textContent = `There is no report: ${error.message}`;
     }
   }
-}
-
-/** Devices, findings, hooks and jobs as text to paste into an issue, without what identifies a machine. */
-async function report() {
-  const [{ devices, rejected }, { findings }, { hooks }, { jobs }] = await Promise.all(
-    ["devices", "doctor", "hooks", "jobs"].map(get),
-  );
-  const anonymous = devices.map(({ uuid, pci_address, ...device }) => device);
-  const short = findings.map(({ code, state, what }) => ({ code, state, what }));
-  const sample = samples.at(-1)?.devices ?? [];
-  return JSON.stringify({ devices: anonymous, rejected, findings: short, hooks, job: jobs[0] ?? null, sample }, null, 2);
 }
