@@ -3,11 +3,37 @@
 rec {
   namespace = "services.comfyui-xpu";
 
-  isLoopback = host: builtins.elem host [ "127.0.0.1" "::1" "localhost" ];
+  isLoopback = host: builtins.match "127(\\.[0-9]+){3}|::1|localhost" host != null;
+
+  # The address at which this machine reaches a server that listens on `host` and `port`.
+  urlOf = host: port:
+    let
+      name =
+        if builtins.elem host [ "0.0.0.0" "::" "[::]" ] then "127.0.0.1"
+        else if builtins.match "[^[]*:.*" host != null then "[${host}]"
+        else host;
+    in
+    "http://${name}:${toString port}";
+
+  # http or https, a name or number, perhaps a port; no user, path or query.
+  isAddress = text:
+    let
+      parts = builtins.match "https?://([A-Za-z0-9._-]+|\\[[0-9A-Fa-f:.]+])(:([1-9][0-9]{0,4}))?" text;
+      port = builtins.elemAt parts 2;
+    in
+    parts != null && (port == null || builtins.fromJSON port <= 65535);
 
   hasPrefix = prefix: text: builtins.substring 0 (builtins.stringLength prefix) text == prefix;
 
+  isBelow = folder: path: path == folder || hasPrefix "${folder}/" path;
+
   shellQuote = text: "'${builtins.replaceStrings [ "'" ] [ "'\\''" ] (toString text)}'";
+
+  # A command as systemd reads it (systemd.service(5)): quoted, and neither specifiers nor variables in it.
+  execCommand = arguments: builtins.concatStringsSep " "
+    (map (text: builtins.replaceStrings [ "$" ] [ "$$" ] (unitText (builtins.toJSON (toString text)))) arguments);
+
+  unitText = builtins.replaceStrings [ "%" ] [ "%%" ];
 
   # Command line of ComfyUI; `modelPaths` is the file that names further model folders, or null.
   arguments = { cfg, modelPaths ? null }:
@@ -21,7 +47,7 @@ rec {
     ++ (if cfg.acceleration == "cpu" then [ "--cpu" ] else [ ])
     ++ cfg.extraArgs;
 
-  environment = cfg:
+  environment = cfg: builtins.mapAttrs (_: unitText) (
     {
       # The nodes lie in the store: there is nowhere to write bytecode.
       PYTHONDONTWRITEBYTECODE = "1";
@@ -29,7 +55,8 @@ rec {
       XPU_NODES_OLLAMA_SHARES_DEVICE = if cfg.ollama.shareGpu then "1" else "0";
     }
     // (if cfg.acceleration == "cpu" then { } else deviceEnvironment cfg.device)
-    // cfg.environment;
+    // cfg.environment
+  );
 
   deviceEnvironment = device:
     # Sysman before the driver starts: without it no free memory is reported on some cards.
@@ -68,15 +95,19 @@ rec {
       (path: {
         name = path;
         value = { base_path = path; }
-          // builtins.listToAttrs (map (name: { inherit name; value = name; }) modelFolders);
+          // builtins.listToAttrs (map (name: { inherit name; value = name; }) modelFolders)
+          // builtins.mapAttrs (name: older: "${name}\n${older}") olderModelFolders;
       })
       folders));
 
   modelFolders = [
-    "audio_encoders" "checkpoints" "clip_vision" "configs" "controlnet" "diffusion_models" "embeddings"
-    "gligen" "hypernetworks" "loras" "model_patches" "photomaker" "style_models" "text_encoders"
-    "upscale_models" "vae" "vae_approx"
+    "audio_encoders" "checkpoints" "classifiers" "clip_vision" "configs" "diffusers" "embeddings" "gligen"
+    "hypernetworks" "latent_upscale_models" "loras" "model_patches" "photomaker" "style_models" "upscale_models"
+    "vae" "vae_approx"
   ];
+
+  # Kinds of models that ComfyUI also looks for under an older folder name.
+  olderModelFolders = { controlnet = "t2i_adapter"; diffusion_models = "unet"; text_encoders = "clip"; };
 
   # Arguments of ComfyUI that an option of ours writes, with the option.
   ownedArguments = {
@@ -109,14 +140,44 @@ rec {
   unless = condition: sentence: if condition then [ ] else [ sentence ];
 
   placeProblems = cfg:
-    unless (hasPrefix "/" cfg.dataDir && builtins.match ".*/\\.\\.?(/.*)?" cfg.dataDir == null)
-      "dataDir: ${cfg.dataDir} is not an absolute path without dots."
-    ++ unless (!hasPrefix "/nix/store" cfg.dataDir)
-      "dataDir: ${cfg.dataDir} lies in the read-only store; choose a writable folder."
-    ++ unless (cfg.dataDir != "/" && builtins.match ".*[ %\"'].*" cfg.dataDir == null)
-      "dataDir: ${cfg.dataDir} cannot be used; choose a folder of its own, without spaces, quotes or %."
+    writableProblems "dataDir" cfg.dataDir
+    ++ builtins.concatMap (writableProblems "extraArgs") (writtenFolders cfg)
+    ++ hiddenProblems cfg [ "/tmp" "/var/tmp" ]
     ++ unless (builtins.match ".*(/|[[:space:]]).*" cfg.host == null)
       "host: ${cfg.host} is not an address; write the address alone and the port into ${namespace}.port.";
+
+  writableProblems = option: folder:
+    unless (hasPrefix "/" folder && builtins.match ".*/\\.\\.?(/.*)?" folder == null)
+      "${option}: ${folder} is not an absolute path without dots."
+    ++ unless (!isBelow "/nix/store" folder)
+      "${option}: ${folder} lies in the read-only store; choose a writable folder."
+    ++ unless (folder != "/" && builtins.match ".*[ %\"'].*" folder == null)
+      "${option}: ${folder} cannot be used; choose a folder of its own, without spaces, quotes or %.";
+
+  # Folders that the service's hardening shows it empty, and what is needed from below them.
+  hiddenProblems = cfg: hidden: builtins.concatMap
+    ({ option, path }:
+      unless (!builtins.any (folder: isBelow folder path) hidden)
+        ("${option}: ${path} is hidden from the service by its hardening; "
+          + "choose a place outside ${builtins.concatStringsSep ", " hidden}."))
+    (usedPaths cfg);
+
+  # Everything of the user's that the service reads or writes, with the option that names it. A path that is no
+  # string is copied into the store.
+  usedPaths = cfg:
+    let from = option: map (path: { inherit option path; }); in
+    from "dataDir" [ cfg.dataDir ]
+    ++ from "extraArgs" (writtenFolders cfg)
+    ++ from "models.folders" cfg.models.folders
+    ++ from "models.files" (builtins.filter builtins.isString
+      (map (file: file.path) (builtins.attrValues cfg.models.files)));
+
+  # Folders that arguments of ComfyUI send its files to.
+  writtenFolders = cfg: builtins.concatMap
+    (argument:
+      let folder = builtins.match "--(input|output|temp|user)-directory=(.*)" argument; in
+      if folder == null then [ ] else [ (builtins.elemAt folder 1) ])
+    cfg.extraArgs;
 
   nodeProblems = nodes: builtins.concatMap
     (name:
@@ -155,7 +216,9 @@ rec {
       (argument:
         let name = builtins.head (builtins.match "([^=]*)(=.*)?" argument); in
         unless (!(ownedArguments ? ${name}))
-          "extraArgs: ${name} is written by ${namespace}.${ownedArguments.${name}}; set that instead.")
+          "extraArgs: ${name} is written by ${namespace}.${ownedArguments.${name}}; set that instead."
+        ++ unless (builtins.match "--(input|output|temp|user)-directory" argument == null)
+          "extraArgs: ${name} and its folder must be one argument; write ${name}=/folder.")
       cfg.extraArgs
     ++ builtins.concatMap
       (name:
@@ -180,17 +243,15 @@ rec {
 
   ollamaProblems = ollama:
     builtins.concatMap
-      (host: unless (builtins.match "https?://[^/, ]+" host != null)
-        "ollama.hosts: ${host} is not an address like http://127.0.0.1:11434.")
+      (host: unless (isAddress host)
+        "ollama.hosts: ${host} is not an address; write one like http://127.0.0.1:11434.")
       ollama.hosts;
 
   # Only for NixOS: what the service's user, firewall and neighbours rule out.
   systemProblems = { cfg, neighbour, ollamaPort }: map (problem: "${namespace}.${problem}") (
     unless (cfg.user != "root")
       "user: root would give every node in a graph the whole machine; choose another user."
-    ++ unless (!(hasPrefix "/home" cfg.dataDir || hasPrefix "/root" cfg.dataDir))
-      ("dataDir: ${cfg.dataDir} is hidden from the service by its hardening; "
-        + "use a folder outside /home and /root, or the Home Manager module.")
+    ++ hiddenProblems cfg [ "/home" "/root" "/run/user" ]
     ++ unless (!(cfg.openFirewall && isLoopback cfg.host))
       ("openFirewall: no other machine reaches a server whose ${namespace}.host is ${cfg.host}; "
         + "set host to 0.0.0.0 or openFirewall to false.")
@@ -213,7 +274,7 @@ rec {
     DeviceAllow = if cfg.acceleration == "cpu" then [ ] else [ "char-drm rw" ];
     SupplementaryGroups = if cfg.acceleration == "cpu" then [ ] else [ "render" "video" ];
     ProtectSystem = "strict";
-    ReadWritePaths = [ cfg.dataDir ];
+    ReadWritePaths = [ cfg.dataDir ] ++ writtenFolders cfg;
     ProtectHome = true;
     ProtectClock = true;
     ProtectControlGroups = true;
@@ -246,5 +307,12 @@ rec {
     format = "wheel";
     dist = wheel.python;
     abi = if hasPrefix "cp" wheel.python then wheel.python else "none";
+  };
+
+  # A wheel of PyTorch's own registry. Named, because Nix would make `-2B` of the address's `%2B`, and the version
+  # in a wheel's name counts.
+  pytorchWheel = wheel: {
+    inherit (wheel) url hash;
+    name = baseNameOf (builtins.replaceStrings [ "%2B" ] [ "+" ] wheel.url);
   };
 }

@@ -87,7 +87,13 @@ in
     (mkIf xpu {
       hardware.graphics = {
         enable = true;
-        extraPackages = [ pkgs.intel-compute-runtime pkgs.level-zero pkgs.intel-graphics-compiler ];
+        extraPackages = [
+          pkgs.intel-compute-runtime
+          # Level Zero's driver is an output of its own, where nixpkgs splits the package.
+          (pkgs.intel-compute-runtime.drivers or pkgs.intel-compute-runtime)
+          pkgs.level-zero
+          pkgs.intel-graphics-compiler
+        ];
       };
     })
 
@@ -97,11 +103,19 @@ in
         wantedBy = [ "comfyui-xpu.service" ];
         before = [ "comfyui-xpu.service" ];
         environment.HOME = cfg.dataDir;
-        serviceConfig = { Type = "oneshot"; ExecStart = service.doctor; };
+        serviceConfig = {
+          Type = "oneshot";
+          ExecStart = service.doctor;
+          # Warnings and errors are for the journal: they neither fail a switch of the system nor hold up the server.
+          SuccessExitStatus = [ 1 2 ];
+          TimeoutStartSec = "3min";
+        };
       };
     })
 
     (mkIf cfg.ollama.enable {
+      # Mesa's Vulkan driver, which Ollama needs also where models run on the CPU.
+      hardware.graphics.enable = true;
       services.ollama = {
         enable = true;
         package = mkDefault pkgs.ollama-xpu;
@@ -109,7 +123,8 @@ in
         environmentVariables = { OLLAMA_VULKAN = "1"; }
           // optionalAttrs cfg.ollama.shareGpu { OLLAMA_KEEP_ALIVE = "0"; OLLAMA_MAX_LOADED_MODELS = "1"; };
       } // optionalAttrs ollamaAcceleration { acceleration = mkDefault "vulkan"; };
-      services.comfyui-xpu.ollama.hosts = mkDefault [ "http://127.0.0.1:${toString config.services.ollama.port}" ];
+      services.comfyui-xpu.ollama.hosts =
+        let inherit (config.services.ollama) host port; in mkDefault [ (logic.urlOf host port) ];
       systemd.services.comfyui-xpu.after = [ "ollama.service" ];
     })
   ]);

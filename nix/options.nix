@@ -34,7 +34,7 @@ in
   dataDir = mkOption {
     type = types.str;
     default = dataDir;
-    description = "The only folder the service writes to: models, nodes, input, output and its database.";
+    description = "The folder the service writes to: models, nodes, input, output and its database.";
   };
 
   models = {
@@ -55,7 +55,10 @@ in
           path = mkOption {
             type = types.nullOr types.path;
             default = null;
-            description = "A file that is already there, instead of `url`.";
+            description = ''
+              A file that is already there, instead of `url`: linked where it is when written as a string,
+              copied into the store when written as a path without quotes.
+            '';
           };
         };
       });

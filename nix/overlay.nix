@@ -3,6 +3,13 @@ final: prev:
 let
   inherit (final) lib;
   xpuPackages = import ./python-xpu.nix;
+  # nixpkgs' comfyui, also where another overlay (utensils' comfyui-nix) has put a package without these under its name.
+  takesPython = package: package ? override && package ? python && package ? pythonEnv;
+  recipe = final.path + "/pkgs/by-name/co/comfyui/package.nix";
+  comfyui =
+    if takesPython (final.comfyui or { }) || !builtins.pathExists recipe then final.comfyui or null
+    else final.callPackage recipe { };
+
   renamed = old: new: lib.warn "${old} is now called ${new}; write pkgs.${new}." final.${new};
 in
 {
@@ -19,7 +26,7 @@ in
   torch-xpu = final.python-xpu.pkgs.torch;
 
   comfyui-xpu-nodes = final.callPackage ./packages/comfyui-xpu-nodes.nix { };
-  comfyui-xpu = final.callPackage ./packages/comfyui-xpu.nix { inherit xpuPackages; };
+  comfyui-xpu = final.callPackage ./packages/comfyui-xpu.nix { inherit comfyui xpuPackages; };
   ollama-xpu = final.callPackage ./packages/ollama-xpu.nix { };
 
   comfyui-ipex = renamed "comfyui-ipex" "comfyui-xpu";

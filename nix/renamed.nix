@@ -10,6 +10,11 @@ let
   same = name: mkRenamedOptionModule (old [ name ]) (new [ name ]);
   changed = from: to: convert:
     mkChangedOptionModule (old from) (new to) (config: convert (getAttrFromPath (old from) config));
+  onlyOne = name: packages:
+    lib.throwIf (lib.length packages > 1)
+      ("services.comfyui-ipex.nodes.custom: ${toString (lib.length packages)} packages are called ${name}; "
+        + "name each folder with services.comfyui-xpu.customNodes.<name> = <package>; instead.")
+      (lib.head packages);
   removed = path: instead: mkRemovedOptionModule (old path) "Instead: ${instead}";
 in
 {
@@ -19,7 +24,7 @@ in
       (changed [ "acceleration" ] [ "acceleration" ] (value: if value == "auto" then "xpu" else value))
       (changed [ "models" "path" ] [ "models" "folders" ] (path: [ path ]))
       (changed [ "nodes" "custom" ] [ "customNodes" ] (packages:
-        lib.listToAttrs (map (package: lib.nameValuePair (lib.getName package) package) packages)))
+        lib.mapAttrs onlyOne (lib.groupBy lib.getName packages)))
       (removed [ "nodes" "enable" ] "services.comfyui-xpu.customNodes.<name> = <package>;")
       (removed [ "models" "autoDownload" ]
         "services.comfyui-xpu.models.files.\"checkpoints/<file>\" = { url = ...; hash = ...; };")

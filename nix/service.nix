@@ -6,7 +6,8 @@ let
     cfg.extraPackages python
     ++ lib.concatMap (node: (node.pythonDependencies or (_: [ ])) python) (lib.attrValues cfg.customNodes);
   modelFile = name: file:
-    if file.path != null then file.path
+    # A path that is no string is copied into the store, which keeps it as long as the system needs it.
+    if file.path != null then "${file.path}"
     else pkgs.fetchurl { inherit (file) url hash; name = baseNameOf name; };
 in
 rec {
@@ -22,7 +23,7 @@ rec {
     if cfg.models.folders == [ ] then null
     else pkgs.writeText "comfyui-model-folders.yaml" (logic.modelPaths cfg.models.folders);
 
-  command = lib.escapeShellArgs (
+  command = logic.execCommand (
     [ "${package}/bin/comfyui-xpu" ] ++ logic.arguments { inherit cfg modelPaths; }
   );
 

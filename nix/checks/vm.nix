@@ -1,10 +1,15 @@
-# The service in a virtual machine, on the CPU: a graph through the API, with a generated checkpoint.
+# The service in a virtual machine, on the CPU: a graph through the API, with a generated checkpoint, and a node
+# that needs a Python package of its own.
 { testers, runCommand, comfyui-xpu, comfyui-xpu-nodes }:
 let
   package = comfyui-xpu.override { acceleration = "cpu"; };
   models = runCommand "comfyui-test-models" { } ''
     export HOME=$TMPDIR PYTHONPATH=${package.server}/share/comfyui:${comfyui-xpu-nodes}
     ${package.environment}/bin/python -m xpu_utils.host.synthetic $out sd15-tiny
+  '';
+  node = runCommand "vm-node" { passthru.pythonDependencies = python: [ python.gguf ]; } ''
+    mkdir $out
+    cp ${./vm_node.py} $out/__init__.py
   '';
 in
 testers.runNixOSTest {
@@ -18,7 +23,7 @@ testers.runNixOSTest {
       acceleration = "cpu";
       inherit package;
       models.files."checkpoints/sd15-tiny.safetensors".path = "${models}/checkpoints/sd15-tiny.safetensors";
-      customNodes.second-copy = comfyui-xpu-nodes;
+      customNodes.vm-node = node;
     };
   };
 
@@ -31,9 +36,13 @@ testers.runNixOSTest {
 
     machine.wait_for_unit("comfyui-xpu.service")
     machine.wait_for_open_port(8188, timeout=300)
-    machine.succeed("test -L /var/lib/comfyui-xpu/custom_nodes/second-copy")
+    machine.succeed("test -L /var/lib/comfyui-xpu/custom_nodes/vm-node")
     machine.succeed("systemctl show comfyui-xpu -p NoNewPrivileges | grep -q yes")
-    assert "XPUOllamaPrompt" in api("/object_info")
+    assert {"XPUOllamaPrompt", "VMNode"} <= api("/object_info").keys()
+
+    doctor = machine.succeed("systemctl show comfyui-xpu-doctor -p Result -p ExecMainExitTimestampMonotonic")
+    assert "Result=success" in doctor, doctor
+    assert "ExecMainExitTimestampMonotonic=0\n" not in doctor, "the doctor never ended"
 
     graph = ${builtins.toJSON (import ./graph.nix)}
     prompt = api("/prompt", {"prompt": graph})["prompt_id"]

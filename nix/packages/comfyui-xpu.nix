@@ -8,7 +8,7 @@
   writeText,
   addDriverRunpath,
   python312,
-  comfyui ? null,
+  comfyui,
   comfyui-xpu-nodes,
   xpuPackages,
   # "xpu" takes PyTorch's XPU wheels, "cpu" leaves nixpkgs' own torch in place.
@@ -20,7 +20,8 @@
 }:
 assert lib.assertMsg (comfyui != null)
   "comfyui-xpu: this nixpkgs has no comfyui package; follow nixos-unstable from 2026-07 or newer.";
-assert lib.assertMsg (lib.functionArgs comfyui.override ? python3 && comfyui ? python && comfyui ? pythonEnv)
+assert lib.assertMsg
+  (comfyui ? override && lib.functionArgs comfyui.override ? python3 && comfyui ? python && comfyui ? pythonEnv)
   "comfyui-xpu: this nixpkgs' comfyui cannot be given a Python; follow nixos-unstable from 2026-07 or newer.";
 let
   # nixpkgs' comfyui calls `python3.override` with package overrides of its own, which set CUDA versions in its
@@ -45,7 +46,7 @@ let
   });
   verb = name: ''
     makeBinaryWrapper ${environment}/bin/python $out/bin/comfyui-xpu-${name} \
-      --add-flags "-m xpu_utils ${name}" --set PYTHONPATH ${comfyui-xpu-nodes} \
+      --add-flags "-m xpu_utils ${name}" --unset NIX_PYTHONPATH --set PYTHONPATH ${comfyui-xpu-nodes} \
       --set PYTHONDONTWRITEBYTECODE 1 \
       --prefix LD_LIBRARY_PATH : ${addDriverRunpath.driverLink}/lib
   '';
@@ -69,6 +70,7 @@ runCommand "comfyui-xpu-${server.version}"
     makeBinaryWrapper ${environment}/bin/python $out/bin/comfyui-xpu \
       --add-flags "${server}/share/comfyui/main.py" \
       --add-flags "--extra-model-paths-config=${nodePaths}" \
+      --unset PYTHONPATH --unset NIX_PYTHONPATH \
       --set PYTHONDONTWRITEBYTECODE 1 \
       --prefix LD_LIBRARY_PATH : ${addDriverRunpath.driverLink}/lib
     ${verb "doctor"}

@@ -42,7 +42,7 @@ stdenvNoCC.mkDerivation {
     "libuuid.so.1"
   ];
   # MKL and the SYCL runtime load further libraries of this folder by name while they run.
-  appendRunpaths = [ "${placeholder "out"}/lib" ];
+  appendRunpaths = [ "${builtins.placeholder "out"}/lib" ];
   dontStrip = true;
   meta = {
     description = "Intel's SYCL, MKL, TBB, OpenMP and oneCCL libraries for PyTorch on Intel GPUs";

@@ -16,11 +16,14 @@
   zlib,
   wheel,
 }:
+let
+  inherit (import ../lib.nix) pytorchWheel;
+in
 buildPythonPackage {
   pname = "torch";
   inherit (wheel) version;
   format = "wheel";
-  src = fetchurl { inherit (wheel) url hash; };
+  src = fetchurl (pytorchWheel wheel);
   nativeBuildInputs = [ autoPatchelfHook ];
   buildInputs = [ (lib.getLib stdenv.cc.cc) zlib ];
   dependencies = [ filelock fsspec jinja2 networkx numpy setuptools sympy typing-extensions ];

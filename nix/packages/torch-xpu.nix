@@ -20,11 +20,14 @@
   zlib,
   wheel,
 }:
+let
+  inherit (import ../lib.nix) pytorchWheel;
+in
 buildPythonPackage {
   pname = "torch";
   inherit (wheel) version;
   format = "wheel";
-  src = fetchurl { inherit (wheel) url hash; };
+  src = fetchurl (pytorchWheel wheel);
   nativeBuildInputs = [ autoPatchelfHook ];
   buildInputs = [ (lib.getLib stdenv.cc.cc) intel-xpu-runtime zlib ];
   dependencies = [
@@ -40,7 +43,12 @@ buildPythonPackage {
     typing-extensions
   ];
   autoPatchelfIgnoreMissingDeps = [ "libze_loader.so.1" "libOpenCL.so.1" ];
-  # The runtime is linked, not installed as Python packages.
+  # The runtime is linked, not installed as Python packages: whoever asks pip what torch needs (nixpkgs' comfyui
+  # does when it is built) must not be told to look for them.
+  postInstall = ''
+    sed -i -E '/^Requires-Dist: (intel|onemkl|oneccl|impi|mkl|tbb|tcmlib|umf|dpcpp)/d' \
+      $out/${python.sitePackages}/torch-*.dist-info/METADATA
+  '';
   dontCheckRuntimeDeps = true;
   dontStrip = true;
   pythonImportsCheck = [ "torch" ];

@@ -10,11 +10,14 @@
   zlib,
   wheel,
 }:
+let
+  inherit (import ../lib.nix) pytorchWheel;
+in
 buildPythonPackage {
   pname = wheel.name;
   inherit (wheel) version;
   format = "wheel";
-  src = fetchurl { inherit (wheel) url hash; };
+  src = fetchurl (pytorchWheel wheel);
   nativeBuildInputs = [ autoPatchelfHook ];
   buildInputs = [ (lib.getLib stdenv.cc.cc) intel-xpu-runtime zlib ];
   dependencies = [ setuptools ];
