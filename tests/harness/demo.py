@@ -4,50 +4,69 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from xpu_utils.placement import check_device_name
+
 from .client import Client, Result
 from .hosts import ROOT, host_path
 from .models import ensure_models
 from .server import running_server
+from .workflows import Workflow
 
 OUT = ROOT / "out" / "demo"
+BASE = ROOT / ".cache" / "demo"
 WORKFLOW = ROOT / "example_workflows" / "api" / "text_to_image.json"
 COLUMNS = ("name", "requested", "effective", "precision", "seconds", "reason")
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the demo; answers the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--host-version")
-    arguments = parser.parse_args()
-    workflow = json.loads(WORKFLOW.read_text(encoding="utf-8"))
-    for node in workflow.values():
-        if "device" in node["inputs"]:
-            node["inputs"]["device"] = arguments.device
+    chosen = parser.parse_args(arguments)
+    try:
+        check_device_name(chosen.device)
+        host = host_path(chosen.host_version)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 1
+    shutil.rmtree(BASE, ignore_errors=True)
+    BASE.mkdir(parents=True)
     models = ensure_models("sd15-tiny")
-    OUT.mkdir(parents=True, exist_ok=True)
-    base = ROOT / ".cache" / "demo"
-    shutil.rmtree(base, ignore_errors=True)
-    base.mkdir(parents=True)
-    with running_server(
-        base, models=models, host=host_path(arguments.host_version), arguments=_host_arguments(), steady=False
-    ) as server:
-        result = run_with_progress(server.client, workflow)
+    with running_server(BASE, models=models, host=host, arguments=_host_arguments(), steady=False) as server:
+        result = run_with_progress(server.client, _workflow(chosen.device))
         if result.error is not None:
             print(f"The workflow failed: {result.message}", file=sys.stderr)
             return 1
-        pictures = save_pictures(server.client, result)
-        stages = stages_of(server.client, result)
+        _leave(server.client, result)
+    return 0
+
+
+def _workflow(device: str) -> Workflow:
+    """The example, with everything that can be placed on the device."""
+    workflow: Workflow = json.loads(WORKFLOW.read_text(encoding="utf-8"))
+    for node in workflow.values():
+        if "device" in node["inputs"]:
+            node["inputs"]["device"] = device
+    return workflow
+
+
+def _leave(client: Client, result: Result) -> None:
+    """Writes pictures and report, and prints the table."""
+    OUT.mkdir(parents=True, exist_ok=True)
+    pictures, stages = save_pictures(client, result), stages_of(client, result)
     (OUT / "report.json").write_text(json.dumps(stages, indent=2), encoding="utf-8")
     print(table(stages))
-    print("\n".join(f"wrote {path.relative_to(ROOT)}" for path in [*pictures, OUT / "report.json"]))
-    return 0
+    print("\n".join(f"wrote {os.path.relpath(path, ROOT)}" for path in [*pictures, OUT / "report.json"]))
 
 
 def _host_arguments() -> tuple[str, ...]:

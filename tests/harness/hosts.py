@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".cache"
@@ -63,9 +65,36 @@ def _unpack(carrier: str, target: Path) -> None:
         unpacked.rename(target)
 
 
+_IN_COMFYUI = """
+import sys
+arguments, sys.argv[1:] = sys.argv[1:], ["--cpu"]
+import comfy.options
+comfy.options.enable_args_parsing()
+import utils.install_util  # before ComfyUI's nodes.py puts another `utils` on the path
+"""
+
+
+def answer_in_comfyui(host: Path, script: str, *given: str) -> Any:
+    """Runs a script in ComfyUI's code, on the CPU and without a server.
+
+    Args:
+        script: finds what is given to it as `arguments` and prints its answer as JSON, last.
+
+    Raises:
+        RuntimeError: the script failed; the message holds the end of its output.
+    """
+    command = [sys.executable, "-c", _IN_COMFYUI + script, *given]
+    # Its folder comes first on the path, before the repository, whose `nodes` is another package.
+    done = subprocess.run(command, cwd=host, env=host_environment(), capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"The script failed in ComfyUI: {done.stderr[-3000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 def host_environment() -> dict[str, str]:
     """The environment for a host process: ours, with the torchvision shim and the pack's root on the path."""
     environment = dict(os.environ)
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # every server would compile all of ComfyUI again
     paths = [str(SITE), str(ROOT), environment.get("PYTHONPATH", "")]
     environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
     return environment

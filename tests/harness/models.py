@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
-from .hosts import CACHE, host_environment, host_path
+from .hosts import CACHE, ROOT, host_environment, host_path
 
 MODELS = CACHE / "models"
 
@@ -16,7 +17,7 @@ def ensure_models(*layouts: str, models: Path = MODELS) -> Path:
     missing = [layout for layout in layouts if not list(models.glob(f"*/{layout}.safetensors"))]
     if missing:
         environment = host_environment()
-        environment["PYTHONPATH"] = f"{host_path()}:{environment['PYTHONPATH']}"
+        environment["PYTHONPATH"] = f"{host_path()}{os.pathsep}{environment['PYTHONPATH']}"
         command = [sys.executable, "-m", "xpu_utils.host.synthetic", str(models), *missing]
-        subprocess.run(command, check=True, env=environment, cwd=Path(__file__).resolve().parents[2])
+        subprocess.run(command, check=True, env=environment, cwd=ROOT)
     return models

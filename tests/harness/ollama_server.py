@@ -36,6 +36,7 @@ class OllamaServer:
     list_body: bytes | None = None
     list_delay_s: float = 0.0
     still_loaded: int = 0
+    ps_delay_s: float = 0.0
     ps_body: bytes | None = None
     asked: list[GenerateRequest] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
@@ -49,6 +50,7 @@ class OllamaServer:
         return ListResponse(models=models).model_dump_json().encode()
 
     def running(self) -> bytes:
+        time.sleep(self.ps_delay_s)
         if self.ps_body is not None:
             return self.ps_body
         names = [MODEL] if self.still_loaded > 0 else []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -26,6 +27,19 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def import_seconds(log: str, pack: str) -> float:
+    """The seconds that ComfyUI prints for importing a custom node pack.
+
+    Raises:
+        RuntimeError: it does not print them, or that the import failed.
+    """
+    listing = log.partition("Import times for custom nodes:")[2]
+    found = re.search(rf"([\d.]+) seconds( \(IMPORT FAILED\))?: \S*[/\\]{re.escape(pack)}$", listing, re.MULTILINE)
+    if found is None or found[2]:
+        raise RuntimeError(f"ComfyUI did not load {pack}; its log ends:\n{log[-3000:]}")
+    return float(found[1])
 
 
 def prepare_base(base: Path, *, models: Path | None, packs: Mapping[str, Path]) -> None:
@@ -90,13 +104,12 @@ def running_server(
     environment: Mapping[str, str] | None = None,
     packs: Mapping[str, Path] | None = None,
     steady: bool = True,
-    timeout_s: float = 180,
+    timeout_s: float = 600,
 ) -> Iterator[Server]:
     """Runs a ComfyUI server until the block ends.
 
     Args:
-        base: directory for its input, output, user data and links to packs.
-        models: the models folder, linked into the base.
+        base: directory for its input, output, user data and links to packs and `models`.
         host: ComfyUI's folder; the default host where None.
         arguments: further command-line arguments of main.py.
         launcher: module and options put before main.py, e.g. ("-m", "tests.xpu_sim", "--").
@@ -104,19 +117,11 @@ def running_server(
         packs: custom nodes by folder name; the pack itself where None.
         steady: compute on one thread, for results that repeat on a busy machine.
     """
-    host = host or host_path()
+    host, port, log = host or host_path(), free_port(), base / "server.log"
     prepare_base(base, models=models, packs={PACK_NAME: ROOT} if packs is None else packs)
-    port = free_port()
-    command = [
-        *(sys.executable, *launcher, str(host / "main.py")),
-        *("--listen", "127.0.0.1", "--port", str(port), "--disable-auto-launch"),
-        *("--base-directory", str(base), "--database-url", f"sqlite:///{base / 'user' / 'comfyui.db'}"),
-        *arguments,
-    ]
-    log = base / "server.log"
     with log.open("wb") as stream:
         process = subprocess.Popen(
-            command,
+            [sys.executable, *launcher, str(host / "main.py"), *_always(base, port), *arguments],
             cwd=ROOT,
             env={**host_environment(), **(_STEADY if steady else {}), **(environment or {})},
             stdout=stream,
@@ -129,3 +134,11 @@ def running_server(
             yield server
         finally:
             server.stop()
+
+
+def _always(base: Path, port: int) -> tuple[str, ...]:
+    """The arguments that every server gets: only reachable from here, and all it writes below its base."""
+    return (
+        *("--listen", "127.0.0.1", "--port", str(port), "--disable-auto-launch"),
+        *("--base-directory", str(base), "--database-url", f"sqlite:///{base / 'user' / 'comfyui.db'}"),
+    )

@@ -13,6 +13,12 @@ from tests.xpu_sim.control import Client as Simulation
 
 from .server import Server, running_server
 
+# What models compute with; views, copies and casts of weights are no computing.
+COMPUTING = (
+    *("convolution", "conv2d", "linear", "addmm", "mm", "bmm", "baddbmm", "matmul", "scaled_dot_product_attention"),
+    *("native_group_norm", "group_norm", "native_layer_norm", "layer_norm", "silu", "silu_", "gelu", "softmax"),
+)
+
 
 @contextlib.contextmanager
 def simulated_server(base: Path, config: Mapping[str, Any], **options: Any) -> Iterator[tuple[Server, Simulation]]:

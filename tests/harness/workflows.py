@@ -30,7 +30,7 @@ def node(class_type: str, **inputs: Any) -> dict[str, Any]:
 def text_to_image(
     checkpoint: str = "sd15-tiny.safetensors",
     *,
-    size: int = 64,
+    size: int = 32,
     steps: int = 2,
     sampler: str = "euler",
     seed: int = 7,
@@ -69,4 +69,16 @@ def with_our_nodes(workflow: Workflow, *, device: str = "auto", precision: str =
         if entry["class_type"] in OURS:
             entry["class_type"] = OURS[entry["class_type"]]
             entry["inputs"].update(device=device, precision=precision)
+    return result
+
+
+def with_stock_nodes(workflow: Workflow) -> Workflow:
+    """The inverse: a graph of our nodes with the stock ones in their places."""
+    stock = {ours: name for name, ours in OURS.items()}
+    result = copy.deepcopy(workflow)
+    for entry in result.values():
+        if entry["class_type"] in stock:
+            entry["class_type"] = stock[entry["class_type"]]
+            for name in ("device", "precision", "resident"):
+                entry["inputs"].pop(name, None)
     return result

@@ -1,0 +1,212 @@
+"""docs/reliability.md, and what in the results misses what is promised."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from tests.sim_host.matrix import STAGES
+
+Rows = list[dict[str, Any]]
+
+GROWTH_LIMIT = 0.01
+"""Of the memory that the server's process has in use, over the long queue."""
+GIB, MIB = 1 << 30, 1 << 20
+
+
+def page(results: Mapping[str, Any]) -> str:
+    """The page, from the results that are there."""
+    rows, stock = results["full-matrix"], results["stock"] or []
+    parts = [
+        "# Reliability",
+        "Written from the results of `make reliability`; do not edit. Everything here ran the real ComfyUI and the "
+        "real pack on simulated Intel devices: it shows placement, limits, faults and recovery, not Intel's drivers.",
+        *(_matrix_part(rows) + _costs_part(rows, stock) if rows else []),
+        *(_queue_part(results["queue"]) if results["queue"] else []),
+        *(_sampling_part(results["sampling"]) if results["sampling"] else []),
+        *(_memory_part(results["memory"]) if results["memory"] else []),
+        *(_attention_part(results["attention"]) if results["attention"] else []),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def misses(results: Mapping[str, Any]) -> list[str]:
+    """What is not as promised: prompts lost, servers ended, wrong next prompts, memory grown; a line each."""
+    bad = [
+        f"{row['stage']}, {row['kind']}, {row['workflow']}: {row['message'] or 'not as promised'}"
+        for row in results["full-matrix"] or []
+        if not (row["fired"] and row["finished"] and row["next_right"] and row["server_alive"])
+    ]
+    queue = results["queue"]
+    grown = max(queue["grown"][key] for key in ("in_use_bytes", "python_blocks")) if queue else 0
+    if queue and (queue["finished"] != queue["queued"] or grown > GROWTH_LIMIT):
+        bad.append(f"queue: {queue['finished']} of {queue['queued']} finished, memory in use grew by {grown:.1%}")
+    return bad
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    head = list(head)
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def _kinds(rows: Rows) -> list[str]:
+    return list(dict.fromkeys(row["kind"] for row in rows))
+
+
+def _share(rows: Rows, key: str) -> str:
+    return f"{sum(row[key] for row in rows)} of {len(rows)}" if rows else "-"
+
+
+def _matrix_part(rows: Rows) -> list[str]:
+    kinds, workflows = _kinds(rows), sorted({row["workflow"] for row in rows})
+    cells = [
+        [
+            stage,
+            *(_share([row for row in rows if (row["stage"], row["kind"]) == (stage, kind)], "equal") for kind in kinds),
+        ]
+        for stage in STAGES
+    ]
+    text = f"Pictures equal, bit for bit, to the undisturbed ones, of {len(rows)} prompts with one fault in fp32"
+    missed = [
+        f"- {row['stage']}, {row['kind']}, {row['workflow']}: {row['message'] or 'another picture'}"
+        for row in rows
+        if not row["equal"]
+    ]
+    return [
+        "## One fault",
+        f"{text} ({'; '.join(workflows)}):",
+        _table(["stage", *kinds], cells),
+        *(["Not equal:", "\n".join(missed)] if missed else []),
+    ]
+
+
+def _costs_part(rows: Rows, stock: Rows) -> list[str]:
+    """What the faults cost, by kind, beside what stock ComfyUI makes of them."""
+    head = [
+        "fault",
+        "prompts lost",
+        "lowest PSNR of pictures not equal",
+        "extra model calls, at most",
+        "rungs, at most",
+    ]
+    head += ["next prompt right", "server restarts", "stock: prompts lost", "stock: next prompt right"]
+    cells = []
+    for kind in _kinds(rows):
+        ours = [row for row in rows if row["kind"] == kind]
+        theirs = [row for row in stock if row["kind"] == kind]
+        cells.append([kind, *_costs(ours), *(_lost_and_next(theirs) if theirs else ["-", "-"])])
+    return [
+        "What a fault costs, over all stages and workflows, and what ComfyUI without the pack makes of the same faults "
+        "(one workflow; a picture that is not the undisturbed one counts as lost there, since nothing tells the user):",
+        _table(head, cells),
+    ]
+
+
+def _costs(rows: Rows) -> list[str]:
+    psnr = [row["psnr_db"] for row in rows if row.get("psnr_db") is not None]
+    return [
+        _lost(rows, "finished"),
+        f"{min(psnr)} dB" if psnr else "-",
+        _most(row.get("extra_calls") for row in rows),
+        _most(len(rungs) if isinstance(rungs := row.get("rungs"), list) else rungs for row in rows),
+        _share(rows, "next_right"),
+        str(sum(not row["server_alive"] for row in rows)),
+    ]
+
+
+def _lost_and_next(rows: Rows) -> list[str]:
+    return [_lost(rows, "equal"), _share(rows, "next_right")]
+
+
+def _lost(rows: Rows, key: str) -> str:
+    return f"{sum(not row[key] for row in rows)} of {len(rows)}"
+
+
+def _most(values: Iterable[int | None]) -> str:
+    known = [value for value in values if value is not None]
+    return str(max(known)) if known else "-"
+
+
+def _queue_part(queue: dict[str, Any]) -> list[str]:
+    others = queue["finished"] - queue["equal"]
+    psnr = f", {others} with a PSNR of at least {min(queue['psnr_db'])} dB" if queue["psnr_db"] else ""
+    table = [
+        [
+            *(reading["prompts"], f"{reading['in_use_bytes'] / MIB:.1f}", f"{reading['python_blocks']:,}"),
+            *(f"{reading['host_bytes'] / MIB:.1f}", reading["device_bytes"]),
+        ]
+        for reading in queue["readings"]
+    ]
+    grown = queue["grown"]
+    return [
+        "## A long queue",
+        f"{queue['queued']} prompts on two devices with {queue['fired']} random faults, one device lost half way: "
+        f"{queue['finished']} finished, {queue['equal']} pictures equal to the undisturbed ones{psnr}; the server "
+        f"{'went on' if queue['server_alive'] else 'ended'}.",
+        f"Memory of the server's process, models unloaded and the simulated devices' left out, from the start to the "
+        f"end: what malloc has given out {grown['in_use_bytes']:+.2%} (over the second half "
+        f"{queue['bytes_per_prompt'] / 1024:+.1f} KiB a prompt), Python's objects {grown['python_blocks']:+.2%}; "
+        f"private memory (USS), which has the gaps in the C library's heap as well, {grown['host_bytes']:+.1%}.",
+        _table(["prompts", "malloc, MiB", "Python's blocks", "USS, MiB", "devices, bytes"], table),
+    ]
+
+
+def _sampling_part(sampling: dict[str, bool]) -> list[str]:
+    return [
+        "## Whatever is sampled",
+        "The second step fails on the device; latents in fp32 equal, bit for bit, those that the CPU gives undisturbed "
+        f"(noise does not depend on the device): {sum(sampling.values())} of {len(sampling)}.",
+        ", ".join(sampling),
+    ]
+
+
+def _memory_part(memory: dict[str, Any]) -> list[str]:
+    setup = memory["setup"]
+    cells = [
+        [nodes, kind, _result(run), run.get("source") or "-"]
+        for nodes, runs in memory["runs"].items()
+        for kind, run in runs.items()
+    ]
+    held = setup["others_bytes"] / setup["total_bytes"]
+    return [
+        "## Memory",
+        f"Another process holds {held:.0%} of {setup['total_bytes'] / GIB:.1f} GiB:",
+        _table(["nodes", "mem_get_info", "result", "believed"], cells),
+    ]
+
+
+def _result(run: dict[str, Any]) -> str:
+    return "picture" if run["image"] else "; ".join(map(str, run["error"])) or "no picture"
+
+
+def _attention_part(attention: dict[str, Any]) -> list[str]:
+    peaks = [[tokens, _peak(entry["stock"]), _peak(entry["ours"])] for tokens, entry in attention["peaks"].items()]
+    microseconds = attention["overhead"]["microseconds_per_call"]
+    return [
+        "## Attention",
+        "Peak device memory under a 4 GB limit (5 heads, scores materialised):",
+        _table(["tokens", "stock", "ours"], peaks),
+        "Pictures of the largest sizes, by their shapes alone; stock asks for all scores at once:",
+        _table(
+            ["picture", "tokens", "heads", "stock: scores", "ours: largest piece", "pieces"],
+            [[f"{side}²", *_picture(entry)] for side, entry in attention["pictures"].items()],
+        ),
+        f"Where one piece suffices, our override adds {microseconds:.0f} µs of processor time to an attention call: "
+        f"under 5 % for every call that takes longer than {20 * microseconds / 1000:.1f} ms.",
+    ]
+
+
+def _picture(entry: dict[str, Any]) -> list[object]:
+    refused = " (refused)" if entry["stock_scores_bytes"] > entry["limit_bytes"] else ""
+    return [
+        f"{entry['tokens']:,}",
+        entry["heads"],
+        f"{entry['stock_scores_bytes'] / GIB:.0f} GiB{refused}",
+        f"{entry['largest_scores_bytes'] / MIB:.0f} MiB",
+        f"{entry['calls']:,}",
+    ]
+
+
+def _peak(run: dict[str, Any]) -> str:
+    return f"{run['peak_bytes'] / MIB:.0f} MiB" if "peak_bytes" in run else str(run["error"]).split(".")[0]
