@@ -7,11 +7,11 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, ViewportSize, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, ViewportSize, expect, sync_playwright
 
 from tests.harness.hosts import ROOT
 from tests.harness.models import ensure_models
-from tests.harness.programs import ensure_program
+from tests.harness.programs import ensure_chromium
 from tests.harness.server import Server
 from tests.harness.simulated import simulated_server
 from tests.xpu_sim.control import Client as Simulation
@@ -50,9 +50,9 @@ def simulation(machine: tuple[Server, Simulation]) -> Simulation:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    chromium = ensure_program("chromium", "chromium")
+    expect.set_options(timeout=20_000)  # other suites run beside this one
     with sync_playwright() as playwright:
-        yield playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        yield playwright.chromium.launch(executable_path=ensure_chromium(), args=FLAGS)
 
 
 @pytest.fixture(scope="session")

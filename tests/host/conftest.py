@@ -15,7 +15,7 @@ from tests.harness.hosts import ROOT, host_path
 from tests.harness.models import ensure_models
 from tests.harness.ollama_server import OllamaServer, running_ollama
 from tests.harness.prepare import LAYOUTS
-from tests.harness.read_only import read_only_pack
+from tests.harness.read_only import BOUND, read_only_pack
 from tests.harness.server import PACK_NAME, Server, running_server
 from tests.harness.workflows import Workflow, node
 
@@ -52,7 +52,9 @@ def server(
     base = tmp_path_factory.mktemp("server")
     packs = {**PACKS, PACK_NAME: pack}
     environment = {"XPU_NODES_OLLAMA_HOSTS": ollama.url, "PYTHONDONTWRITEBYTECODE": "1"}
-    with running_server(base, models=models, host=host, packs=packs, environment=environment) as running:
+    with running_server(
+        base, models=models, host=host, packs=packs, environment=environment, launcher=BOUND
+    ) as running:
         yield running
 
 

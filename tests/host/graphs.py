@@ -27,6 +27,23 @@ def lora() -> Workflow:
     return graph
 
 
+def lora_on_both() -> Workflow:
+    """The LoRA on the model, and one that changes the text encoder."""
+    graph = lora()
+    graph["clip-lora"] = node(
+        "LoraLoader",
+        model=["lora", 0],
+        clip=["lora", 1],
+        lora_name="lora-clip-l.safetensors",
+        strength_model=1.0,
+        strength_clip=1.0,
+    )
+    graph["sampler"]["inputs"]["model"] = ["clip-lora", 0]
+    for name in ("positive", "negative"):
+        graph[name]["inputs"]["clip"] = ["clip-lora", 1]
+    return graph
+
+
 def controlnet() -> Workflow:
     graph = text_to_image()
     graph["control"] = node("ControlNetLoader", control_net_name="controlnet-sd15-tiny.safetensors")
@@ -45,21 +62,27 @@ def controlnet() -> Workflow:
     return graph
 
 
-def image_to_image_with_mask() -> Workflow:
+def image_to_image() -> Workflow:
     graph = text_to_image()
     graph["picture"] = node("EmptyImage", width=64, height=64, batch_size=1, color=0x884422)
     graph["encode"] = node("VAEEncode", pixels=["picture", 0], vae=["checkpoint", 2])
-    graph["solid"] = node("SolidMask", value=1.0, width=64, height=64)
-    graph["mask"] = node("FeatherMask", mask=["solid", 0], left=16, top=16, right=16, bottom=16)
-    graph["masked"] = node("SetLatentNoiseMask", samples=["encode", 0], mask=["mask", 0])
-    graph["sampler"]["inputs"].update(latent_image=["masked", 0], denoise=0.7)
+    graph["sampler"]["inputs"].update(latent_image=["encode", 0], denoise=0.7)
     return graph
 
 
-def separate_files_and_advanced_sampler() -> Workflow:
+def image_to_image_with_mask() -> Workflow:
+    graph = image_to_image()
+    graph["solid"] = node("SolidMask", value=1.0, width=64, height=64)
+    graph["mask"] = node("FeatherMask", mask=["solid", 0], left=16, top=16, right=16, bottom=16)
+    graph["masked"] = node("SetLatentNoiseMask", samples=["encode", 0], mask=["mask", 0])
+    graph["sampler"]["inputs"]["latent_image"] = ["masked", 0]
+    return graph
+
+
+def separate_files_and_advanced_sampler(*, weight_dtype: str = "default") -> Workflow:
     graph = text_to_image()
     del graph["checkpoint"]
-    graph["unet"] = node("UNETLoader", unet_name="sd15-tiny-unet.safetensors", weight_dtype="default")
+    graph["unet"] = node("UNETLoader", unet_name="sd15-tiny-unet.safetensors", weight_dtype=weight_dtype)
     graph["clip"] = node("CLIPLoader", clip_name="clip-l.safetensors", type="stable_diffusion")
     graph["vae"] = node("VAELoader", vae_name="vae-sd15.safetensors")
     for name in ("positive", "negative"):
@@ -80,6 +103,10 @@ def separate_files_and_advanced_sampler() -> Workflow:
     return graph
 
 
+def fp8_weights() -> Workflow:
+    return separate_files_and_advanced_sampler(weight_dtype="fp8_e4m3fn")
+
+
 def upscaled() -> Workflow:
     graph = text_to_image()
     graph["upscaler"] = node("UpscaleModelLoader", model_name="upscaler-2x.safetensors")
@@ -88,7 +115,10 @@ def upscaled() -> Workflow:
     return graph
 
 
-GRAPHS = (sd15, sd3, lora, controlnet, image_to_image_with_mask, separate_files_and_advanced_sampler, upscaled)
+GRAPHS = (
+    *(sd15, sd3, lora, lora_on_both, controlnet, image_to_image, image_to_image_with_mask),
+    *(separate_files_and_advanced_sampler, fp8_weights, upscaled),
+)
 
 
 def custom_sampler(workflow: Workflow, *, placed: bool) -> Workflow:

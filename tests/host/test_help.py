@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from tests.harness.hosts import ROOT
@@ -39,6 +40,36 @@ def test_the_english_texts_are_those_of_the_nodes(server: Server) -> None:
         assert texts[name]["display_name"] == node["display_name"]
         assert texts[name]["description"] == node["description"]
         assert set(texts[name]["inputs"]) == inputs_of(node)
+        for entry in inputs_of(node):
+            assert texts[name]["inputs"][entry].get("tooltip") == tooltip(node, entry), f"{name}, {entry}"
+
+
+def tooltip(node: dict[str, Any], entry: str) -> str | None:
+    (options,) = (group[entry][1:] for group in node["input"].values() if entry in group)
+    return options[0].get("tooltip") if options else None
+
+
+def test_the_english_names_of_the_settings_are_those_of_the_panel() -> None:
+    script = (ROOT / "web" / "settings.js").read_text(encoding="utf-8")
+    ids = re.findall(r"= `\$\{PREFIX\}\.(\w+)`", script)
+    names = re.findall(r'^    name: "(.+)",$', script, re.MULTILINE)
+    texts = json.loads((ROOT / "locales" / "en" / "settings.json").read_text(encoding="utf-8"))
+    assert {key: text["name"] for key, text in texts.items()} == {
+        f"xpu-nodes_{setting}": name for setting, name in zip(ids, names, strict=True)
+    }
+
+
+def test_the_readme_names_the_repository_and_its_pictures_are_shipped() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    repository = re.search(r'^Repository = "(.+)"$', (ROOT / "pyproject.toml").read_text("utf-8"), re.MULTILINE)
+    assert repository
+    assert f"git clone {repository[1]} " in readme
+    left_out = (ROOT / ".comfyignore").read_text(encoding="utf-8").split()
+    shown = re.findall(r"!\[[^]]*\]\(([^)]+)\)", readme)
+    assert shown
+    for path in (*shown, "example_workflows/api/text_to_image.json"):
+        assert (ROOT / path).is_file()
+        assert not any(path.startswith(pattern.rstrip("*")) for pattern in left_out), path
 
 
 def test_the_example_workflow_uses_nodes_that_exist(server: Server) -> None:
@@ -48,3 +79,13 @@ def test_the_example_workflow_uses_nodes_that_exist(server: Server) -> None:
         workflow = json.loads(path.read_text(encoding="utf-8"))
         entries = workflow["nodes"] if "nodes" in workflow else workflow.values()
         assert {entry.get("class_type") or entry["type"] for entry in entries} <= known.keys()
+
+
+def test_every_example_in_the_editor_s_format_has_its_picture() -> None:
+    examples = list((ROOT / "example_workflows").glob("*.json"))
+    assert examples
+    for example in examples:
+        assert "nodes" in json.loads(example.read_text(encoding="utf-8"))
+        (picture,) = (path for path in example.parent.glob(f"{example.stem}.*") if path != example)
+        assert picture.suffix in (".jpg", ".png")
+        assert picture.stat().st_size < 300_000

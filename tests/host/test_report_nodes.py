@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
+
+import torch
 
 from tests.harness.server import Server
-from tests.harness.workflows import node
+from tests.harness.workflows import node, text_to_image, with_our_nodes
 
-from .conftest import run_ok
+from .conftest import dumped, run_ok
 
 
 def test_the_doctor_node_answers_with_findings(server: Server) -> None:
     result = run_ok(server, {"doctor": node("XPUDoctor", run_kernels=True, scan_packs=True)})
     (text,) = result.outputs["doctor"]["text"]
-    assert "PyTorch is a CPU build" in text
+    assert re.search("PyTorch is a (CPU|CUDA) build", text), "it says which build is not the XPU one"
     assert "test-pack insists on CUDA in 1 place (insists.py:9 model.cuda())" in text
     assert "Kernels run on cpu" in text
     assert "xpu-nodes insists on CUDA" not in text
@@ -30,3 +33,17 @@ def test_the_benchmark_node_measures_and_gives_json_to_compare(server: Server) -
     measurements = json.loads(result.outputs["json"]["text"][0])["measurements"]
     assert {entry["device"] for entry in measurements} == {"cpu"}
     assert all(entry["seconds"] > 0 for entry in measurements)
+
+
+def test_device_info_lists_the_devices_and_the_hooks(server: Server) -> None:
+    (text,) = run_ok(server, {"info": node("XPUDeviceInfo")}).outputs["info"]["text"]
+    assert re.search(r"^cpu: ", text, re.MULTILINE), text
+    assert "hook free memory: " in text
+
+
+def test_free_memory_passes_its_input_through_and_what_follows_is_right(server: Server) -> None:
+    graph = with_our_nodes(text_to_image(seed=41), device="cpu", precision="fp32")
+    expected = dumped(server, graph, ["decode", 0], "kept")
+    graph["free"] = node("XPUFreeMemory", anything=["sampler", 0])
+    graph["decode"]["inputs"]["samples"] = ["free", 0]
+    assert torch.equal(dumped(server, graph, ["decode", 0], "freed"), expected)

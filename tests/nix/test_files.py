@@ -14,7 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from .evaluate import ROOT, evaluate, run
+from tests.harness.hosts import CARRIERS
+
+from .evaluate import ROOT, evaluate, python_evaluator
+from .wrong import WRONG
 
 TRACKED = subprocess.run(
     ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.nix"],
@@ -28,7 +31,13 @@ WHEELS = json.loads((ROOT / "nix/wheels.json").read_text(encoding="utf-8"))
 
 @pytest.mark.parametrize("name", TRACKED)
 def test_file_parses(name: str) -> None:
-    assert run("--parse", name)
+    assert evaluate(f"builtins.typeOf (import ./{name})") in ("lambda", "set")
+
+
+def test_the_evaluator_for_machines_without_nix_agrees() -> None:
+    files = " ".join(f"(import ./{name})" for name in TRACKED)
+    expression = f"let lib = import ./nix/lib.nix; in [ (map builtins.typeOf [ {files} ]) lib.wheels lib.modelFolders ]"
+    assert evaluate(expression, python_evaluator()) == evaluate(expression)
 
 
 def untidy_lines(text: str) -> list[str]:
@@ -64,6 +73,13 @@ def test_every_part_is_reachable() -> None:
     for name in texts.keys() - entries:
         if name.startswith("nix/"):
             assert any(Path(name).name in text for other, text in texts.items() if other != name), name
+
+
+def test_the_documentation_says_what_was_checked() -> None:
+    text = (ROOT / "docs/nix.md").read_text(encoding="utf-8")
+    assert f"{len(WRONG)} wrong configurations" in text
+    newest, oldest = CARRIERS
+    assert f"`make host` on {newest}, its core on {oldest}" in text
 
 
 def test_pins_have_a_real_hash_each() -> None:

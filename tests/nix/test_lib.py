@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.harness.hosts import CARRIERS, host_path
 
 from .evaluate import evaluate, nix
 from .wrong import WRONG
@@ -109,7 +113,35 @@ def test_hardening_leaves_out_what_breaks_the_driver() -> None:
 def test_model_folders_become_paths_that_comfyui_reads() -> None:
     written = json.loads(evaluate(f'{LIB}.modelPaths [ "/srv/a" "/srv/b" ]'))
     assert written.keys() == {"/srv/a", "/srv/b"}
-    assert written["/srv/a"].items() >= {("base_path", "/srv/a"), ("checkpoints", "checkpoints"), ("vae", "vae")}
+    assert written["/srv/a"].items() >= {
+        ("base_path", "/srv/a"),
+        ("vae", "vae"),
+        ("text_encoders", "text_encoders\nclip"),
+    }
+
+
+FOLDERS_READ = """
+import json, sys
+sys.argv = sys.argv[:1]
+import folder_paths
+from utils.extra_config import load_extra_path_config
+load_extra_path_config("paths.yaml")
+folders = {kind: paths for kind, (paths, _) in folder_paths.folder_names_and_paths.items()}
+print(json.dumps([folder_paths.models_dir, folders]))
+"""
+
+
+@pytest.mark.parametrize("version", CARRIERS)
+def test_a_model_folder_is_read_like_comfyui_s_own(tmp_path: Path, version: str) -> None:
+    (tmp_path / "paths.yaml").write_text(evaluate(f'{LIB}.modelPaths [ "/srv/a" ]'))
+    environment = os.environ | {"PYTHONPATH": str(host_path(version))}
+    answer = subprocess.run(
+        [sys.executable, "-c", FOLDERS_READ], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    own, folders = json.loads(answer.stdout)
+    for kind, paths in folders.items():
+        expected = {path.replace(own, "/srv/a") for path in paths if path.startswith(own)}
+        assert expected <= set(paths), kind
 
 
 def link(tmp_path: Path, *, nodes: dict[str, str], models: dict[str, str]) -> subprocess.CompletedProcess[str]:
@@ -164,6 +196,7 @@ def test_a_right_configuration_is_accepted() -> None:
             "folders": ["/srv/models"],
         },
         device={"selector": "level_zero:0,1", "affinity": "0.1,1"},
+        ollama={"hosts": ["http://gpu-box", "https://[::1]:65535", "http://10.0.0.2:11434"]},
         extraArgs=["--preview-method=auto"],
         environment={"UR_L0_ENABLE_RELAXED_ALLOCATION_LIMITS": "1"},
     )
@@ -183,7 +216,12 @@ def test_a_wrong_configuration_is_refused_by_one_sentence(settings: dict[str, An
     [
         ({"user": "root"}, None, "user: root would give"),
         ({"dataDir": "/home/ann/comfyui"}, None, "dataDir: /home/ann/comfyui is hidden"),
+        ({"dataDir": "/root"}, None, "dataDir: /root is hidden"),
+        ({"models": {"folders": ["/home/ann/models"]}}, None, "models.folders: /home/ann/models is hidden"),
+        ({"models": {"files": {"vae/a": {"path": "/run/user/1/a"}}}}, None, "models.files: /run/user/1/a is hidden"),
+        ({"extraArgs": ["--output-directory=/home/ann/pics"]}, None, "extraArgs: /home/ann/pics is hidden"),
         ({"openFirewall": True}, None, "openFirewall: no other machine reaches"),
+        ({"openFirewall": True, "host": "127.0.0.2"}, None, "openFirewall: no other machine reaches"),
         ({"port": 11434, "ollama": {"enable": True}}, None, "port: 11434 is Ollama's port too"),
         ({}, {"port": 8188, "dataDir": "/var/lib/comfyui"}, "port: 8188 is services.comfyui's port too"),
         ({}, {"port": 1, "dataDir": "/var/lib/comfyui-xpu"}, "is services.comfyui's folder too"),
@@ -194,6 +232,22 @@ def test_a_wrong_system_is_refused(settings: dict[str, Any], neighbour: dict[str
     problems = evaluate(f"{LIB}.systemProblems {nix(arguments)}")
     assert len(problems) == 1
     assert words in problems[0]
+
+
+@pytest.mark.parametrize("folder", ["/homelab/comfy", "/rooted", "/srv/home/comfy", "/nix/storehouse", "/tmpfs/x"])
+def test_a_folder_whose_name_only_begins_alike_is_accepted(folder: str) -> None:
+    arguments = {"cfg": configured(dataDir=folder), "neighbour": None, "ollamaPort": 11434}
+    assert evaluate(f"{LIB}.systemProblems {nix(arguments)} ++ {LIB}.problems {nix(configured(dataDir=folder))}") == []
+
+
+def test_folders_that_arguments_name_can_be_written() -> None:
+    cfg = configured(extraArgs=["--output-directory=/srv/pics", "--user-directory=/srv/user", "--verbose"])
+    assert evaluate(f"{LIB}.hardening {nix(cfg)}")["ReadWritePaths"] == [
+        "/var/lib/comfyui-xpu",
+        "/srv/pics",
+        "/srv/user",
+    ]
+    assert evaluate(f"{LIB}.problems {nix(cfg)}") == []
 
 
 def test_a_neighbour_elsewhere_is_accepted() -> None:

@@ -14,6 +14,18 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "folder in the store": ({"dataDir": "/nix/store/x"}, "dataDir: /nix/store/x lies in the read-only store"),
     "folder with a space": ({"dataDir": "/srv/my data"}, "dataDir: /srv/my data cannot be used"),
     "the root folder": ({"dataDir": "/"}, "dataDir: / cannot be used"),
+    "folder that is private": ({"dataDir": "/tmp/comfy"}, "dataDir: /tmp/comfy is hidden"),
+    "pictures in the store": (
+        {"extraArgs": ["--output-directory=/nix/store/x"]},
+        "extraArgs: /nix/store/x lies in the read-only store",
+    ),
+    "pictures somewhere": ({"extraArgs": ["--output-directory=pics"]}, "extraArgs: pics is not an absolute path"),
+    "pictures apart": (
+        {"extraArgs": ["--output-directory", "/srv/pics"]},
+        "extraArgs: --output-directory and its folder must be one argument",
+    ),
+    "private pictures": ({"extraArgs": ["--temp-directory=/var/tmp/x"]}, "extraArgs: /var/tmp/x is hidden"),
+    "private models": ({"models": {"folders": ["/tmp/models"]}}, "models.folders: /tmp/models is hidden"),
     "host with a scheme": ({"host": "http://0.0.0.0"}, "host: http://0.0.0.0 is not an address"),
     "node outside": ({"customNodes": {"../evil": NODE}}, 'customNodes: "../evil" cannot be a folder\'s name'),
     "hidden node": ({"customNodes": {".git": NODE}}, 'customNodes: ".git" cannot be a folder\'s name'),
@@ -60,4 +72,8 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"ollama": {"hosts": ["gpu-box:11434"]}},
         "ollama.hosts: gpu-box:11434 is not an address",
     ),
+    "Ollama at no port": ({"ollama": {"hosts": ["http://a:port"]}}, "ollama.hosts: http://a:port is not an address"),
+    "Ollama above the ports": ({"ollama": {"hosts": ["http://a:65536"]}}, "http://a:65536 is not an address"),
+    "Ollama with a password": ({"ollama": {"hosts": ["http://u:p@h:1"]}}, "http://u:p@h:1 is not an address"),
+    "Ollama with a path": ({"ollama": {"hosts": ["http://a/b"]}}, "ollama.hosts: http://a/b is not an address"),
 }

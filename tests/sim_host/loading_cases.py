@@ -160,19 +160,33 @@ def case_a_file_for_the_device() -> dict[str, Any]:
             "pinned": sum(copy.bytes for copy in copies if copy.pinned and copy.non_blocking),
             "pageable": sum(copy.bytes for copy in copies if not copy.pinned),
             "file": sum(value.nbytes for value in load_file(MODELS / "diffusion_models" / name).values()),
+            "locked": sum(value.nbytes for value in model.model.parameters() if shared_pool().holds(value)),
         }
         del model
         gc.collect()
         comfy.model_management.unload_all_models()
-    return found
+        found[f"{device} {resident}"]["still locked"] = shared_pool().used_bytes
+
+    def streamed() -> dict[str, torch.Tensor]:
+        return tensors(
+            loaders.load_diffusion_model(name, "default", placement_for("xpu:0", "fp32"), resident="45%")[0].model
+        )
+
+    return {**found, "differences": differences(streamed)}
 
 
 def case_full_pinned_budget() -> dict[str, Any]:
     """Loading to the device when no more memory may be locked."""
     pool = shared_pool()
+
+    def streamed() -> dict[str, torch.Tensor]:
+        (model, _, _), _ = loaders.load_checkpoint(CHECKPOINT, placement_for("xpu:0", "fp16"), resident="45%")
+        return tensors(model.model)
+
     limit_bytes, pool.limit_bytes = pool.limit_bytes, 1
     try:
-        return {"differences": differences(lambda: checkpoint("xpu:0", "fp16")), "hooks": _hook()}
+        found = differences(lambda: checkpoint("xpu:0", "fp16"))
+        return {"differences": [*found, *differences(streamed)], "hooks": _hook()}
     finally:
         pool.limit_bytes = limit_bytes
 
@@ -192,12 +206,12 @@ def case_broken_files() -> dict[str, Any]:
 
     found, stock = {}, loading.FileIO
     for name, opened in (("disk", Failing), ("cut", Cut)):
-        for device in ("cpu", "xpu:0"):
+        for device, precision in (("cpu", "fp32"), ("xpu:0", "fp32"), ("xpu:0", "auto")):
             gc.collect()
             before = torch.xpu.memory_allocated(0)
             loading.FileIO = opened  # type: ignore[misc]
             try:
-                checkpoint(device, "fp32")
+                checkpoint(device, precision)
                 said = ""
             except CheckpointError as error:
                 said = str(error)
@@ -205,7 +219,7 @@ def case_broken_files() -> dict[str, Any]:
                 loading.FileIO = stock  # type: ignore[misc]
             gc.collect()
             left = torch.xpu.memory_allocated(0) - before
-            found[f"{name} {device}"] = {"said": said, "left": left, "locked": shared_pool().used_bytes}
+            found[f"{name} {device} {precision}"] = {"said": said, "left": left, "locked": shared_pool().used_bytes}
     return found
 
 

@@ -29,8 +29,20 @@ SAMPLERS = ("euler", "heun", "dpmpp_2m", "uni_pc", "euler_cfg_pp", "deis")
 """Deterministic samplers: they draw no noise while they sample."""
 
 STAGES = ("load", "encode text", "first step", "middle step", "last step", "decode", "upscale")
-PASSING = ("out_of_memory", "out_of_device_memory", "out_of_resources", "native_api_39", "invalid_argument", "nan")
+PASSING = (
+    *("out_of_memory", "out_of_device_memory", "out_of_resources", "native_api_39"),
+    *("allocation too large", "invalid_argument", "nan"),
+)
 """Kinds of fault after which the device works again."""
+UNKNOWN = "unknown"
+"""The kind of fault that nobody knows: shown as it came."""
+ODD_MESSAGE = "the moon is full"
+
+# Kinds that are not the simulation's own -> their messages.
+_MESSAGES = {
+    "allocation too large": "level_zero backend failed with error: 61 (UR_RESULT_ERROR_INVALID_BUFFER_SIZE)",
+    UNKNOWN: ODD_MESSAGE,
+}
 
 # More device than host memory, so that ComfyUI's loaders put weights onto the device at once.
 _DEVICE = {"preset": "arc-b580", "total_bytes": 64 << 30}
@@ -54,10 +66,11 @@ class Case:
 
     stage: str
     kind: str
-    sampler: str = "euler"
+    workflow: str = "euler"
+    """One of `WORKFLOWS`."""
 
     def __str__(self) -> str:
-        return f"{self.stage}-{self.kind}-{self.sampler}"
+        return f"{self.stage}-{self.kind}-{self.workflow}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,10 +83,14 @@ class Outcome:
     picture: np.ndarray[Any, Any] | None
     devices: tuple[str, ...]
     """The devices its stages ended on."""
+    precisions: tuple[str, ...]
+    """The formats that they computed in."""
     reports: tuple[str, ...]
     """What the nodes said of faults."""
-    convolutions: int
-    """Convolutions executed on all devices."""
+    calls: int
+    """Calls of the diffusion model, failed ones included."""
+    rungs: tuple[str, ...]
+    """The names of the rungs that were taken, in order."""
     fired: bool
     """Whether the fault happened."""
 
@@ -91,19 +108,37 @@ def faulty_server(
     return simulated_server(base, {"devices": [_DEVICE] * devices}, models=models, packs=packs, arguments=arguments)
 
 
-def graph(sampler: str, *, precision: str = "fp32") -> Workflow:
+def graph(sampler: str, *, precision: str = "fp32", resident: str = "auto") -> Workflow:
     """Text to a picture, upscaled; all by our loaders, sampler and decoder."""
     workflow = text_to_image(steps=STEPS, sampler=sampler)
+    workflow["checkpoint"]["inputs"]["resident"] = resident
+    workflow["negative"] = node("ConditioningZeroOut", conditioning=["positive", 0])
     workflow["upscaler"] = node("UpscaleModelLoader", model_name="upscaler-2x.safetensors")
     workflow["upscaled"] = node("ImageUpscaleWithModel", upscale_model=["upscaler", 0], image=["decode", 0])
     workflow["save"]["inputs"]["images"] = ["upscaled", 0]
     return with_our_nodes(workflow, precision=precision)
 
 
-def set_next_fault(server: Server, node_id: str, *, step: int, **fault: str) -> None:
-    """Has a fault set when the server begins with a node, or has done as many of its steps; see fault_pack."""
+WORKFLOWS = {
+    **{sampler: graph(sampler) for sampler in SAMPLERS},
+    "euler, 45 % resident": graph("euler", resident="45%"),
+}
+"""What faults are met in, by its name in the results."""
+
+
+def set_next_fault(server: Server, node_id: str, *, step: int, also: Sequence[object] = (), **fault: object) -> None:
+    """Has faults set when the server begins with a node, or has done as many of its steps; see fault_pack.
+
+    Args:
+        also: further faults, set with this one.
+    """
     event = "progress" if step else "executing"
-    server.client.post("/fault_pack/next", {"event": event, "node": node_id, "step": step, "fault": fault})
+    server.client.post("/fault_pack/next", {"event": event, "node": node_id, "step": step, "faults": [fault, *also]})
+
+
+def fault_of(kind: str) -> dict[str, str]:
+    """The simulation's fault of a case's kind."""
+    return {"kind": "error", "message": _MESSAGES[kind]} if kind in _MESSAGES else {"kind": kind}
 
 
 def run_case(server: Server, simulation: Simulation, case: Case | None, workflow: Workflow) -> Outcome:
@@ -112,7 +147,8 @@ def run_case(server: Server, simulation: Simulation, case: Case | None, workflow
     simulation.reset_statistics()
     if case is not None:
         node_id, step, operator = _TRIGGERS[case.stage]
-        set_next_fault(server, node_id, step=step, operator=operator, kind=case.kind)
+        set_next_fault(server, node_id, step=step, operator=operator, **fault_of(case.kind))
+    server.client.post("/fault_pack/calls", {})
     result = server.client.run(workflow, timeout_s=300)
     counts = simulation.statistics()
     simulation.set_faults()
@@ -122,10 +158,20 @@ def run_case(server: Server, simulation: Simulation, case: Case | None, workflow
         message=result.message,
         picture=None if result.error else picture(server, result),
         devices=tuple(stage["effective"] for stage in stages),
+        precisions=tuple(stage["precision"] for stage in stages),
         reports=tuple(text for output in result.outputs.values() for text in output.get("text", ())),
-        convolutions=sum(device.executed.get("aten::convolution", 0) for device in counts.devices),
+        calls=server.client.get("/fault_pack/calls")["calls"],
+        rungs=rungs_of(server, result),
         fired=any(counts.faults_fired),
     )
+
+
+def rungs_of(server: Server, result: Result) -> tuple[str, ...]:
+    """What the job log says was done for a prompt; nothing where the pack is not there."""
+    if not (server.base / "custom_nodes" / PACK_NAME).exists():
+        return ()
+    jobs = {job["prompt_id"]: job for job in server.client.get("/xpu/jobs")["jobs"]}
+    return tuple(fault["rung_name"] for fault in jobs.get(result.prompt_id, {"faults": ()})["faults"])
 
 
 def row(outcome: Outcome, expected: Outcome) -> dict[str, Any]:
@@ -135,9 +181,11 @@ def row(outcome: Outcome, expected: Outcome) -> dict[str, Any]:
     return {
         "stage": case.stage,
         "kind": case.kind,
-        "sampler": case.sampler,
+        "workflow": case.workflow,
         "fired": outcome.fired,
         "equal": bool(equal),
+        "extra_calls": outcome.calls - expected.calls,
+        "rungs": list(outcome.rungs),
         "message": outcome.message.strip(),
     }
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from tests.harness.hosts import ROOT, host_environment, host_path
 
@@ -47,19 +48,61 @@ management.get_free_memory = another
 found["replaced later"] = [str(hook) for hook in hooks.hooks()]
 print(json.dumps(found))
 """
+PARTLY = """
+import json
+import comfy.model_management as management
+import torch
+from xpu_utils.host import cpu_engine, hooks, memory
+
+def lost():
+    raise RuntimeError("level_zero backend failed with error: 20 (UR_RESULT_ERROR_DEVICE_LOST)")
+
+given_back = []
+cpu_engine.give_back_freed_memory = lambda: given_back.append(True)
+management.soft_empty_cache = lost
+cpu_engine._give_back_with_the_cache()
+try:
+    management.soft_empty_cache()
+except RuntimeError:
+    given_back.append("and the error is passed on")
+
+stock = torch.xpu.set_per_process_memory_fraction
+
+def first_refuses(fraction, device):
+    if device == 0:
+        raise RuntimeError("no")
+    stock(fraction, device)
+
+torch.xpu.set_per_process_memory_fraction = first_refuses
+memory.apply_memory_fraction()
+print(json.dumps({"given back": given_back, "hooks": [str(hook) for hook in hooks.hooks()]}))
+"""
 GIB = 1 << 30
 
 
-def test_the_free_memory_hook_knows_when_to_stand_down(tmp_path: Path) -> None:
-    script, config = tmp_path / "script.py", tmp_path / "sim.json"
-    script.write_text(SCRIPT)
-    config.write_text(json.dumps({"devices": [{"preset": "arc-b580", "other_process_bytes": 7 * GIB}]}))
+def run(base: Path, text: str, devices: list[object]) -> Any:
+    """What a script inside ComfyUI's code on simulated devices prints last."""
+    script, config = base / "script.py", base / "sim.json"
+    script.write_text(text)
+    config.write_text(json.dumps({"devices": devices}))
     environment = host_environment()
     environment["PYTHONPATH"] = f"{host_path()}{os.pathsep}{environment['PYTHONPATH']}"
     command = [*(sys.executable, "-m", "tests.xpu_sim", "--config", str(config)), "--", str(script)]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_what_works_is_done_where_a_part_fails(tmp_path: Path) -> None:
+    found = run(tmp_path, PARTLY, ["arc-b580", "arc-b580"])
+    assert found["given back"] == [True, "and the error is passed on"]
+    assert found["hooks"] == [
+        "memory fraction: applied, PyTorch may take at most 100% of xpu:1's memory; xpu:0: no",
+    ]
+
+
+def test_the_free_memory_hook_knows_when_to_stand_down(tmp_path: Path) -> None:
+    found = run(tmp_path, SCRIPT, [{"preset": "arc-b580", "other_process_bytes": 7 * GIB}])
     assert found["own fix"] == ["free memory: stood down, this ComfyUI asks the driver itself"]
     assert found["another pack"] == ["free memory: stood down, get_free_memory was replaced by __main__"]
     assert found["missing"] == ["free memory: unavailable, this ComfyUI has no get_free_memory"]

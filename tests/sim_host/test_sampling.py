@@ -22,6 +22,12 @@ from .matrix import OUT, faulty_server, set_next_fault
 
 Machine = tuple[Server, Simulation]
 
+PASSING = ("out_of_resources", "xpu:0")
+"""A kind of fault, and the device that is asked for: repeated there."""
+MOVING = ("nan", "xpu:1")
+"""In fp32 the model goes on on another device."""
+FAULTS = pytest.mark.parametrize("fault", [PASSING, MOVING], ids=["repeated", "moved"])
+
 
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
@@ -50,16 +56,20 @@ def sampled(server: Server, graph: Workflow, *, device: str) -> torch.Tensor:
     return dumped(server, placed, ["sampler", 0], f"sampled-{device.replace(':', '')}")
 
 
-def assert_a_fault_costs_nothing(machine: Machine, results: dict[str, bool], name: str, graph: Workflow) -> None:
+def assert_a_fault_costs_nothing(
+    machine: Machine, results: dict[str, bool], name: str, graph: Workflow, fault: tuple[str, str] = PASSING
+) -> None:
     server, simulation = machine
+    kind, device = fault
+    name = name if fault == PASSING else f"{name}, moved"
     results[name] = False
     expected = sampled(server, graph, device="cpu")
     assert torch.isfinite(expected).all()
     assert expected.std() > 0.01, "a constant result would equal anything"
     simulation.set_faults()
     # The model's first product in the second step.
-    set_next_fault(server, "sampler", step=1, operator="aten::addmm", kind="out_of_resources")
-    actual = sampled(server, graph, device="xpu:0")
+    set_next_fault(server, "sampler", step=1, operator="aten::addmm", kind=kind)
+    actual = sampled(server, graph, device=device)
     assert any(simulation.statistics().faults_fired), "nothing failed"
     simulation.set_faults()
     results[name] = torch.equal(actual, expected)
@@ -67,14 +77,18 @@ def assert_a_fault_costs_nothing(machine: Machine, results: dict[str, bool], nam
 
 
 def test_every_sampler(machine: Machine, results: dict[str, bool]) -> None:
+    """On a model that computes little, as one that predicts noise: what all samplers were made for."""
     server, _ = machine
     inputs = server.client.get("/object_info/KSampler")["KSampler"]["input"]["required"]
     samplers, schedulers = inputs["sampler_name"][0], inputs["scheduler"][0]
     assert len(samplers) > 30
     for number, sampler in enumerate(samplers):
-        graph = text_to_image(steps=4, sampler=sampler, size=32)
-        graph["sampler"]["inputs"]["scheduler"] = schedulers[number % len(schedulers)]
+        graph = video()
+        graph["noise"] = node("ModelSamplingDiscrete", model=["unet", 0], sampling="eps", zsnr=False)
+        scheduler = schedulers[number % len(schedulers)]
+        graph["sampler"]["inputs"].update(model=["noise", 0], sampler_name=sampler, scheduler=scheduler, steps=4)
         assert_a_fault_costs_nothing(machine, results, sampler, graph)
+    assert "memory leak" not in server.log_text(), "ComfyUI has lost whose the weights on the device are"
 
 
 def regional() -> Workflow:
@@ -101,6 +115,12 @@ def masked() -> Workflow:
     graph["mask"] = node("FeatherMask", mask=["solid", 0], left=16, top=16, right=16, bottom=16)
     graph["masked"] = node("SetLatentNoiseMask", samples=["latent", 0], mask=["mask", 0])
     graph["sampler"]["inputs"].update(latent_image=["masked", 0], denoise=0.7)
+    return graph
+
+
+def streamed() -> Workflow:
+    graph = text_to_image(steps=3)
+    graph["checkpoint"]["inputs"]["resident"] = "45%"
     return graph
 
 
@@ -142,13 +162,37 @@ def with_guider(guider: str) -> Workflow:
     return graph
 
 
+@FAULTS
 @pytest.mark.parametrize("guider", ["BasicGuider", "CFGGuider", "DualCFGGuider"])
-def test_every_guider(machine: Machine, results: dict[str, bool], guider: str) -> None:
-    assert_a_fault_costs_nothing(machine, results, guider, with_guider(guider))
+def test_every_guider(machine: Machine, results: dict[str, bool], guider: str, fault: tuple[str, str]) -> None:
+    assert_a_fault_costs_nothing(machine, results, guider, with_guider(guider), fault)
 
 
+@FAULTS
 @pytest.mark.parametrize(
-    "graph", [regional, masked, batch, video, lora, controlnet, sd3], ids=lambda graph: graph.__name__
+    "graph", [regional, masked, streamed, batch, video, lora, controlnet, sd3], ids=lambda graph: graph.__name__
 )
-def test_what_a_sampler_is_given(machine: Machine, results: dict[str, bool], graph: Callable[[], Workflow]) -> None:
-    assert_a_fault_costs_nothing(machine, results, graph.__name__, graph())
+def test_what_a_sampler_is_given(
+    machine: Machine, results: dict[str, bool], graph: Callable[[], Workflow], fault: tuple[str, str]
+) -> None:
+    assert_a_fault_costs_nothing(machine, results, graph.__name__, graph(), fault)
+
+
+GUIDANCE: dict[str, tuple[Callable[[], Workflow], dict[str, object]]] = {
+    "SelfAttentionGuidance": (text_to_image, {"scale": 0.5, "blur_sigma": 2.0}),
+    "PerturbedAttentionGuidance": (text_to_image, {"scale": 3.0}),
+    "PerpNeg": (text_to_image, {"empty_conditioning": ["negative", 0], "neg_scale": 1.0}),
+    "RescaleCFG": (text_to_image, {"multiplier": 0.7}),
+    "DifferentialDiffusion": (masked, {}),
+    "SkipLayerGuidanceSD3": (sd3, {"layers": "0", "scale": 3.0, "start_percent": 0.0, "end_percent": 1.0}),
+}
+"""ComfyUI's nodes that put guidance on a model -> what they are used with, and their inputs."""
+
+
+@pytest.mark.parametrize("name", GUIDANCE)
+def test_every_guidance(machine: Machine, results: dict[str, bool], name: str) -> None:
+    make, inputs = GUIDANCE[name]
+    graph = make()
+    graph["guided"] = node(name, model=["checkpoint", 0], **inputs)
+    graph["sampler"]["inputs"]["model"] = ["guided", 0]
+    assert_a_fault_costs_nothing(machine, results, name, graph)

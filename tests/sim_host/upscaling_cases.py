@@ -11,6 +11,7 @@ from spandrel import ModelLoader
 from tests import xpu_sim
 from xpu_utils.faults import lost_devices
 from xpu_utils.host.inventory import placement_for
+from xpu_utils.host.recovery import placement_after
 from xpu_utils.host.synthetic import LAYOUTS, random_weights
 from xpu_utils.host.upscaling import PlacedUpscaler, upscale
 
@@ -36,14 +37,17 @@ def _upscaled(*faults: xpu_sim.Fault, by_stock_node: bool = False) -> dict[str, 
         picture = ImageUpscaleWithModel().upscale(placed, _picture())[0]
     else:
         picture, _ = upscale(placed, _picture(), "auto", "auto")
+    ran = placement_after(placed.patcher, placed.placement)
     fired = simulation.statistics().faults_fired
     simulation.clear_faults()
     return {
         "fired": list(fired),
         "largest_difference": float((picture - expected).abs().max()),
         "spread": float(expected.std()),
-        "device": placed.placement.device.id,
-        "reason": placed.placement.reason,
+        "device": ran.device.id,
+        "reason": ran.reason,
+        "next_device": placed.placement.device.id,
+        "on_host": {str(tensor.device) for tensor in placed.model.parameters()} == {"cpu"},
         "lost": sorted(lost_devices()),
     }
 
@@ -59,6 +63,10 @@ def case_once_out_of_memory() -> Any:
 
 def case_always_out_of_memory() -> Any:
     return _upscaled(xpu_sim.Fault(operator="convolution", kind="out_of_resources", times=None))
+
+
+def case_first_device_out_of_memory() -> Any:
+    return _upscaled(xpu_sim.Fault(operator="convolution", kind="out_of_resources", times=None, device=0))
 
 
 def case_lost() -> Any:

@@ -51,10 +51,20 @@ def inventory(*devices: Any) -> Inventory:
 
 NOTHING = inventory()
 CPU_BUILD = torch_build(version="2.13.0+cpu", xpu=False)
+TWO_GPUS = (Gpu(0xE20B, "xe", 12 * GIB, integrated=False), Gpu(0xA780, "i915", 256 << 20, integrated=True))
+WINDOWS: dict[str, Any] = {
+    "system": "windows",
+    "kernel": "11",
+    "gpus": (Gpu(0xE20B, "32.0.101.6078", 0, integrated=False),),
+    "render_nodes": (),
+    "loader": "ze_loader.dll",
+    "level_zero_driver": "",
+}
 A770 = Gpu(0x56A0, "i915", 16 * GIB, integrated=False)
 
 BROKEN: dict[str, tuple[dict[str, Any], State, str, str]] = {
-    # code: (what is different from the healthy machine, state, part of the evidence, part of a fix)
+    # code, or code and circumstance: (what is different from the healthy machine, state, part of the evidence, part of
+    # a fix)
     "kernel-driver-missing": (
         {"gpus": (Gpu(0xE20B, "", 0, integrated=False),), "inventory": NOTHING},
         State.ERROR,
@@ -73,7 +83,7 @@ BROKEN: dict[str, tuple[dict[str, Any], State, str, str]] = {
         "kernel 6.12.48",
         "full-upgrade",
     ),
-    "no-gpu": ({"gpus": (), "inventory": NOTHING}, State.NOTE, "6.12.48", ""),
+    "no-gpu": ({"gpus": (), "inventory": NOTHING}, State.NOTE, "6.12.48", "pass the GPU through"),
     "render-missing": ({"render_nodes": ()}, State.ERROR, "/dev/dri", "--device /dev/dri"),
     "render-permission": (
         {"render_nodes": (RenderNode("renderD128", "render", usable=False),)},
@@ -138,8 +148,69 @@ BROKEN: dict[str, tuple[dict[str, Any], State, str, str]] = {
         "ONEAPI_DEVICE_SELECTOR=opencl:*",
         "export ONEAPI_DEVICE_SELECTOR=level_zero:gpu",
     ),
+    "selector, all discarded": (
+        {"environment": {"ONEAPI_DEVICE_SELECTOR": "!level_zero:*"}, "inventory": NOTHING},
+        State.ERROR,
+        "!level_zero:*",
+        "export ONEAPI_DEVICE_SELECTOR=level_zero:gpu",
+    ),
+    "selector, a GPU that is not there": (
+        {"environment": {"ONEAPI_DEVICE_SELECTOR": "level_zero:7"}, "inventory": NOTHING},
+        State.ERROR,
+        "level_zero:7",
+        "export ONEAPI_DEVICE_SELECTOR=level_zero:gpu",
+    ),
+    "selector, one of two GPUs": (
+        {"environment": {"ONEAPI_DEVICE_SELECTOR": "level_zero:0"}, "gpus": TWO_GPUS},
+        State.NOTE,
+        "level_zero:0",
+        "export ONEAPI_DEVICE_SELECTOR=level_zero:gpu",
+    ),
+    "affinity-mask, one of two GPUs": (
+        {"environment": {"ZE_AFFINITY_MASK": "0"}, "gpus": TWO_GPUS},
+        State.NOTE,
+        "ZE_AFFINITY_MASK=0",
+        "unset ZE_AFFINITY_MASK",
+    ),
+    "mkl-missing": ({"torch_build": torch_build(mkl=False)}, State.NOTE, "2.13.0", "force-reinstall"),
+    "no-gpu, Windows": (
+        {"system": "windows", "gpus": (), "inventory": NOTHING},
+        State.NOTE,
+        "kernel",
+        "In Device Manager enable the GPU",
+    ),
+    "kernel-driver-missing, Windows": (
+        {**WINDOWS, "gpus": (Gpu(0xE20B, "", 0, integrated=False),), "inventory": NOTHING},
+        State.ERROR,
+        "no driver",
+        "newest Intel Arc graphics driver",
+    ),
+    "loader-missing, Windows": (
+        {**WINDOWS, "loader": "", "inventory": NOTHING},
+        State.ERROR,
+        "ze_loader.dll",
+        "newest Intel Arc graphics driver",
+    ),
+    "torch-not-xpu, Windows": (
+        {**WINDOWS, "torch_build": CPU_BUILD, "packages": {}, "inventory": NOTHING},
+        State.ERROR,
+        "2.13.0+cpu",
+        "whl/xpu",
+    ),
+    "affinity-mask, Windows": (
+        {**WINDOWS, "environment": {"ZE_AFFINITY_MASK": "1"}, "inventory": NOTHING},
+        State.ERROR,
+        "ZE_AFFINITY_MASK=1",
+        r"reg delete HKCU\Environment /v ZE_AFFINITY_MASK /f",
+    ),
+    "device-unknown-to-runtime, Windows": (
+        {**WINDOWS, "inventory": NOTHING},
+        State.ERROR,
+        "compute runtime ze_loader.dll",
+        "Update Intel's compute runtime",
+    ),
     "sycl-filter": (
-        {"environment": {"SYCL_DEVICE_FILTER": "opencl:gpu"}},
+        {"environment": {"SYCL_DEVICE_FILTER": "opencl:gpu"}, "inventory": NOTHING},
         State.ERROR,
         "opencl:gpu",
         "unset SYCL_DEVICE_FILTER",
@@ -192,8 +263,14 @@ BROKEN: dict[str, tuple[dict[str, Any], State, str, str]] = {
         {"host": host(hooks=(("memory", "stood down", "comfy-aimdo-xpu manages memory"),))},
         State.NOTE,
         "comfy-aimdo-xpu",
-        "",
+        "undo what the reason names",
     ),
     "ram-small": ({"host": host(largest_model_bytes=30 * GIB)}, State.WARNING, "30.0 GiB of model", "quantised"),
     "disk-full": ({"free_disk_bytes": GIB}, State.WARNING, "1.0 GiB free", "Free some space"),
+    "disk-full, of the models": (
+        {"host": host(free_model_disk_bytes=GIB)},
+        State.WARNING,
+        "1.0 GiB free",
+        "Free some space",
+    ),
 }

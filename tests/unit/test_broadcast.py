@@ -64,6 +64,27 @@ def test_a_second_page_with_a_shorter_interval_need_not_wait_out_the_first() -> 
     assert asyncio.run(watch()) >= 4
 
 
+def test_the_interval_can_be_raised_while_pages_watch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(broadcast, "WATCH_SECONDS", 0.3)
+    recorder = Recorder()
+
+    async def watch() -> tuple[int, int]:
+        broadcaster = Broadcaster(lambda: Monitor([]), recorder)
+        broadcaster.watch(0.05)
+        await asyncio.sleep(0.1)
+        for _ in range(5):  # the page goes on watching, at the longer interval
+            broadcaster.watch(60.0)
+            await asyncio.sleep(0.1)
+        raised = len(recorder.sent)
+        for _ in range(5):
+            broadcaster.watch(60.0)
+            await asyncio.sleep(0.1)
+        return raised, len(recorder.sent)
+
+    raised, after = asyncio.run(watch())
+    assert after == raised, "going on watching is no reason to sample before the interval has passed"
+
+
 def test_placements_and_faults_are_sent_as_they_come() -> None:
     recorder = Recorder()
     stop = send_jobs(recorder)
@@ -78,6 +99,6 @@ def test_placements_and_faults_are_sent_as_they_come() -> None:
 def test_what_is_free_and_what_others_use_is_spelled_out() -> None:
     memory = MemoryReading("sysman", 16 * GIB, 12 * GIB, 2 * GIB, sees_others=True)
     device = DeviceSample("xpu:0", "A770", memory, {}, None, None, None, {}, {})
-    data = sample_data(Sample(0.0, HostSample(1, 1, 1, 0.0), (device,)))
+    data = sample_data(Sample(0.0, HostSample(1, 1, 1, 0.0), "", (device,)))
     shown = data["devices"][0]["memory"]
     assert (shown["free_bytes"], shown["others_bytes"]) == (4 * GIB, 10 * GIB)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import pickle
+import random
 from pathlib import Path
 
 import pytest
@@ -13,6 +17,18 @@ from safetensors.torch import save, save_file
 from xpu_utils.checkpoints import CheckpointError, check_file, first_not_finite
 
 GOOD = save({"weight": torch.ones(16, 16)})
+
+
+def pickled(content: object, *, archive: bool = True) -> bytes:
+    """What `torch.save` writes, as a zip archive or in the format before that."""
+    stream = io.BytesIO()
+    torch.save(content, stream, _use_new_zipfile_serialization=archive)
+    return stream.getvalue()
+
+
+PICKLE = {
+    archive: pickled({"state_dict": {"weight": torch.ones(16, 16)}}, archive=archive) for archive in (True, False)
+}
 
 
 def test_a_good_file_passes(tmp_path: Path) -> None:
@@ -49,6 +65,49 @@ def test_pickles_are_refused_unless_the_host_reads_them_safely(tmp_path: Path, s
     check_file(path, pickles_allowed=True)
     with pytest.raises(CheckpointError, match="is a pickle"):
         check_file(path, pickles_allowed=False)
+
+
+@pytest.mark.parametrize("archive", [True, False])
+def test_a_good_pickle_passes(tmp_path: Path, archive: bool) -> None:
+    path = tmp_path / "good.ckpt"
+    path.write_bytes(PICKLE[archive])
+    check_file(path, pickles_allowed=True)
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"\x89PNG\r\n\x1a\n" + b"x" * 100, "is a PNG picture, not a PyTorch file"),
+        (b"<!DOCTYPE html><html>" + b"x" * 100, "is a web page"),
+        (GOOD, "is a safetensors file, not a PyTorch file"),
+        (b"random text", "truncated or corrupt"),
+        (PICKLE[True][:-100], "truncated or corrupt"),
+        (PICKLE[False][:-100], "truncated or corrupt"),
+        (pickled([torch.ones(2)]), "holds a list, not weights by name"),
+        (pickled({"epoch": 3}), "holds no tensors"),
+        (pickle.dumps({"weight": pytest.raises}), "is a pickle that holds more than weights and was not read"),
+    ],
+)
+def test_a_bad_pickle_is_refused_with_what_it_is(tmp_path: Path, content: bytes, says: str) -> None:
+    path = tmp_path / "model.ckpt"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=says) as caught:
+        check_file(path, pickles_allowed=True)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("archive", [True, False])
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_no_damage_to_a_pickle_gives_another_error(tmp_path: Path, archive: bool) -> None:
+    path, chance = tmp_path / "model.pt", random.Random(5)
+    for _ in range(300):
+        damaged = bytearray(PICKLE[archive][: chance.randint(1, len(PICKLE[archive]))])
+        for _ in range(chance.randint(0, 20)):
+            damaged[chance.randrange(len(damaged))] = chance.randrange(256)
+        path.write_bytes(damaged)
+        with contextlib.suppress(CheckpointError):
+            check_file(path, pickles_allowed=True)
 
 
 @settings(max_examples=60)

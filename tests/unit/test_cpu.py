@@ -23,7 +23,7 @@ PLAN = CpuPlan(
         AttentionRule("bf16", 128, cpu.LARGEST, AttentionPath.SOFTMAX),
         AttentionRule("bf16", cpu.LARGEST, 64, AttentionPath.SIGMOID),
     ),
-    speeds={"gemm bf16": 200.0},
+    speeds={"gemm fp32": 80.0, "gemm bf16": 200.0},
 )
 
 
@@ -74,6 +74,31 @@ def test_a_plan_of_an_older_version_is_measured_anew(tmp_path: Path, measured: l
     file.write_text(file.read_text().replace('"threads"', '"cores"'))
     cpu_plan(tmp_path)
     assert len(measured) == 2
+
+
+def test_threads_are_those_of_this_process_whatever_the_measuring_one_was_allowed(
+    tmp_path: Path, measured: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu, "usable_cores", lambda: 1)
+    assert cpu_plan(tmp_path).threads == 1
+    monkeypatch.setattr(cpu, "usable_cores", lambda: 6)
+    assert cpu_plan(tmp_path).threads == 6
+    assert len(measured) == 1
+
+
+def test_plans_of_another_version_of_the_measurement_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = capabilities({}).identity
+    monkeypatch.setattr(cpu, "PLAN_VERSION", cpu.PLAN_VERSION + 1)
+    assert capabilities({}).identity != now
+
+
+def test_a_precision_is_computed_in_where_it_was_measured_faster_than_fp32_or_is_chosen() -> None:
+    assert PLAN.computes("bf16")
+    assert PLAN.computes("fp32")
+    assert not PLAN.computes("fp16"), "not measured: the CPU has no instructions for it"
+    emulating = dataclasses.replace(PLAN, precision="fp32", speeds={"gemm fp32": 80.0, "gemm bf16": 1.0})
+    assert not emulating.computes("bf16")
+    assert overridden(emulating, "precision=bf16").computes("bf16")
 
 
 def test_the_user_overrides_what_was_measured(

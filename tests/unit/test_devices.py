@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +13,7 @@ import torch
 
 from xpu_utils import devices
 from xpu_utils.__main__ import main
-from xpu_utils.devices import find_devices
+from xpu_utils.devices import cpu_name, find_devices
 from xpu_utils.profiles import OVERRIDES_VARIABLE, Architecture, architecture_of, profile_of
 
 
@@ -87,9 +88,26 @@ def test_a_gpu_that_the_kernel_knows_and_torch_does_not_is_rejected(
     ("environment", "gpus", "why"),
     [
         ({"ONEAPI_DEVICE_SELECTOR": "opencl:*"}, [("0x8086", "0xe20b")], "ONEAPI_DEVICE_SELECTOR=opencl:* hides"),
+        (
+            {"ONEAPI_DEVICE_SELECTOR": "level_zero:1"},
+            [("0x8086", "0xe20b")],
+            "ONEAPI_DEVICE_SELECTOR=level_zero:1 hides",
+        ),
+        ({"ONEAPI_DEVICE_SELECTOR": "*:cpu"}, [("0x8086", "0xe20b")], "ONEAPI_DEVICE_SELECTOR=*:cpu hides"),
+        (
+            {"ONEAPI_DEVICE_SELECTOR": "!level_zero:*"},
+            [("0x8086", "0xe20b")],
+            "ONEAPI_DEVICE_SELECTOR=!level_zero:* hides",
+        ),
+        ({"ONEAPI_DEVICE_SELECTOR": "level_zero:gpu"}, [("0x8086", "0xe20b")], "Level Zero driver reports no device"),
+        ({"ONEAPI_DEVICE_SELECTOR": "*:0;opencl:*"}, [("0x8086", "0xe20b")], "Level Zero driver reports no device"),
+        ({"ONEAPI_DEVICE_SELECTOR": "!opencl:*"}, [("0x8086", "0xe20b")], "Level Zero driver reports no device"),
+        ({"ONEAPI_DEVICE_SELECTOR": "!*:cpu"}, [("0x8086", "0xe20b")], "Level Zero driver reports no device"),
         ({"ZE_AFFINITY_MASK": "7"}, [("0x8086", "0xe20b")], "ZE_AFFINITY_MASK=7"),
+        ({"ZE_AFFINITY_MASK": "0"}, [("0x8086", "0xe20b")], "Level Zero driver reports no device"),
         ({}, [("0x8086", "0xe20b")], "Level Zero driver reports no device"),
         ({}, [], "no GPU driver is loaded"),
+        ({}, [("0x10de", "0x2684")], "no GPU driver is loaded"),
     ],
 )
 def test_the_reason_for_a_missing_xpu_is_found(
@@ -107,6 +125,81 @@ def test_a_render_node_without_permission_is_the_reason(monkeypatch: pytest.Monk
     (rejection,) = find_devices({}, *gpu_tree(tmp_path, ("0x8086", "0xe20b"))).rejected
     assert "no permission on" in rejection.why
     assert "render" in rejection.fix
+
+
+def test_a_selector_that_names_one_gpu_is_why_the_other_is_hidden(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(torch, "xpu", xpu_module(B580))
+    tree = gpu_tree(tmp_path, ("0x8086", "0xe20b"), ("0x8086", "0x56a0"))
+    (rejection,) = find_devices({"ONEAPI_DEVICE_SELECTOR": "level_zero:0"}, *tree).rejected
+    assert rejection.what == "Intel GPU 0x56a0 (renderD129)"
+    assert "ONEAPI_DEVICE_SELECTOR=level_zero:0 hides it" in rejection.why
+
+
+def test_the_render_node_of_another_vendor_is_not_the_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(torch, "xpu", xpu_module())
+    monkeypatch.setattr(os, "access", lambda node, _: node.name != "renderD128")
+    tree = gpu_tree(tmp_path, ("0x10de", "0x2684"), ("0x8086", "0xe20b"))
+    (rejection,) = find_devices({}, *tree).rejected
+    assert "Level Zero driver reports no device" in rejection.why
+
+
+def test_windows_is_told_of_its_own_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(torch, "xpu", xpu_module())
+    monkeypatch.setattr(platform, "system", lambda: "Windows")
+    (rejection,) = find_devices({}, tmp_path / "dri", tmp_path / "drm").rejected
+    assert "graphics driver" in rejection.why
+    assert "for Windows" in rejection.fix
+
+
+def test_a_device_that_cannot_be_asked_is_rejected_and_the_others_are_used(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def properties(index: int) -> object:
+        if index == 0:
+            raise RuntimeError("level_zero backend failed with error: 20 (UR_RESULT_ERROR_DEVICE_LOST)\nmore")
+        return B580
+
+    module = xpu_module(B580, B580)
+    module.get_device_properties = properties
+    monkeypatch.setattr(torch, "xpu", module)
+    found = find_devices({}, *gpu_tree(tmp_path, ("0x8086", "0xe20b"), ("0x8086", "0xe20b")))
+    assert [device.id for device in found.devices] == ["xpu:1", "cpu"]
+    (rejection,) = found.rejected
+    assert rejection.what == "xpu:0"
+    assert rejection.why.startswith("its driver failed: level_zero backend failed")
+    assert "\n" not in rejection.why
+
+
+def test_a_driver_that_cannot_count_its_devices_leaves_the_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def count() -> int:
+        raise RuntimeError("Native API failed")
+
+    module = xpu_module()
+    module.device_count = count
+    monkeypatch.setattr(torch, "xpu", module)
+    found = find_devices({}, *gpu_tree(tmp_path, ("0x8086", "0xe20b")))
+    assert [device.id for device in found.devices] == ["cpu"]
+    assert [(rejection.what, rejection.why) for rejection in found.rejected] == [
+        ("xpu", "its driver failed: Native API failed")
+    ]
+
+
+def test_an_accelerator_whose_module_reports_nothing_is_still_a_device(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(torch, "mps", SimpleNamespace(device_count=lambda: 1))
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("mps"))
+    device = find_devices({}, *gpu_tree(tmp_path)).devices[0]
+    assert (device.id, device.name, device.total_bytes) == ("mps:0", "mps:0", 0)
+
+
+def test_the_cpu_has_its_makers_name(tmp_path: Path) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("processor\t: 0\nmodel name\t: Intel(R) Core(TM) Ultra 7 258V\nflags\t\t: fpu\n")
+    assert cpu_name(cpuinfo) == "Intel(R) Core(TM) Ultra 7 258V"
+    assert cpu_name(tmp_path / "missing") == (platform.processor() or platform.machine())
 
 
 def test_a_torch_without_xpu_is_the_first_reason(tmp_path: Path) -> None:
@@ -130,6 +223,11 @@ def test_a_torch_without_xpu_is_the_first_reason(tmp_path: Path) -> None:
         (None, "Intel(R) Arc(TM) A580 Graphics", Architecture.ALCHEMIST),
         (None, "Intel(R) Data Center GPU Max 1550", Architecture.DATA_CENTER_MAX),
         (None, "Intel(R) Iris(R) Xe Graphics", Architecture.XE_LP),
+        (None, "Intel(R) UHD Graphics 770", Architecture.XE_LP),
+        (None, "Intel(R) UHD Graphics 630", Architecture.UNKNOWN),
+        (None, "Intel(R) Arc(TM) Graphics", Architecture.METEOR_LAKE),
+        (None, "Intel(R) Arc(TM) 140T GPU (32GB)", Architecture.METEOR_LAKE),
+        (None, "Intel(R) Arc(TM) B580 Graphics", Architecture.BATTLEMAGE),
         (None, "llvmpipe", Architecture.UNKNOWN),
     ],
 )
@@ -156,6 +254,11 @@ def test_a_user_overrides_a_value_of_a_profile(monkeypatch: pytest.MonkeyPatch, 
         ("{", "cannot be read as JSON"),
         ('{"voodoo": {}}', "no architecture is called 'voodoo'"),
         ('{"alchemist": {"colour": "blue"}}', "a profile has no field 'colour'"),
+        ("[1]", "holds no object of architectures"),
+        ('{"alchemist": 5}', "alchemist holds no object of fields"),
+        ('{"alchemist": {"memory_fraction": "lots"}}', r"memory_fraction cannot be 'lots', give it float \| None"),
+        ('{"alchemist": {"integrated": 1}}', "integrated cannot be 1, give it bool"),
+        ('{"alchemist": {"flash_head_dims": ["64"]}}', "flash_head_dims cannot be"),
     ],
 )
 def test_a_wrong_override_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, says: str) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from xpu_utils.jobs import Fault, JobLog, Stage
+from xpu_utils.jobs import Fault, JobLog, Stage, StageState
 
 
-def _stage(name: str = "sample", *, seconds: float = 1.0, peak_bytes: int | None = None) -> Stage:
-    return Stage(name, "xpu:1", "xpu:0", "bf16", seconds, "xpu:1 is not on this machine", peak_bytes)
+def _stage(
+    name: str = "sample", *, seconds: float = 1.0, peak_bytes: int | None = None, state: StageState = "done"
+) -> Stage:
+    return Stage(name, "xpu:1", "xpu:0", "bf16", seconds, "xpu:1 is not on this machine", peak_bytes, state)
 
 
 def test_a_job_sums_its_stages_and_keeps_the_largest_peak() -> None:
@@ -20,6 +22,33 @@ def test_a_job_sums_its_stages_and_keeps_the_largest_peak() -> None:
     assert [stage.name for stage in job.stages] == ["sample", "vae decode", "save"]
 
 
+def test_a_stage_takes_the_place_of_what_it_was_while_it_ran() -> None:
+    log = JobLog()
+    log.record_stage("p", _stage(state="done"))
+    log.record_stage("p", _stage(seconds=0, state="running"))
+    log.record_stage("p", _stage("decode", state="running"))
+    log.record_stage("p", _stage(seconds=4.0, state="stopped"))
+    (job,) = log.jobs()
+    assert [(stage.name, stage.state) for stage in job.stages] == [
+        ("sample", "done"),
+        ("decode", "running"),
+        ("sample", "stopped"),
+    ]
+
+
+def test_a_job_counts_its_rungs() -> None:
+    log = JobLog()
+    for rung, name in (
+        ("9 MiB freed", "memory freed"),
+        ("0 MiB freed", "memory freed"),
+        ("xpu:1", "another"),
+        ("", ""),
+    ):
+        log.record_fault("p", Fault("out of memory", "xpu:0", "sample", rung, name))
+    (job,) = log.jobs()
+    assert job.rungs == {"memory freed": 2, "another": 1}
+
+
 def test_the_oldest_job_and_the_oldest_record_are_forgotten_first() -> None:
     log = JobLog(job_limit=2, record_limit=3)
     for prompt in "abc":
@@ -27,6 +56,7 @@ def test_the_oldest_job_and_the_oldest_record_are_forgotten_first() -> None:
             log.record_stage(prompt, _stage(str(index)))
             log.record_fault(prompt, Fault("out of memory", "xpu:0", "sample", step=index))
     newest, older = log.jobs()
+    assert log.jobs(limit=1) == (newest,)
     assert (newest.prompt_id, older.prompt_id) == ("c", "b")
     assert [stage.name for stage in newest.stages] == ["2", "3", "4"]
     assert [fault.step for fault in newest.faults] == [2, 3, 4]

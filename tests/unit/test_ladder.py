@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xpu_utils.faults import FaultKind, NotFiniteError, classify
-from xpu_utils.ladder import ORDER, Failure, LadderExhaustedError, Rung, climb
+from xpu_utils.ladder import ADVICE, ORDER, Failure, LadderExhaustedError, Rung, climb
 
 
 @pytest.mark.parametrize(
@@ -38,6 +38,14 @@ from xpu_utils.ladder import ORDER, Failure, LadderExhaustedError, Rung, climb
             FaultKind.OPERATOR_MISSING,
         ),
         (NotFiniteError("step 3"), FaultKind.NOT_FINITE),
+        (RuntimeError("Native API failed. Native API returns: 20"), FaultKind.DEVICE_LOST),
+        (RuntimeError("Native API failed. Native API returns: 39"), FaultKind.OUT_OF_MEMORY),
+        (RuntimeError("PI_ERROR_DEVICE_NOT_AVAILABLE"), FaultKind.DEVICE_LOST),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), FaultKind.DEVICE_LOST),
+        (RuntimeError("UR_RESULT_ERROR_UNKNOWN"), FaultKind.OPERATOR_MISSING),
+        (RuntimeError("could not create a primitive"), FaultKind.OPERATOR_MISSING),
+        (RuntimeError("UR_RESULT_ERROR_INVALID_BUFFER_SIZE"), FaultKind.ALLOCATION_TOO_LARGE),
+        (RuntimeError("the tokenizer failed with error: 20"), FaultKind.UNKNOWN),
         (RuntimeError("shape '[2, 3]' is invalid for input of size 5"), FaultKind.UNKNOWN),
         (KeyError("out of memory"), FaultKind.UNKNOWN),
     ],
@@ -59,8 +67,23 @@ def fail_times(count: int, error: BaseException) -> list[BaseException]:
     return [error] * count
 
 
-def run(failures: list[BaseException], applicable: set[Rung]) -> tuple[list[Rung], int]:
-    """Climbs with an attempt that fails with each error in turn; answers the rungs taken and the attempts made."""
+class Stop(Exception):
+    """The host's way to stop a prompt."""
+
+
+def run(
+    failures: list[BaseException],
+    applicable: set[Rung],
+    *,
+    accelerators: int = 1,
+    failing: dict[Rung, BaseException] | None = None,
+) -> tuple[list[Rung], int]:
+    """Climbs with an attempt that fails with each error in turn; answers the rungs taken and the attempts made.
+
+    Args:
+        accelerators: how often another one is found.
+        failing: what the actions of some rungs raise.
+    """
     taken: list[Rung] = []
     attempts = 0
 
@@ -71,13 +94,19 @@ def run(failures: list[BaseException], applicable: set[Rung]) -> tuple[list[Rung
             raise failures[attempts - 1]
         return "done"
 
-    actions = {rung: (lambda failure, rung=rung: rung.value if rung in applicable else None) for rung in Rung}
+    def action(rung: Rung) -> str | None:
+        if failing and rung in failing:
+            raise failing[rung]
+        there = rung is not Rung.ACCELERATOR or taken.count(rung) < accelerators
+        return rung.value if rung in applicable and there else None
+
     answer = climb(
         attempt,
-        actions,
+        {rung: (lambda failure, rung=rung: action(rung)) for rung in Rung},
         on_failure=lambda failure: None,
         on_rung=lambda failure, rung, words: taken.append(rung),
         what="sampling step 1",
+        passing=(Stop,),
     )
     assert answer == "done"
     return taken, attempts
@@ -100,6 +129,49 @@ def test_a_failure_of_another_kind_on_the_way_continues_on_its_own_ladder() -> N
     assert run(failures, set(Rung))[0] == [Rung.FREE, Rung.ACCELERATOR]
 
 
+def test_each_accelerator_is_tried_and_then_the_cpu() -> None:
+    lost = RuntimeError("UR_RESULT_ERROR_DEVICE_LOST")
+    assert run([lost] * 2, set(Rung), accelerators=2) == ([Rung.ACCELERATOR, Rung.ACCELERATOR], 3)
+    assert run([lost] * 3, set(Rung), accelerators=2)[0] == [Rung.ACCELERATOR, Rung.ACCELERATOR, Rung.CPU]
+
+
+def test_after_a_rung_that_fails_itself_the_next_one_is_taken() -> None:
+    full = torch.OutOfMemoryError("out of memory")
+    applicable = {Rung.FREE, Rung.ACCELERATOR, Rung.CPU}
+    assert run([full] * 2, applicable, failing={Rung.ACCELERATOR: full}, accelerators=0)[0] == [Rung.FREE, Rung.CPU]
+    with pytest.raises(KeyError):
+        run([full] * 2, applicable, failing={Rung.ACCELERATOR: KeyError("odd")})
+
+
+def test_a_failure_that_another_error_wraps_is_met_as_well() -> None:
+    wrapped = ValueError("the block failed")
+    wrapped.__cause__ = torch.OutOfMemoryError("out of memory")
+    assert run([wrapped], set(Rung)) == ([Rung.FREE], 2)
+
+
+def test_a_stop_is_passed_on_even_in_the_handling_of_a_failure() -> None:
+    stop = Stop()
+    stop.__context__ = torch.OutOfMemoryError("out of memory")
+    with pytest.raises(Stop):
+        run([stop], set(Rung))
+    with pytest.raises(Stop):
+        run([torch.OutOfMemoryError("out of memory")], set(Rung), failing={Rung.FREE: stop})
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (torch.OutOfMemoryError("out of memory"), "make the picture or batch smaller, or free memory"),
+        (RuntimeError("UR_RESULT_ERROR_DEVICE_LOST"), "restart ComfyUI to get the device back"),
+        (NotFiniteError("nan"), "choose precision fp32, or leave out the LoRA, .*"),
+        (RuntimeError("Required aspect fp64"), "update the driver and PyTorch, or choose another device"),
+    ],
+)
+def test_the_advice_fits_the_failure(error: BaseException, advice: str) -> None:
+    with pytest.raises(LadderExhaustedError, match=f"nothing could be tried: {advice}.$"):
+        run([error], set())
+
+
 def test_an_unknown_failure_is_raised_as_it_came() -> None:
     error = RuntimeError("shape mismatch")
     with pytest.raises(RuntimeError) as caught:
@@ -110,6 +182,10 @@ def test_an_unknown_failure_is_raised_as_it_came() -> None:
 def test_when_nothing_is_left_one_sentence_says_what_was_tried() -> None:
     with pytest.raises(LadderExhaustedError, match=r"^sampling step 1 failed with out of memory .* memory freed.*\.$"):
         run(fail_times(9, torch.OutOfMemoryError("out of memory")), {Rung.FREE})
+
+
+def test_every_failure_that_is_climbed_has_advice() -> None:
+    assert ADVICE.keys() == ORDER.keys()
 
 
 @given(
@@ -124,7 +200,7 @@ def test_no_rung_is_ever_taken_twice(errors: list[BaseException], applicable: se
         taken, attempts = run(errors, applicable)
     except LadderExhaustedError:
         return
-    assert len(taken) == len(set(taken))
+    assert len(taken) == len(set(taken)), "one other accelerator, so every rung once"
     assert attempts == len(taken) + 1
 
 

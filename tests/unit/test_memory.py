@@ -7,7 +7,6 @@ import threading
 from types import SimpleNamespace
 from typing import Any
 
-import psutil
 import pytest
 import torch
 from hypothesis import given
@@ -17,6 +16,7 @@ from xpu_utils import memory
 from xpu_utils.__main__ import main
 from xpu_utils.commands.devices import as_text
 from xpu_utils.devices import Inventory
+from xpu_utils.host_memory import HostMemory, read_host_memory
 from xpu_utils.memory import KNOWN_ALLOCATION_BYTES, FreeMemory, MemoryReader, read_memory
 from xpu_utils.telemetry.framework import AllocatorSource, DriverSource
 from xpu_utils.telemetry.readings import MemoryReading, Unavailable
@@ -194,7 +194,7 @@ def test_a_slow_source_is_asked_more_rarely(card: Card, cost_seconds: float, pau
 
 
 def test_an_integrated_gpu_has_no_more_free_than_its_host(card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=2 * GIB, total=16 * GIB))
+    monkeypatch.setattr(memory, "read_host_memory", lambda: HostMemory(16 * GIB, 2 * GIB))
     card.reserved_bytes, card.active_bytes = 3 * GIB, 2 * GIB
     read = reader(card, device=lunar_lake(total_bytes=12 * GIB)).read()
     assert read.free_bytes == 3 * GIB, "2 that the host can give and 1 that is held already"
@@ -245,7 +245,7 @@ def test_free_is_never_below_zero_or_above_the_total(
     device = xpu(total_bytes=total, integrated=integrated)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "xpu", card)
-        patch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=available))
+        patch.setattr(memory, "read_host_memory", lambda: HostMemory(available, available))
         try:
             read = reader(card, sysman(card, free_bytes=sysman_free), device=device).read()
         except Unavailable:
@@ -274,7 +274,7 @@ def test_several_threads_read_one_device(card: Card) -> None:
 def test_the_cpu_is_the_hosts_memory() -> None:
     read = read_memory(xpu(type="cpu", index=None))
     assert read.source == "host"
-    assert abs(read.free_bytes - psutil.virtual_memory().available) < GIB
+    assert abs(read.free_bytes - read_host_memory().available_bytes) < GIB
 
 
 def test_the_report_names_the_source_and_those_passed_over(card: Card) -> None:

@@ -78,6 +78,30 @@ def test_an_answer_is_not_lost_when_the_server_fails_afterwards(
     assert "sampling may lack memory" in caplog.text
 
 
+@pytest.mark.parametrize("hanging", [{"ps_delay_s": 3.0}, {"still_loaded": 1000}])
+def test_the_wait_for_unloading_ends_by_itself(
+    server: OllamaServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, hanging: dict[str, float]
+) -> None:
+    monkeypatch.setattr(ollama, "UNLOAD_TIMEOUT_S", 0.5)
+    server.__dict__.update(hanging)
+    started = time.monotonic()
+    assert put(server, environ={"XPU_NODES_OLLAMA_SHARES_DEVICE": "1"}) == "a vivid cat"
+    assert time.monotonic() - started < 2.5
+    assert "sampling may lack memory: the server did not show within 0.5 s" in caplog.text
+
+
+def test_the_stop_button_ends_the_wait_for_unloading(server: OllamaServer) -> None:
+    def check_stop() -> None:
+        if "/api/ps" in server.paths:
+            raise InterruptedError
+
+    server.ps_delay_s = 3.0
+    started = time.monotonic()
+    with pytest.raises(InterruptedError):
+        put(server, environ={"XPU_NODES_OLLAMA_SHARES_DEVICE": "1"}, check_stop=check_stop)
+    assert time.monotonic() - started < 2.5
+
+
 @pytest.mark.parametrize(
     ("host", "setting", "shared"),
     [
@@ -103,10 +127,34 @@ def test_hosts_come_from_the_environment_only() -> None:
     assert allowed_hosts({"OLLAMA_HOST": "http://elsewhere:1"}) == ("http://127.0.0.1:11434",)
 
 
-@pytest.mark.parametrize("entry", ["gpu-box:11434", "file:///etc/passwd", "http://a:1/path", "http://"])
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "gpu-box:11434",
+        "file:///etc/passwd",
+        "http://a:1/path",
+        "http://",
+        "http://a:port",
+        "http://a:99999",
+        "http://a:0",
+        "http://[bad",
+        "http://[::::]:1",
+        "http://\u2460:1",
+        "http://a?x=1",
+        "http://a#x",
+        "http://user@a",
+    ],
+)
 def test_an_entry_that_is_no_address_is_named(entry: str) -> None:
-    with pytest.raises(OllamaError, match="XPU_NODES_OLLAMA_HOSTS"):
-        allowed_hosts({"XPU_NODES_OLLAMA_HOSTS": entry})
+    with pytest.raises(OllamaError, match=r"XPU_NODES_OLLAMA_HOSTS: .* is not an address"):
+        list_models(allowed_hosts({"XPU_NODES_OLLAMA_HOSTS": entry}))
+    assert ModelMenu(wait_s=5.0).names({"XPU_NODES_OLLAMA_HOSTS": entry}) == ()
+
+
+def test_a_password_in_an_address_is_refused_and_not_repeated() -> None:
+    with pytest.raises(OllamaError, match=r"//\.\.\.@gpu-box") as caught:
+        allowed_hosts({"XPU_NODES_OLLAMA_HOSTS": "http://ann:secret@gpu-box:1"})
+    assert "secret" not in str(caught.value)
 
 
 def test_the_first_server_that_has_the_model_is_asked(server: OllamaServer) -> None:

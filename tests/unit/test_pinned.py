@@ -6,16 +6,19 @@ import pytest
 import torch
 
 from xpu_utils import pinned
+from xpu_utils.host_memory import HostMemory
 from xpu_utils.pinned import ALIGNMENT_BYTES, Packer, PinnedMemoryError, PinnedPool
 
+CPU = torch.device("cpu")
 
-def ordinary(size_bytes: int) -> torch.Tensor:
+
+def ordinary(size_bytes: int, device: torch.device) -> torch.Tensor:
     return torch.empty(size_bytes, dtype=torch.uint8)
 
 
 def test_a_slab_counts_until_the_last_tensor_over_it_is_gone() -> None:
     pool = PinnedPool(1 << 20, allocate=ordinary)
-    slab = pool.slab(1000)
+    slab = pool.slab(1000, CPU)
     parameter = torch.nn.Parameter(torch.zeros(4), requires_grad=False)
     parameter.data = slab[:16].view(torch.float32)
     assert pool.holds(parameter.data)
@@ -27,26 +30,35 @@ def test_a_slab_counts_until_the_last_tensor_over_it_is_gone() -> None:
 
 def test_the_limit_is_kept_and_named() -> None:
     pool = PinnedPool(3 << 20, allocate=ordinary)
-    kept = pool.slab(2 << 20)
+    kept = pool.slab(2 << 20, CPU)
     with pytest.raises(PinnedMemoryError, match=r"2 MiB more would exceed the limit of 3 MiB \(2 MiB in use\)"):
-        pool.slab(2 << 20)
+        pool.slab(2 << 20, CPU)
+    assert pool.used_bytes == len(kept)
+
+
+def test_so_much_is_not_locked_that_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = PinnedPool(1 << 40, allocate=ordinary)
+    monkeypatch.setattr(pinned, "read_host_memory", lambda: HostMemory(100 << 20, 30 << 20))
+    kept = pool.slab(20 << 20, CPU)
+    with pytest.raises(PinnedMemoryError, match="locking 26 MiB more would leave too little of the 30 MiB"):
+        pool.slab(26 << 20, CPU)
     assert pool.used_bytes == len(kept)
 
 
 def test_a_refusal_by_the_system_is_one_sentence_and_counts_nothing() -> None:
-    def refuse(size_bytes: int) -> torch.Tensor:
+    def refuse(size_bytes: int, device: torch.device) -> torch.Tensor:
         raise RuntimeError("CUDA error: out of memory\nmore lines")
 
     pool = PinnedPool(1 << 30, allocate=refuse)
     with pytest.raises(PinnedMemoryError, match=r"refused to lock 1 MiB \(CUDA error: out of memory\)"):
-        pool.slab(1 << 20)
+        pool.slab(1 << 20, CPU)
     assert pool.used_bytes == 0
 
 
 def test_packed_tensors_are_aligned_and_do_not_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pinned, "SLAB_BYTES", 4096)
     pool = PinnedPool(1 << 20, allocate=ordinary)
-    packer = Packer(pool)
+    packer = Packer(pool, CPU)
     rooms = [packer.place(size) for size in (1, 513, 3000, 5000, 7)]
     starts = [room.storage_offset() for room in rooms]
     assert starts == [0, ALIGNMENT_BYTES, 0, 0, 0]

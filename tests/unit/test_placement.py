@@ -64,6 +64,17 @@ def test_anything_else_is_refused_in_one_sentence(name: object) -> None:
         check_device_name(name)
 
 
+def test_a_precision_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^precision: fp8 is not offered, use one of auto, fp32, bf16, fp16\.$"):
+        place("auto", inventory(), precision="fp8")
+
+
+def test_reasons_add_up_and_auto_is_not_called_a_request() -> None:
+    placement = place("auto", inventory(), precision="fp32").because("one thing").because("").because("another")
+    assert placement.reason == "one thing; another"
+    assert str(placement).endswith("fp32; one thing; another")
+
+
 @given(st.text(max_size=40))
 def test_no_text_makes_placement_fail_in_another_way(text: str) -> None:
     accepted = re.fullmatch(r"[a-z]{1,16}(:[0-9]{1,3})?", text) is not None

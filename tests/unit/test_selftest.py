@@ -160,6 +160,12 @@ def test_a_device_that_hangs_costs_the_time_limit_only(kernels: Kernels, monkeyp
     assert [result.name for result in found.results] == ["matrix product"] * 3
     assert len(kernels.checks) == asked, "nothing more is started on the device"
 
+    new_process(monkeypatch)
+    kernels.checks.clear()
+    monkeypatch.setattr(selftest, "TIME_LIMIT_SECONDS", 60)
+    assert self_test(b580()).finished
+    assert kernels.checks[0] == ("convolution", "fp32"), "the next process goes on from there"
+
 
 def test_a_cache_that_cannot_be_written_does_no_harm(
     kernels: Kernels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

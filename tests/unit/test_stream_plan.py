@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xpu_utils.stream_plan import PieceCost, RingPlan, choose_resident, plan_ring, predict_seconds
+from xpu_utils.stream_plan import (
+    RING_BYTES,
+    PieceCost,
+    RingPlan,
+    choose_resident,
+    plan_ring,
+    predict_seconds,
+    ring_size,
+)
 
 SIZES = st.lists(st.integers(1, 60), min_size=1, max_size=30)
 COSTS = st.lists(st.builds(PieceCost, st.integers(1, 60), st.floats(0, 1)), min_size=1, max_size=30)
@@ -46,6 +54,20 @@ def test_a_piece_is_copied_before_it_is_used(sizes: list[int]) -> None:
     plan = plan_ring(sizes, 100)
     for number, (_, uses) in enumerate(order_of_copies(plan, len(sizes), 3)):
         assert number >= uses
+
+
+@pytest.mark.parametrize(
+    ("sizes", "available_bytes", "expected_bytes"),
+    [
+        ([30 << 20] * 200, float("inf"), RING_BYTES),
+        ([30 << 20] * 200, 200 << 20, 100 << 20),
+        ([30 << 20] * 200, 100 << 20, 60 << 20),
+        ([1 << 20] * 80, float("inf"), 10 << 20),
+    ],
+    ids=["enough", "little", "less than two leaves need", "a small model"],
+)
+def test_the_ring_suits_the_device_and_the_model(sizes: list[int], available_bytes: float, expected_bytes: int) -> None:
+    assert ring_size(sizes, available_bytes) == expected_bytes
 
 
 def test_a_piece_larger_than_the_ring_is_refused() -> None:

@@ -44,7 +44,7 @@ def test_two_cards_of_one_kind_without_an_address_are_not_guessed(tmp_path: Path
 
 def test_i915_discrete_card(tmp_path: Path) -> None:
     sysfs, proc = lay_out("i915_dgpu", tmp_path)
-    source = KernelSource(xpu(), sysfs=sysfs, proc=proc)
+    source = KernelSource(xpu(), sysfs=sysfs, files=fdinfo.OpenFiles(proc))
     memory = source.memory()
     assert (memory.used_bytes, memory.total_bytes, memory.own_bytes) == (8 * GIB, 16 * GIB, 0)
     assert source.temperature() == 61.0
@@ -59,7 +59,7 @@ def test_i915_discrete_card(tmp_path: Path) -> None:
 
 def test_i915_engines_are_busy_nanoseconds_over_wall_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sysfs, proc = lay_out("i915_dgpu", tmp_path)
-    source = KernelSource(xpu(), sysfs=sysfs, proc=proc)
+    source = KernelSource(xpu(), sysfs=sysfs, files=fdinfo.OpenFiles(proc))
     clock = iter((0, 1_000_000_000))
     monkeypatch.setattr("time.monotonic_ns", lambda: next(clock))
     assert source.engines() is None
@@ -72,7 +72,7 @@ def test_i915_engines_are_busy_nanoseconds_over_wall_time(tmp_path: Path, monkey
 
 def test_xe_discrete_card(tmp_path: Path) -> None:
     sysfs, proc = lay_out("xe_dgpu", tmp_path)
-    source = KernelSource(b580(total_bytes=11 * GIB), sysfs=sysfs, proc=proc)
+    source = KernelSource(b580(total_bytes=11 * GIB), sysfs=sysfs, files=fdinfo.OpenFiles(proc))
     memory = source.memory()
     assert memory.total_bytes == 12 * GIB  # the kernel's own figure, not torch's
     assert memory.used_bytes == 5 * GIB  # vram of two clients; memory of the other card and gtt do not count
@@ -82,7 +82,7 @@ def test_xe_discrete_card(tmp_path: Path) -> None:
 
 def test_xe_engines_are_busy_cycles_over_all_cycles_and_capacity(tmp_path: Path) -> None:
     sysfs, proc = lay_out("xe_dgpu", tmp_path)
-    source = KernelSource(b580(), sysfs=sysfs, proc=proc)
+    source = KernelSource(b580(), sysfs=sysfs, files=fdinfo.OpenFiles(proc))
     assert source.engines() is None
     for process, changes in {
         "4242/fdinfo/9": (("ccs:\t500000", "ccs:\t1700000"), ("cycles-ccs:\t1000000", "cycles-ccs:\t2000000")),
@@ -100,7 +100,7 @@ def test_xe_engines_are_busy_cycles_over_all_cycles_and_capacity(tmp_path: Path)
 
 def test_xe_integrated_gpu_uses_main_memory_and_lacks_sensors(tmp_path: Path) -> None:
     sysfs, proc = lay_out("xe_igpu", tmp_path)
-    source = KernelSource(lunar_lake(), sysfs=sysfs, proc=proc)
+    source = KernelSource(lunar_lake(), sysfs=sysfs, files=fdinfo.OpenFiles(proc))
     memory = source.memory()
     assert memory.used_bytes == (512 + 2048) * MIB
     assert memory.total_bytes == psutil.virtual_memory().total
@@ -113,19 +113,54 @@ def test_xe_integrated_gpu_uses_main_memory_and_lacks_sensors(tmp_path: Path) ->
 
 def test_own_memory_is_told_from_that_of_others(tmp_path: Path) -> None:
     sysfs, proc = lay_out("i915_dgpu", tmp_path)
-    clients = fdinfo.clients("0000:03:00.0", proc)
+    clients = fdinfo.OpenFiles(proc).clients("0000:03:00.0")
     memory = memory_of(xpu(), sysfs / "card1", clients, process=4242)
     assert (memory.own_bytes, memory.others_bytes, memory.free_bytes) == (6 * GIB, 2 * GIB, 8 * GIB)
     (proc / "4242").rename(proc / str(os.getpid()))
-    own = KernelSource(xpu(), sysfs=sysfs, proc=proc).memory().own_bytes
+    own = KernelSource(xpu(), sysfs=sysfs, files=fdinfo.OpenFiles(proc)).memory().own_bytes
     assert own == 6 * GIB
 
 
 def test_a_file_opened_twice_is_counted_once(tmp_path: Path) -> None:
     _, proc = lay_out("i915_dgpu", tmp_path)
-    assert sorted(client.client_id for client in fdinfo.clients("0000:03:00.0", proc)) == ["11", "12"]
+    assert sorted(client.client_id for client in fdinfo.OpenFiles(proc).clients("0000:03:00.0")) == ["11", "12"]
+
+
+def test_files_are_looked_for_rarely_and_read_each_time(tmp_path: Path) -> None:
+    _, proc = lay_out("i915_dgpu", tmp_path)
+    now = 0.0
+    files = fdinfo.OpenFiles(proc, clock=lambda: now)
+
+    def held() -> dict[str, int]:
+        return {client.client_id: client.device_bytes for client in files.clients("0000:03:00.0")}
+
+    assert held() == {"11": 6 * GIB, "12": 2 * GIB}
+    (proc / "5151/fdinfo/3").write_text((proc / "5151/fdinfo/3").read_text().replace("2097152", "1048576"))
+    (proc / "6161/fd").mkdir(parents=True)
+    (proc / "6161/fdinfo").mkdir()
+    (proc / "6161/fd/5").symlink_to("/dev/dri/renderD128")
+    (proc / "6161/fdinfo/5").write_text("drm-client-id:\t13\ndrm-pdev:\t0000:03:00.0\ndrm-resident-local0:\t1 GiB\n")
+    assert held() == {"11": 6 * GIB, "12": GIB}
+    now += fdinfo.RESCAN_SECONDS
+    assert held() == {"11": 6 * GIB, "12": GIB, "13": GIB}
+    (proc / "5151/fdinfo/3").unlink()
+    assert held() == {"11": 6 * GIB, "13": GIB}
+
+
+def test_each_memory_region_is_the_cards_or_the_systems() -> None:
+    sizes = {"local0": 1, "vram1": 2, "stolen-local0": 4, "system0": 8, "gtt": 16, "stolen": 32, "stolen-system0": 64}
+    lines = [f"drm-resident-{region}:\t{size}" for region, size in sizes.items()]
+    client = fdinfo.parse("\n".join(["drm-pdev:\t0000:03:00.0", "drm-client-id:\t1", *lines]), 1)
+    assert client is not None
+    assert (client.device_bytes, client.system_bytes) == (1 + 2 + 4, 8 + 16 + 32 + 64)
+
+
+@pytest.mark.parametrize("line", ["drm-resident-local0:\t12 kB", "drm-total-local0:\tmany", "drm-engine-render:\t"])
+def test_a_figure_in_an_unknown_form_is_a_reason_and_not_a_crash(line: str) -> None:
+    with pytest.raises(Unavailable, match="fdinfo gives"):
+        fdinfo.parse(f"drm-pdev:\t0000:03:00.0\ndrm-client-id:\t1\n{line}", 1)
 
 
 def test_no_sysfs_is_a_reason_and_not_a_crash(tmp_path: Path) -> None:
     with pytest.raises(Unavailable):
-        KernelSource(xpu(), sysfs=tmp_path, proc=tmp_path)
+        KernelSource(xpu(), sysfs=tmp_path, files=fdinfo.OpenFiles(tmp_path))

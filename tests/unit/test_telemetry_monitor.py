@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xpu_utils.devices import Device
+from xpu_utils.telemetry import monitor as monitor_module
 from xpu_utils.telemetry.framework import DriverSource, allocator_memory, driver_memory
 from xpu_utils.telemetry.monitor import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Backoff, Monitor
 from xpu_utils.telemetry.readings import MemoryReading, Rate, Unavailable
@@ -104,6 +105,50 @@ def test_a_source_that_could_not_be_opened_is_looked_for_again() -> None:
     assert monitor.sample().devices[0].temperature_celsius == 50.0
 
 
+@pytest.mark.parametrize("error", [KeyError("kB"), OSError(5, "Input/output error"), AttributeError("no zesInit")])
+def test_an_error_of_any_kind_costs_one_reading_and_not_the_monitor(
+    error: Exception, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(monitor_module, "_logged", set())
+    clock, made = Clock(), source("odd", used_bytes=GIB)
+
+    def fail(_self: Any) -> float:
+        raise error
+
+    made.temperature = fail
+    monitor = Monitor([xpu()], sources=[made, source("sound", celsius=50.0)], clock=clock)
+    for _ in range(3):
+        (device,) = monitor.sample().devices
+        assert device.temperature_celsius == 50.0
+        assert device.memory is not None
+        clock.now += LONGEST_PAUSE_SECONDS
+    told = [record for record in caplog.records if "temperature of xpu:0 from odd" in record.getMessage()]
+    assert len(told) == (0 if isinstance(error, OSError) else 1), "an error that nobody expects is logged once"
+    assert all(record.exc_info for record in told)
+
+
+def test_a_source_that_fails_to_open_in_an_unknown_way_is_passed_over() -> None:
+    class Odd:
+        name = "odd"
+
+        def __new__(cls, _device: Device) -> Any:
+            raise AttributeError("module 'pyzes' has no attribute 'zesDriverGet'")
+
+    (device,) = Monitor([xpu()], sources=[Odd]).sample().devices
+    assert device.missing["memory"] == "odd: AttributeError: module 'pyzes' has no attribute 'zesDriverGet'"
+
+
+def test_a_host_that_cannot_be_read_is_missing_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> Any:
+        raise PermissionError(13, "Permission denied", "/proc/meminfo")
+
+    monkeypatch.setattr(monitor_module, "read_host", fail)
+    sample = Monitor([xpu()], sources=[source("only", celsius=50.0)]).sample()
+    assert sample.host is None
+    assert "/proc/meminfo" in sample.host_problem
+    assert sample.devices[0].temperature_celsius == 50.0
+
+
 @given(st.integers(min_value=1, max_value=60))
 def test_pauses_grow_to_a_limit_and_never_end_the_retries(failures: int) -> None:
     clock = Clock()
@@ -134,6 +179,7 @@ def test_the_cpu_is_the_host_and_not_a_device(monkeypatch: pytest.MonkeyPatch) -
     cpu = xpu(type="cpu", index=None)
     sample = Monitor([cpu]).sample()
     assert sample.devices == ()
+    assert sample.host is not None
     assert 0 < sample.host.own_bytes < sample.host.used_bytes < sample.host.total_bytes
 
 

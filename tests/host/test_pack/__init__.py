@@ -41,7 +41,7 @@ class TestDump:
 
 
 class TestLatent:
-    """A latent of any size, zero and NaN included."""
+    """An empty latent of any size, zero included."""
 
     RETURN_TYPES = ("LATENT",)
     FUNCTION = "make"
@@ -49,10 +49,26 @@ class TestLatent:
 
     @classmethod
     def INPUT_TYPES(cls):
-        return {"required": {"width": ("INT", {}), "height": ("INT", {}), "value": ("FLOAT", {"default": 0.0})}}
+        return {"required": {"width": ("INT", {}), "height": ("INT", {})}, "optional": {"value": ("FLOAT", {})}}
 
-    def make(self, width, height, value):
-        return ({"samples": torch.zeros(1, 1, 1, 1).expand(1, 4, height, width) + float(value)},)
+    def make(self, width, height, value=0.0):
+        samples = torch.full((1, 1, 1, 1), float(value)).expand(1, 4, height, width)  # of no memory, whatever its size
+        return ({"samples": samples},)
+
+
+class TestChoice:
+    """Any text for a combo box, through a link."""
+
+    RETURN_TYPES = ("COMBO",)
+    FUNCTION = "choose"
+    CATEGORY = "test"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"text": ("STRING", {})}}
+
+    def choose(self, text):
+        return (text,)
 
 
 class TestConditioning:
@@ -70,20 +86,4 @@ class TestConditioning:
         return ([[torch.randn(1, tokens, width, generator=torch.Generator().manual_seed(seed)), {}]],)
 
 
-class TestDamage:
-    """Puts NaN into one weight of a model."""
-
-    RETURN_TYPES = ("MODEL",)
-    FUNCTION = "damage"
-    CATEGORY = "test"
-
-    @classmethod
-    def INPUT_TYPES(cls):
-        return {"required": {"model": ("MODEL",)}}
-
-    def damage(self, model):
-        next(iter(model.model.diffusion_model.out.parameters())).data.fill_(float("nan"))
-        return (model,)
-
-
-NODE_CLASS_MAPPINGS = {node.__name__: node for node in (TestDump, TestLatent, TestConditioning, TestDamage)}
+NODE_CLASS_MAPPINGS = {node.__name__: node for node in (TestDump, TestLatent, TestChoice, TestConditioning)}

@@ -29,7 +29,8 @@ let
         package = mkOption { type = types.package; default = pkgs.ollama; };
         port = mkOption { type = types.port; default = 11434; };
         environmentVariables = mkOption { type = types.attrsOf types.str; default = { }; };
-      } // lib.genAttrs [ "host" "models" "user" "group" ] (_: mkOption { type = types.str; default = "unset"; })
+        host = mkOption { type = types.str; default = "127.0.0.1"; };
+      } // lib.genAttrs [ "models" "user" "group" ] (_: mkOption { type = types.str; default = "unset"; })
       // lib.optionalAttrs (ollama == "option") {
         acceleration = mkOption { type = types.nullOr (types.enum [ false "rocm" "cuda" "vulkan" ]); default = null; };
       };

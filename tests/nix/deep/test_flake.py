@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+
 from ..evaluate import evaluate
 
 
@@ -36,6 +38,20 @@ USER = """{ pkgs, ... }: {
     extraPackages = python: [ python.gguf ];
   };
 }"""
+
+
+def test_the_machine_of_the_vm_test_loads_a_node_with_its_python_package() -> None:
+    test = evaluate(
+        "let pkgs = import ./tests/nix/deep/nixpkgs { overlays = [ (import ./nix/overlay.nix) ]; };"
+        " inherit (pkgs.callPackage ./nix/checks/vm.nix { }) test;"
+        " service = test.nodes.machine.services.comfyui-xpu;"
+        " names = map (package: package.name); in { inherit (test) testScript; nodes = builtins.mapAttrs"
+        " (_: node: names (node.pythonDependencies pkgs.python312.pkgs)) service.customNodes; }"
+    )
+    assert test["nodes"] == {"vm-node": ["python-gguf"]}
+    script = ast.unparse(ast.parse(test["testScript"]))
+    assert "{'XPUOllamaPrompt', 'VMNode'} <= api('/object_info').keys()" in script
+    assert "systemctl show comfyui-xpu-doctor" in script
 
 
 def test_someone_s_flake_gets_comfyui_with_its_nodes() -> None:

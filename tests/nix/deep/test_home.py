@@ -19,8 +19,8 @@ def home(settings: dict[str, Any]) -> dict[str, Any]:
 
 def test_a_user_service_keeps_its_files_in_the_user_s_folder() -> None:
     service = home({"enable": True, "port": 9000})["unit"]["Service"]
-    assert "'--base-directory=/home/ann/.local/share/comfyui-xpu'" in service["ExecStart"]
-    assert "'--port=9000'" in service["ExecStart"]
+    assert '"--base-directory=/home/ann/.local/share/comfyui-xpu"' in service["ExecStart"]
+    assert '"--port=9000"' in service["ExecStart"]
     assert service["ExecStartPre"] == "/nix/store/comfyui-xpu-link"
     assert service["NoNewPrivileges"] is True
 
@@ -29,6 +29,14 @@ def test_values_with_blanks_stay_one_variable() -> None:
     environment = home({"enable": True, "environment": {"A": "1 2"}})["unit"]["Service"]["Environment"]
     assert '"A=1 2"' in environment
     assert '"ONEAPI_DEVICE_SELECTOR=level_zero:gpu"' in environment
+
+
+def test_what_systemd_would_replace_is_escaped() -> None:
+    made = home({"enable": True, "environment": {"A": "50%"}, "extraArgs": ["--front-end-root=/srv/$a b/%h"]})["unit"][
+        "Service"
+    ]
+    assert '"A=50%%"' in made["Environment"]
+    assert made["ExecStart"].endswith(' "--front-end-root=/srv/$$a b/%%h"')
 
 
 def test_the_user_s_home_is_left_alone() -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from typing import Any
 
 import pytest
+
+from xpu_utils.doctor.system import RUNTIME
 
 from ..evaluate import NixError, evaluate, nix
 from ..wrong import WRONG
@@ -59,6 +62,12 @@ def test_the_service_starts_comfyui_with_the_settings() -> None:
     assert unit["wantedBy"] == ["multi-user.target"]
 
 
+def test_what_systemd_would_replace_is_escaped() -> None:
+    unit = xpu({"environment": {"A": "50% $b"}, "extraArgs": ["--front-end-root=/srv/$a/%h"]})["unit"]
+    assert unit["environment"]["A"] == "50%% $b"
+    assert unit["serviceConfig"]["ExecStart"].endswith(' "--front-end-root=/srv/$$a/%%h"')
+
+
 def test_the_service_is_confined_to_its_folder_and_the_gpu() -> None:
     answer = xpu({})
     config = answer["unit"]["serviceConfig"]
@@ -74,11 +83,22 @@ def test_the_service_is_confined_to_its_folder_and_the_gpu() -> None:
 def test_the_gpu_gets_its_driver_and_the_cpu_none() -> None:
     gpu, cpu = xpu({}), xpu({"acceleration": "cpu"})
     assert gpu["graphics"] is True
-    assert gpu["drivers"] == ["intel-compute-runtime", "level-zero", "intel-graphics-compiler"]
+    assert gpu["drivers"] == [
+        "intel-compute-runtime",
+        "intel-compute-runtime-drivers",
+        "level-zero",
+        "intel-graphics-compiler",
+    ]
     assert (cpu["graphics"], cpu["drivers"]) == (False, [])
     assert "--cpu" in cpu["unit"]["serviceConfig"]["ExecStart"]
     assert cpu["python"]["acceleration"] == "cpu"
     assert "torch-nixpkgs" in cpu["python"]["packages"]
+
+
+def test_the_doctor_asks_for_what_the_module_installs() -> None:
+    named = re.findall(r"pkgs\.(\S+)", RUNTIME["nixos"])
+    assert {name.replace(".", "-") for name in named} <= set(xpu({})["drivers"])
+    assert "intel-compute-runtime.drivers" in named, "Level Zero's driver is in this output"
 
 
 def test_the_python_of_the_service_has_torch_for_xpu() -> None:
@@ -93,7 +113,8 @@ def test_nodes_and_models_are_linked_before_the_start() -> None:
         "import ./tests/nix/deep/nixos.nix { settings.services.comfyui-xpu = { enable = true;"
         f" customNodes.my-gguf = {node};"
         ' models.files."vae/a.safetensors" = { url = "https://a/b"; hash = "sha256-abc="; };'
-        ' models.files."loras/b".path = /srv/b; models.folders = [ "/srv/models" ];'
+        ' models.files."loras/b".path = "/srv/b"; models.files."loras/c".path = ./LICENSE;'
+        ' models.folders = [ "/srv/models" ];'
         " extraPackages = p: [ p.psutil ]; }; }"
     )
     script = answer["python"]["link"]
@@ -101,6 +122,7 @@ def test_nodes_and_models_are_linked_before_the_start() -> None:
     assert "ln -sfn '/nix/store/gguf' '/var/lib/comfyui-xpu/custom_nodes/my-gguf'" in script
     assert "ln -sfn '/nix/store/a.safetensors' '/var/lib/comfyui-xpu/models/vae/a.safetensors'" in script
     assert "ln -sfn '/srv/b' '/var/lib/comfyui-xpu/models/loras/b'" in script
+    assert re.search(r"ln -sfn '/nix/store/[a-z0-9]{32}-LICENSE' '/var/lib/comfyui-xpu/models/loras/c'", script)
     assert {"python-gguf", "python-psutil"} <= set(answer["python"]["packages"])
     assert json.loads(answer["python"]["modelPaths"])["/srv/models"]["base_path"] == "/srv/models"
     assert (
@@ -117,6 +139,11 @@ def test_the_doctor_runs_first_with_the_same_rights() -> None:
     assert doctor["environment"] == unit["environment"]
     assert doctor["serviceConfig"]["DeviceAllow"] == unit["serviceConfig"]["DeviceAllow"]
     assert xpu({"healthCheck": False})["doctor"] is None
+
+
+def test_what_the_doctor_finds_neither_fails_nor_holds_up_the_system() -> None:
+    config = xpu({})["doctor"]["serviceConfig"]
+    assert (config["SuccessExitStatus"], config["TimeoutStartSec"]) == ([1, 2], "3min")
 
 
 def test_the_firewall_opens_only_when_asked() -> None:
@@ -144,15 +171,31 @@ def test_ollama_runs_on_vulkan_whatever_nixpkgs_calls_it(generation: str) -> Non
     assert ollama["acceleration"] == ("vulkan" if generation == "option" else "no such option")
 
 
+def test_ollama_has_a_vulkan_driver_where_comfyui_runs_on_the_cpu() -> None:
+    answer = xpu({"acceleration": "cpu", "ollama": {"enable": True}})
+    assert (answer["graphics"], answer["drivers"]) == (True, [])
+
+
 def test_ollama_on_a_gpu_of_its_own_keeps_its_models() -> None:
     answer = xpu({"ollama": {"enable": True, "shareGpu": False}})
     assert answer["ollama"]["environmentVariables"] == {"OLLAMA_VULKAN": "1"}
     assert answer["unit"]["environment"]["XPU_NODES_OLLAMA_SHARES_DEVICE"] == "0"
 
 
-def test_the_node_may_ask_the_ollama_of_this_machine_at_its_port() -> None:
-    answer = system({"comfyui-xpu": {"enable": True, "ollama": {"enable": True}}, "ollama": {"port": 9999}})
-    assert answer["unit"]["environment"]["XPU_NODES_OLLAMA_HOSTS"] == "http://127.0.0.1:9999"
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("0.0.0.0", "127.0.0.1"),
+        ("[::]", "127.0.0.1"),
+        ("192.168.1.5", "192.168.1.5"),
+        ("::1", "[::1]"),
+        ("[fd00::1]", "[fd00::1]"),
+    ],
+)
+def test_the_node_may_ask_the_ollama_of_this_machine_where_it_listens(host: str, address: str) -> None:
+    settings = {"comfyui-xpu": {"enable": True, "ollama": {"enable": True}}, "ollama": {"host": host, "port": 9999}}
+    assert system(settings)["unit"]["environment"]["XPU_NODES_OLLAMA_HOSTS"] == f"http://{address}:9999"
 
 
 def test_a_neighbour_s_options_are_left_alone() -> None:
@@ -229,6 +272,13 @@ def test_an_old_option_keeps_working_and_warns(old: dict[str, Any], option: str,
     assert answer["unit"] is not None
     assert any(warning in text for text in answer["warnings"])
     assert any("`services.comfyui-ipex.enable'" in text for text in answer["warnings"])
+
+
+def test_old_nodes_of_one_name_are_not_lost() -> None:
+    """fetchFromGitHub calls everything "source"."""
+    node = {"type": "derivation", "name": "source", "outPath": "/nix/store/source"}
+    with pytest.raises(NixError, match=r"nodes\.custom: 2 packages are called source; name each folder with"):
+        system({"comfyui-ipex": {"enable": True, "nodes": {"custom": [node, node]}}})
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.unit.broken_machines import machine
+from xpu_utils.doctor.python import sysman
 
 from ..evaluate import ROOT, NixError, evaluate
 
@@ -38,6 +45,44 @@ def test_torch_is_the_xpu_wheel_linked_to_the_runtime() -> None:
     assert (torch["cudaSupport"], torch["xpuSupport"]) == (False, True)
     assert "intel-xpu-runtime-2026.0.0" in torch["inputs"]
     assert {"triton-xpu-3.7.2", "pyzes-0.1.1"} <= set(torch["dependencies"])
+
+
+def test_wheels_of_pytorch_keep_the_name_that_pip_reads() -> None:
+    """From the address alone Nix would make torch-2.13.0-2Bxpu, which is another version."""
+    names = packages(
+        "map (package: package.src.name) (with pkgs.python-xpu.pkgs; [ torch torchvision torchaudio triton-xpu ])"
+    )
+    assert [name.split("-cp312-")[0] for name in names] == [
+        "torch-2.13.0+xpu",
+        "torchvision-0.28.0+xpu",
+        "torchaudio-2.11.0+xpu",
+        "triton_xpu-3.7.2",
+    ]
+
+
+def pip_accepts(site_packages: Path, requirement: str) -> bool:
+    """Whether pip finds a requirement and all it needs installed, asked as nixpkgs' comfyui asks when it is built."""
+    command = [sys.executable, "-m", "pip", "install", "--dry-run", "--no-index", requirement]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
+    environment |= {"PYTHONPATH": str(site_packages), "PIP_CONFIG_FILE": os.devnull}
+    return subprocess.run(command, env=environment, capture_output=True).returncode == 0
+
+
+def test_comfyui_finds_all_that_torch_says_it_needs(tmp_path: Path) -> None:
+    """nixpkgs' comfyui stops its build where pip misses a package; here Intel's libraries are none."""
+    site_packages = tmp_path / "lib/python3.12/site-packages"
+    metadata = site_packages / "torch-2.13.0+xpu.dist-info/METADATA"
+    metadata.parent.mkdir(parents=True)
+    needs = ["filelock", *(f"{wheel['name']}=={wheel['version']}" for wheel in WHEELS["intel"])]
+    lines = ["Metadata-Version: 2.1", "Name: torch", "Version: 2.13.0+xpu"]
+    lines += [f'Requires-Dist: {need}; platform_system == "Linux"' for need in needs]
+    metadata.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    assert not pip_accepts(site_packages, "torch==2.13.0")
+
+    script = packages("pkgs.torch-xpu.postInstall")
+    subprocess.run(["sh", "-eu", "-c", script], check=True, env=os.environ | {"out": str(tmp_path)})
+    assert "Requires-Dist: filelock" in metadata.read_text(encoding="utf-8")
+    assert pip_accepts(site_packages, "torch==2.13.0")
 
 
 @pytest.mark.parametrize("generation", ["extra", "plain"])
@@ -73,6 +118,7 @@ def test_comfyui_starts_with_this_pack_further_nodes_and_the_system_s_driver() -
     assert "--extra-model-paths-config=/nix/store/xpu-nodes.json" in start
     assert "--prefix LD_LIBRARY_PATH : /run/opengl-driver/lib" in start
     assert "--set PYTHONDONTWRITEBYTECODE 1" in start
+    assert "--unset PYTHONPATH --unset NIX_PYTHONPATH" in start, "another Python's packages would come first"
     assert "-m xpu_utils doctor" in made["script"]
     assert "-m xpu_utils bench" in made["script"]
 
@@ -102,6 +148,8 @@ def test_ollama_is_the_mainline_one_on_vulkan() -> None:
 def test_pyzes_looks_for_the_loader_where_nix_has_it() -> None:
     script = packages("pkgs.python-xpu.pkgs.pyzes.postInstall")
     assert '"/nix/store/level-zero/lib/lib" + libName + ".so.1"' in script
+    (broken,) = sysman(machine(system="nixos", pyzes_problem="pyzes does not find the Level Zero loader"))
+    assert broken.fix_for("nixos") == "Use this pack's flake: its pyzes finds the loader in the store."
 
 
 def test_ipex_is_a_python_of_its_own_with_the_torch_it_needs() -> None:
@@ -131,6 +179,19 @@ def test_a_nixpkgs_without_comfyui_is_named() -> None:
         packages("(pkgs.comfyui-xpu.override { comfyui = null; }).name")
 
 
-def test_a_comfyui_that_takes_no_python_is_named() -> None:
+@pytest.mark.parametrize("other", ["pkgs.ollama", "pkgs.zlib"])
+def test_a_comfyui_that_takes_no_python_is_named(other: str) -> None:
     with pytest.raises(NixError, match="cannot be given a Python"):
-        packages("(pkgs.comfyui-xpu.override { comfyui = pkgs.ollama; }).name")
+        packages(f"(pkgs.comfyui-xpu.override {{ comfyui = {other}; }}).name")
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_comfyui_of_another_overlay_does_not_replace_nixpkgs_own(first: bool) -> None:
+    """utensils' comfyui-nix puts a plain derivation under that name."""
+    overlays = ["(import ./nix/overlay.nix)", "(final: prev: { comfyui = prev.zlib; })"]
+    answer = evaluate(
+        "let pkgs = import ./tests/nix/deep/nixpkgs { overlays = ["
+        f" {' '.join(overlays if first else overlays[::-1])} ]; }};"
+        " in { theirs = pkgs.comfyui.name; ours = pkgs.comfyui-xpu.server.name; }"
+    )
+    assert answer == {"theirs": "zlib", "ours": "comfyui-0.37.0"}

@@ -1,10 +1,13 @@
-"""A custom node pack for the simulated server only: sets a fault in the thread that reaches a stage of a prompt.
+"""A custom node pack for the simulated server only: sets faults in the thread that reaches a stage of a prompt.
 
-A client that waits for the stage's event would set it while the server goes on, and sometimes too late.
+A client that waits for the stage's event would set them while the server goes on, and sometimes too late. It also
+counts the calls of diffusion models.
 """
 
 from __future__ import annotations
 
+import comfy.model_base
+import nodes
 from aiohttp import web
 from server import PromptServer
 
@@ -13,23 +16,47 @@ from tests.xpu_sim import Fault, current
 NODE_CLASS_MAPPINGS = {}
 
 _waiting = {}
-"""Event, node, step and fault of the one that is to be set next; empty where none is."""
+"""Event, node, step and faults that are to be set next; empty where there are none."""
+_stop_at = []
+"""The model call at which the prompt is interrupted, once."""
+_calls = [0]
 
 
 @PromptServer.instance.routes.post("/fault_pack/next")
-async def next_fault(request):
-    """Notes which fault to set when the server sends which event."""
+async def next_faults(request):
+    """Notes which faults to set when the server sends which event."""
     _waiting.clear()
     _waiting.update(await request.json())
     return web.json_response({})
 
 
+@PromptServer.instance.routes.post("/fault_pack/interrupt")
+async def interrupt(request):
+    """Notes at which call of the model, counted from now, the prompt is to be interrupted."""
+    _calls[0] = 0
+    _stop_at[:] = [(await request.json())["call"]]
+    return web.json_response({})
+
+
+@PromptServer.instance.routes.post("/fault_pack/calls")
+async def reset_calls(request):
+    """Begins to count anew."""
+    _calls[0] = 0
+    return web.json_response({})
+
+
+@PromptServer.instance.routes.get("/fault_pack/calls")
+async def calls(request):
+    """How often a diffusion model was called, failed calls included."""
+    return web.json_response({"calls": _calls[0]})
+
+
 def _watch(send):
     def send_sync(event, data, sid=None):
         if _reached(event, data):
-            fault = Fault(**_waiting["fault"])
+            faults = [Fault(**fault) for fault in _waiting["faults"]]
             _waiting.clear()
-            current().set_faults([fault])
+            current().set_faults(faults)
         return send(event, data, sid)
 
     return send_sync
@@ -44,4 +71,16 @@ def _reached(event, data):
     )
 
 
+def _counted(apply_model):
+    def counted(self, *arguments, **keywords):
+        _calls[0] += 1
+        if _calls[0] in _stop_at:
+            _stop_at.clear()
+            nodes.interrupt_processing()
+        return apply_model(self, *arguments, **keywords)
+
+    return counted
+
+
 PromptServer.instance.send_sync = _watch(PromptServer.instance.send_sync)
+comfy.model_base.BaseModel.apply_model = _counted(comfy.model_base.BaseModel.apply_model)

@@ -56,31 +56,15 @@ let
       result)
     { };
 
-  comfyui = { python3, extraPackages ? (_: [ ]) }:
-    let
-      theirs = final: prev: {
-        torch = (prev.torch.override { cudaSupport = false; }).override { cudaPackages = "13"; };
-      };
-      python = python3.override (old: {
-        self = python;
-        packageOverrides =
-          if generation == "plain" then theirs
-          else lib.composeExtensions (old.packageOverrides or (_: _: { })) theirs;
-      });
-    in
-    derivation "comfyui-0.37.0" {
-      version = "0.37.0";
-      inherit python;
-      pythonEnv = python.withPackages (ps: [ ps.aiohttp ps.torch ps.torchvision ps.torchaudio ] ++ extraPackages ps);
-      meta = { homepage = "https://github.com/Comfy-Org/ComfyUI"; license = "gpl3Only"; };
-    };
-
   base = final:
     lib.genAttrs [
       "autoPatchelfHook" "unzip" "zlib" "level-zero" "makeBinaryWrapper" "coreutils" "findutils" "mkl"
-      "intel-compute-runtime" "intel-graphics-compiler"
+      "intel-graphics-compiler"
     ] (name: derivation name { })
     // {
+      intel-compute-runtime = derivation "intel-compute-runtime" {
+        drivers = derivation "intel-compute-runtime-drivers" { };
+      };
       inherit lib config system;
       stdenv = { cc.cc = derivation "gcc" { }; inherit mkDerivation; hostPlatform = { inherit system; }; };
       stdenvNoCC = { inherit mkDerivation; };
@@ -96,7 +80,10 @@ let
       testers.runNixOSTest = test: derivation "vm-test-${test.name}" { inherit test; };
       python312 = mkPython final;
       python312Packages = final.python312.pkgs;
-      comfyui = lib.makeOverridable comfyui { python3 = final.python312; };
+      python3 = final.python312;
+      path = ./.;
+      inherit derivation generation;
+      comfyui = final.callPackage ./pkgs/by-name/co/comfyui/package.nix { };
       ollama = lib.makeOverridable
         ({ acceleration ? null }: derivation "ollama" { inherit acceleration; })
         { };

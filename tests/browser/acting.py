@@ -1,0 +1,62 @@
+"""What tests and pictures do in the page: run workflows, wait for what they wait for, look at what the page holds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from playwright.sync_api import Page
+
+from tests.harness.server import Server
+
+TOGGLE_TAB = "() => window.app.extensionManager.command.execute('Workspace.ToggleSidebarTab.xpu-nodes')"
+
+
+def open_workflow(page: Page, workflow: dict[str, Any], name: str = "Lighthouse") -> None:
+    page.evaluate("([graph, name]) => window.app.loadApiJson(graph, name)", [workflow, name])
+
+
+def start(page: Page, workflow: dict[str, Any], name: str = "Lighthouse") -> None:
+    """Opens a workflow in the front end and runs it as its own button does."""
+    open_workflow(page, workflow, name)
+    page.evaluate("() => window.app.queuePrompt(0)")
+
+
+def busy(server: Server) -> bool:
+    queue = server.client.get("/queue")
+    return bool(queue["queue_running"] or queue["queue_pending"])
+
+
+def wait_done(server: Server, *, timeout_s: float = 300) -> None:
+    eventually(lambda: not busy(server), timeout_s=timeout_s)
+
+
+def eventually(condition: Callable[[], bool], *, timeout_s: float = 60) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.1)
+
+
+def sampled(page: Page) -> dict[str, Any]:
+    """The sample that the page shows, as its own modules hold it."""
+    result: dict[str, Any] = page.evaluate(
+        "async () => (await import('/extensions/xpu-nodes/connection.js')).samples.at(-1)"
+    )
+    return result
+
+
+def setting(page: Page, name: str, value: object) -> None:
+    page.evaluate("([name, value]) => window.app.extensionManager.setting.set(name, value)", [name, value])
+
+
+def badges(page: Page) -> dict[str, list[list[str]]]:
+    """Text and colour of the badges that our nodes wear, by the node's type."""
+    result: dict[str, list[list[str]]] = page.evaluate(
+        """() => Object.fromEntries(window.app.graph.nodes.filter((node) => node.type.startsWith("XPU")).map(
+            (node) => [node.type, node.badges.map((badge) => (typeof badge === "function" ? badge() : badge))
+                .filter((badge) => badge.text && !badge.text.endsWith("xpu-nodes"))
+                .map((badge) => [badge.text, badge.bgColor])]))"""
+    )
+    return result

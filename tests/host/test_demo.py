@@ -1,0 +1,71 @@
+"""`make demo`: one command, a picture and a report of where each part ran."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.harness import demo
+from tests.harness.hosts import host_path
+
+SMALL = {"width": 64, "height": 64, "steps": 2}
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The demo's files, which are the user's, stay as they are; its picture is a small one."""
+    workflow = json.loads(demo.WORKFLOW.read_text(encoding="utf-8"))
+    for node in workflow.values():
+        node["inputs"].update({name: value for name, value in SMALL.items() if name in node["inputs"]})
+    (tmp_path / "workflow.json").write_text(json.dumps(workflow), encoding="utf-8")
+    monkeypatch.setattr(demo, "WORKFLOW", tmp_path / "workflow.json")
+    monkeypatch.setattr(demo, "OUT", tmp_path / "out")
+    monkeypatch.setattr(demo, "BASE", tmp_path / "base")
+
+
+@pytest.mark.core
+def test_the_demo_leaves_a_picture_and_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    version = os.environ.get("HOST_VERSION")
+    assert demo.main(["--device", "xpu:7", *(["--host-version", version] if version else [])]) == 0
+    (picture,) = (tmp_path / "out").glob("*.png")
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    stages = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+    assert [stage["name"] for stage in stages] == ["load checkpoint", "encode text", "encode text", "sample", "decode"]
+    sampled = stages[3]
+    assert (sampled["requested"], sampled["effective"]) == ("xpu:7", "cpu")
+    assert sampled["seconds"] > 0
+    assert "xpu:7 is not on this machine" in sampled["reason"]
+    shown = capsys.readouterr().out
+    assert shown.splitlines()[0].split() == list(demo.COLUMNS)
+    assert "report.json" in shown
+
+
+def test_the_user_s_own_comfyui_is_taken_unless_a_version_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    cached = host_path("0.3.75")
+    monkeypatch.setenv("COMFYUI_PATH", str(host_path("0.3.52")))
+    assert host_path() == host_path("0.3.52").resolve()
+    assert host_path("0.3.75") == cached
+
+
+@pytest.mark.parametrize(
+    ("arguments", "own", "says"),
+    [
+        (["--host-version", "9.9"], None, "HOST_VERSION: 9.9 cannot be had here, use one of 0.3.75, 0.3.52."),
+        ([], "/nowhere", "COMFYUI_PATH: /nowhere holds no main.py, point it at a ComfyUI checkout."),
+        (["--device", "gpu one"], None, "'gpu one' is not a device name, use auto, cpu or a name such as xpu:0."),
+    ],
+)
+def test_what_the_demo_cannot_use_is_refused_in_one_sentence(
+    arguments: list[str],
+    own: str | None,
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if own is not None:
+        monkeypatch.setenv("COMFYUI_PATH", own)
+    assert demo.main(arguments) == 1
+    assert capsys.readouterr().err.strip().endswith(says)

@@ -1,0 +1,99 @@
+"""Where objects go that were placed before, and what is reported of what ComfyUI does not follow; see worker.py."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import comfy.model_management as model_management
+import folder_paths
+import torch
+from comfy.controlnet import T2IAdapter
+from spandrel import ModelLoader
+
+from tests.harness.models import MODELS
+from xpu_utils.host import coding, hooks, loading, placing, sampling
+from xpu_utils.host.inventory import placement_for
+from xpu_utils.host.moving import unload
+from xpu_utils.host.synthetic import LAYOUTS, random_weights
+from xpu_utils.host.upscaling import PlacedUpscaler, upscale
+from xpu_utils.placement import Placement
+
+CONTROLNET = "controlnet-sd15-tiny.safetensors"
+
+for folder in ("diffusion_models", "text_encoders", "vae", "controlnet", "clip_vision"):
+    folder_paths.add_model_folder_path(folder, str(MODELS / folder))
+
+
+def _told(placement: Placement) -> dict[str, str]:
+    return {
+        "requested": placement.requested,
+        "device": placement.device.id,
+        "precision": placement.precision,
+        "resident": placement.resident,
+        "reason": placement.reason,
+    }
+
+
+def case_a_model_in_another_precision() -> Any:
+    placement = placement_for("xpu:1", "fp16")
+    model, _ = loading.load_diffusion_model("sd15-tiny-unet.safetensors", "default", placement, resident="45%")
+    return {
+        "untouched": _told(sampling.placed_model(model, "auto", "auto")[1]),
+        "precision": _told(sampling.placed_model(model, "auto", "fp32")[1]),
+        "device": _told(sampling.placed_model(model, "xpu:0", "auto")[1]),
+        "load_device": str(sampling.placed_model(model, "auto", "fp32")[0].load_device),
+    }
+
+
+def case_a_vae_in_another_precision() -> Any:
+    vae, _ = loading.load_vae("vae-sd15.safetensors", placement_for("xpu:1", "fp32"))
+    return _told(coding.placed_vae(vae, "auto", "bf16")[1])
+
+
+def case_an_upscaler_in_another_precision() -> Any:
+    weights = random_weights(LAYOUTS["upscaler-2x"][1](), seed=0, dtype=torch.float32)
+    placed = PlacedUpscaler(ModelLoader().load_from_state_dict(weights).eval(), placement_for("xpu:1", "fp32"))
+    return _told(upscale(placed, torch.zeros(1, 32, 32, 3), "auto", "bf16")[1])
+
+
+def case_a_text_encoder_in_bf16() -> Any:
+    return _told(loading.load_clip(["clip-l.safetensors"], "stable_diffusion", placement_for("xpu:0", "bf16"))[1])
+
+
+def case_a_clip_vision_model_in_fp16() -> Any:
+    return _told(loading.load_clip_vision("clip-vision-l.safetensors", placement_for("xpu:0", "fp16"))[1])
+
+
+def case_a_t2i_adapter() -> Any:
+    adapter = T2IAdapter(torch.nn.Identity(), 3, 8, "nearest-exact")
+    return _told(placing.place_controlnet(adapter, placement_for("xpu:1", "fp16"))[1])
+
+
+def case_a_controlnet_on_another_device_than_its_inputs() -> Any:
+    control, _ = loading.load_controlnet(CONTROLNET, placement_for("xpu:1", "fp32"))
+    module, device = control.control_model, torch.device("xpu:0")
+    model_management.load_models_gpu(control.get_models())
+    outputs = module(
+        x=torch.zeros(1, 4, 8, 8, device=device),
+        hint=torch.zeros(1, 3, 64, 64, device=device),
+        timesteps=torch.zeros(1, device=device),
+        context=torch.zeros(1, 77, 768, device=device),
+    )
+    weights = next(module.parameters()).device
+    unload(control.control_model_wrapped)
+    return {
+        "weights": str(weights),
+        "outputs": sorted({str(output.device) for group in outputs.values() for output in group}),
+        "after": getattr(module.forward, "__func__", None) is type(module).forward,
+        "hook": [str(hook) for hook in hooks.hooks() if hook.name == placing.BRIDGE],
+    }
+
+
+def case_a_controlnet_without_the_bridge() -> Any:
+    os.environ[hooks.DISABLE_VARIABLE] = placing.BRIDGE
+    try:
+        control, placement = loading.load_controlnet(CONTROLNET, placement_for("xpu:1", "fp32"))
+    finally:
+        del os.environ[hooks.DISABLE_VARIABLE]
+    return {**_told(placement), "patches": sorted(control.control_model_wrapped.object_patches)}

@@ -1,0 +1,52 @@
+"""`make sim`: the server that a person clicks through."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.harness.client import Client
+from tests.harness.hosts import ROOT
+
+# As in a terminal: a process that was started in the background ignores the interrupt.
+SERVE = """
+import pathlib, signal
+from tests.harness import sim
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sim.main(pathlib.Path({base!r}))
+"""
+
+
+def test_it_serves_a_simulated_b580_until_it_is_interrupted(tmp_path: Path) -> None:
+    serve = SERVE.format(base=str(tmp_path))
+    process = subprocess.Popen(
+        [sys.executable, "-c", serve],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert process.stdout
+        line = process.stdout.readline()
+        address = re.search(r"http://(127\.0\.0\.1:\d+) \(Ctrl\+C ends it\)", line)
+        assert address, line + process.stdout.read()
+        client = Client(address[1])
+        assert [device["name"] for device in client.get("/system_stats")["devices"]] == [
+            "xpu:0 Intel(R) Arc(TM) B580 Graphics"
+        ]
+        assert "XPULoadCheckpoint" in client.get("/object_info")
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=30) == ("", None)
+        assert process.returncode == 0
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

@@ -1,0 +1,72 @@
+"""Placing again changes what was asked for and nothing else; what is not followed is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.harness.hosts import host_environment
+from tests.harness.models import ensure_models
+
+from .worker import answers
+
+LAYOUTS = ("sd15-tiny-unet", "clip-l", "clip-vision-l", "vae-sd15", "controlnet-sd15-tiny")
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory, host: Path) -> Any:
+    ensure_models(*LAYOUTS)
+    base = tmp_path_factory.mktemp("placing")
+    return answers("placing_cases", {"devices": ["arc-b580", "arc-b580"]}, base, host, host_environment())
+
+
+def test_another_precision_leaves_a_model_on_its_device_with_its_resident_share(found: Any) -> None:
+    told = found["a_model_in_another_precision"]
+    before = {"requested": "xpu:1", "device": "xpu:1", "precision": "fp16", "resident": "45%", "reason": ""}
+    assert told["untouched"] == before
+    assert told["precision"] == {**before, "precision": "fp32"}
+    assert told["load_device"] == "xpu:1"
+
+
+def test_another_device_keeps_the_resident_share(found: Any) -> None:
+    told = found["a_model_in_another_precision"]["device"]
+    assert (told["device"], told["resident"]) == ("xpu:0", "45%")
+
+
+@pytest.mark.parametrize("what", ["a_vae", "an_upscaler"])
+def test_another_precision_leaves_other_models_on_their_device(found: Any, what: str) -> None:
+    told = found[f"{what}_in_another_precision"]
+    assert (told["device"], told["precision"]) == ("xpu:1", "bf16")
+
+
+@pytest.mark.parametrize(
+    ("case", "reason"),
+    [
+        ("a_text_encoder_in_bf16", "a text encoder computes in fp32 on xpu:0, not in bf16"),
+        ("a_clip_vision_model_in_fp16", "a CLIP vision model computes in fp32 on xpu:0, not in fp16"),
+    ],
+)
+def test_a_precision_that_is_not_followed_is_said(found: Any, case: str, reason: str) -> None:
+    assert (found[case]["precision"], found[case]["reason"]) == ("fp32", reason)
+
+
+def test_a_t2i_adapter_does_not_claim_the_device_that_was_asked_for(found: Any) -> None:
+    told = found["a_t2i_adapter"]
+    assert (told["requested"], told["device"]) == ("xpu:1", "xpu:0")
+    assert told["reason"] == "a T2I adapter runs where the sampled model runs"
+
+
+def test_a_controlnet_takes_inputs_from_another_device_and_answers_there(found: Any) -> None:
+    told = found["a_controlnet_on_another_device_than_its_inputs"]
+    assert (told["weights"], told["outputs"]) == ("xpu:1", ["xpu:0"])
+    assert told["after"], "the shared module keeps its own forward once the placement is unloaded"
+    (hook,) = told["hook"]
+    assert hook.startswith("ControlNet bridge: applied")
+
+
+def test_a_controlnet_without_the_bridge_stays_where_comfyui_puts_it(found: Any) -> None:
+    told = found["a_controlnet_without_the_bridge"]
+    assert (told["device"], told["patches"]) == ("xpu:0", [])
+    assert told["reason"] == "ControlNet bridge is switched off, so it runs where ComfyUI puts it"
