@@ -2,18 +2,22 @@
 PYTHON ?= python3
 DEVICE ?= auto
 BIN := .venv/bin
+PIP := $(BIN)/pip install -q --no-compile -c constraints.txt
 READY := .venv/.ready
 
-.PHONY: demo test suites prepare lint unit nix sim-tests sim-host browser host host-core host-own sim bench-cpu reliability
+.PHONY: demo test suites prepare lint unit nix sim-tests sim-host sim-faults sim-sampling browser pictures host host-core host-own sim bench-cpu reliability
 demo: $(READY)
 	$(BIN)/python -m tests.harness.demo --device $(DEVICE) $(if $(HOST_VERSION),--host-version $(HOST_VERSION))
 
-# Two suites at a time: each computes on one thread.
-test: lint prepare
-	OMP_NUM_THREADS=1 $(MAKE) --no-print-directory --output-sync=target -j2 suites
+# Three suites at a time, the longest first: each computes on one thread, and waits for servers a part of its time.
+test: $(READY)
+	OMP_NUM_THREADS=1 $(MAKE) --no-print-directory --output-sync=target -j3 suites
 
-suites: host sim-host host-own sim-tests unit browser host-core nix
+SHARING := host sim-host sim-faults sim-sampling host-own host-core sim-tests browser nix
+suites: $(SHARING) unit lint
 
+# Hosts, models and programs, before the suites that share them run side by side.
+$(SHARING): prepare
 prepare: $(READY)
 	$(BIN)/python -m tests.harness.prepare
 
@@ -32,11 +36,25 @@ sim-tests: $(READY)
 
 # The pack inside the real server on simulated devices.
 sim-host: $(READY)
-	$(BIN)/pytest tests/sim_host
+	$(BIN)/pytest tests/sim_host $(addprefix --ignore ,$(SIM_FAULTS) $(SIM_SAMPLING))
+
+# Faults at every stage of a prompt there.
+SIM_FAULTS := tests/sim_host/test_faults.py
+sim-faults: $(READY)
+	$(BIN)/pytest $(SIM_FAULTS)
+
+# Faults with every sampler and everything that a model may be given.
+SIM_SAMPLING := tests/sim_host/test_sampling.py tests/sim_host/test_left_behind.py
+sim-sampling: $(READY)
+	$(BIN)/pytest $(SIM_SAMPLING)
 
 # The panel in a real Chromium.
 browser: $(READY)
 	$(BIN)/pytest tests/browser
+
+# The pictures of the documentation, in docs/images.
+pictures: $(READY)
+	$(BIN)/python -m tests.browser.pictures
 
 # Packaging; with NIXPKGS_LIB= and FLAKE_PARTS= also the modules (see docs/nix.md).
 nix: $(READY)
@@ -54,13 +72,15 @@ host-core: $(READY)
 host-own: $(READY)
 	$(BIN)/python -m tests.harness.host_suite
 
-# Stock ComfyUI, its best flags and this pack on this CPU, in turns; SHAPE=sd15|dit|tiny.
+# Stock ComfyUI, its best flags, OpenVINO if installed and this pack on this CPU, in turns; SHAPE=sd15|sdxl|dit|all|tiny.
+# CHART=docs/images/cpu.svg draws the README's chart.
 SHAPE ?= sd15
+CHART ?= out/bench-cpu.svg
 bench-cpu: $(READY)
 	mkdir -p out
-	$(BIN)/python -m xpu_utils bench cpu --shape $(SHAPE) --calls --json out/bench-cpu.json --chart out/bench-cpu.svg
+	$(BIN)/python -m xpu_utils bench cpu --shape $(SHAPE) --json out/bench-cpu.json --chart $(CHART)
 
-# The whole matrix of faults and a long queue, half an hour; writes docs/reliability.md.
+# Faults everywhere, stock ComfyUI beside us, a long queue, memory, attention: an hour; writes docs/reliability.md.
 reliability: prepare
 	$(BIN)/python -m tests.harness.reliability
 
@@ -70,8 +90,10 @@ sim: prepare
 
 $(READY): requirements.txt requirements-dev.txt constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install -q -c constraints.txt torch
-	$(BIN)/pip install -q -c constraints.txt -r requirements.txt -r requirements-dev.txt
+	$(PIP) torch
+	$(PIP) -r requirements.txt -r requirements-dev.txt
 	# Their wheels ask for a CUDA build of torch; see tests/harness/site/sitecustomize.py.
-	$(BIN)/pip install -q -c constraints.txt --no-deps torchvision kornia kornia_rs spandrel
+	$(PIP) --no-deps torchvision kornia kornia_rs spandrel
+	# On all cores, which pip does not do; torch holds a file for Python 3.12.
+	$(BIN)/python -m compileall -qq -j 0 .venv/lib || true
 	touch $@
