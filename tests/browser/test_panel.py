@@ -51,24 +51,27 @@ def test_numbers_move_with_a_workflow_and_agree_with_the_device(
     page: Page, server: Server, simulation: Simulation
 ) -> None:
     setting(page, "xpu-nodes.interval", 0.5)
-    start(page, with_our_nodes(text_to_image(steps=16)))
-    seen = set()
+    server.client.post("/free", {"unload_models": True, "free_memory": True})
+    eventually(lambda: shown_bytes(page, "here") < 100 << 20)
+    start(page, with_our_nodes(text_to_image(steps=10_000)))  # until it is interrupted, however slow the page is
 
-    def watched() -> bool:
-        seen.add(shown_bytes(page, "here"))
-        return len(seen) >= 3
-
-    eventually(watched, timeout_s=60)
-    screenshot(page, "panel-running")
-    agreed = 0
-    while busy(server):
+    def agrees() -> bool:
         asked_at, before = time.time(), simulation.statistics().devices[0].reserved_bytes
-        eventually(lambda: sampled(page)["taken_at"] > asked_at)  # noqa: B023 (called before the next turn)
+        eventually(lambda: sampled(page)["taken_at"] > asked_at)
         shown = sampled(page)["devices"][0]["memory"]["own_bytes"]
-        if before == simulation.statistics().devices[0].reserved_bytes:  # else the sample lies between two states
-            assert shown == pytest.approx(before, rel=0.02)
-            agreed += busy(server)
-    assert agreed >= 3
+        if before != simulation.statistics().devices[0].reserved_bytes:
+            return False  # the sample lies between two states
+        assert shown == pytest.approx(before, rel=0.02)
+        return busy(server)
+
+    eventually(lambda: shown_bytes(page, "here") > 100 << 20)
+    screenshot(page, "panel-running")
+    for _ in range(3):
+        eventually(agrees)
+    server.client.post("/interrupt", {})
+    wait_done(server)
+    start(page, with_our_nodes(text_to_image()))
+    wait_done(server)
     setting(page, "xpu-nodes.interval", 2)
     counted = settled(page, simulation)
     assert counted > 100 << 20

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.harness.long_queue import psnr_db
 from tests.harness.models import ensure_models
 from tests.harness.server import Server, running_server
 from tests.harness.simulated import COMPUTING, simulated_server
@@ -21,8 +23,8 @@ from tests.xpu_sim.statistics import DeviceCounts, Statistics
 Machine = tuple[Server, Simulation]
 Work = dict[str, int]
 
-# bf16 has 8 significant bits: about one level of 256 after three models.
-BF16_MEAN = 2
+BF16_DB = 36
+"""Least PSNR of a picture in bf16; 38.7 was measured on a processor with bf16 instructions."""
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +106,7 @@ def test_bf16_is_the_cpus_picture_within_its_rounding(machine: Machine, on_cpu: 
     first, second = statistics.devices
     assert first.count("convolution") > 100
     assert (work(second), work_on_cpu(statistics)) == ({}, {})
-    assert 0 < np.abs(image - on_cpu).mean() < BF16_MEAN
+    assert BF16_DB < psnr_db(image, on_cpu) < math.inf
 
 
 @pytest.fixture(scope="module")
