@@ -29,6 +29,15 @@ class Conversion:
             weights[name] = original
 
 
+def by_way_of_fp32(given: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """What is to be converted to a dtype: values of the other half format in fp32, which has both, else as they are.
+
+    torch converts one half format to the other value by value, and both from and to fp32 with vectors: 1.0 against
+    0.2 ns a value from fp16 to bf16 (torch 2.13, Zen 4). The result is the same, but for what a NaN carries.
+    """
+    return given.float() if {given.dtype, dtype} == set(HALVES) else given
+
+
 def converted_bytes(root: torch.nn.Module, dtype: torch.dtype, *, from_fp32: bool = False) -> int:
     """The memory that `convert` needs for the new weights beside the old ones."""
     return sum(tensor.numel() * dtype.itemsize for _, _, _, tensor in _convertible(root, dtype, from_fp32))
@@ -51,7 +60,8 @@ def convert(
         last = channels_last and isinstance(module, torch.nn.Conv2d) and tensor.ndim == 4
         layout = torch.channels_last if last else torch.preserve_format
         if id(tensor) not in done:  # modules may share a weight
-            done[id(tensor)] = _like(tensor, tensor.detach().to(dtype, memory_format=layout))
+            given = by_way_of_fp32(tensor.detach(), dtype)
+            done[id(tensor)] = _like(tensor, given.to(dtype, memory_format=layout))
         originals.append((weights, name, tensor))
         weights[name] = done[id(tensor)]
     return Conversion(tuple(originals))

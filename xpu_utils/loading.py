@@ -12,7 +12,7 @@ import dataclasses
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from io import FileIO
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -20,6 +20,7 @@ from typing import Generic, TypeVar
 import safetensors.torch
 import torch
 
+from .conversion import by_way_of_fp32
 from .pinned import PinnedPool, shared_pool
 from .tensor_file import Entry, LoadError, entries
 
@@ -30,6 +31,8 @@ CHUNK_BYTES = 16 << 20
 
 _HOST_CHUNK_BYTES = 1 << 20
 """One read that is converted on the CPU: it is still in the processor's cache then."""
+_HOST_JOB_BYTES = 4 << 20
+"""What a thread reads before it asks for more: weights of very different sizes are spread evenly over threads."""
 _HOST_ELEMENTS = 32_704
 """Converted at a time: torch splits no fewer than 32768 among threads of its own, which then wait for each other."""
 
@@ -152,20 +155,43 @@ def _dtype_after(entry: Entry, dtype: torch.dtype | None) -> torch.dtype:
     return entry.dtype if dtype is None or entry.dtype not in _CONVERTIBLE else dtype
 
 
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """Bytes of a piece that are read at once."""
+
+    piece: Piece
+    offset_bytes: int
+    size_bytes: int
+
+
+def _jobs(pieces: Iterable[Piece]) -> Iterator[list[_Part]]:
+    """Parts that one thread fills in a go: of a large piece, or of many small ones."""
+    job: list[_Part] = []
+    job_bytes = 0
+    for piece in pieces:
+        for offset_bytes in range(0, piece.size_bytes, _HOST_CHUNK_BYTES):
+            job.append(_Part(piece, offset_bytes, min(_HOST_CHUNK_BYTES, piece.size_bytes - offset_bytes)))
+            job_bytes += job[-1].size_bytes
+            if job_bytes >= _HOST_JOB_BYTES:
+                yield job
+                job, job_bytes = [], 0
+    if job:
+        yield job
+
+
 def _fill_on_host(path: Path, pieces: Iterable[Piece], threads: int, progress: Callable[[int], None] | None) -> None:
-    begun: collections.deque[tuple[Piece, concurrent.futures.Future[None]]] = collections.deque()
+    begun: collections.deque[concurrent.futures.Future[int]] = collections.deque()
 
     def finish() -> None:
-        piece, filled = begun.popleft()
-        filled.result()
+        filled_bytes = begun.popleft().result()
         if progress is not None:
-            progress(piece.size_bytes)
+            progress(filled_bytes)
 
     with _HostReader(path) as reader, concurrent.futures.ThreadPoolExecutor(threads, "xpu-load") as executor:
-        for piece in pieces:
-            if len(begun) == threads:
+        for job in _jobs(pieces):
+            if len(begun) == 2 * threads:  # the next is there when a thread has finished its own
                 finish()
-            begun.append((piece, executor.submit(reader.fill, piece)))
+            begun.append(executor.submit(reader.fill, job))
         while begun:
             finish()
 
@@ -184,21 +210,23 @@ class _HostReader:
         self._files.close()
 
     @torch.inference_mode()  # the targets may be inference tensors, and a thread begins without that mode
-    def fill(self, piece: Piece) -> None:
-        """Reads a piece into its target, or by way of a buffer where it is converted."""
-        target = piece.target.detach().view(-1)
-        if piece.dtype == target.dtype:
-            self._files.read_into(target.view(torch.uint8), piece.start)
+    def fill(self, job: Sequence[_Part]) -> int:
+        """Reads parts into their targets, or by way of a buffer where they are converted; answers their size."""
+        for part in job:
+            self._fill(part)
+        return sum(part.size_bytes for part in job)
+
+    def _fill(self, part: _Part) -> None:
+        dtype, target = part.piece.dtype, part.piece.target.detach().view(-1)
+        first, start = part.offset_bytes // dtype.itemsize, part.piece.start + part.offset_bytes
+        filled = target[first : first + part.size_bytes // dtype.itemsize]
+        if dtype == target.dtype:
+            self._files.read_into(filled.view(torch.uint8), start)
             return
-        chunk = self._chunk.get()
-        for offset in range(0, piece.size_bytes, _HOST_CHUNK_BYTES):
-            room = chunk[: piece.size_bytes - offset]
-            self._files.read_into(room, piece.start + offset)
-            values = room.view(piece.dtype)
-            first = offset // piece.dtype.itemsize
-            filled = target[first : first + values.numel()]
-            for part, converted in zip(filled.split(_HOST_ELEMENTS), values.split(_HOST_ELEMENTS), strict=True):
-                part.copy_(converted)
+        room = self._chunk.get()[: part.size_bytes]
+        self._files.read_into(room, start)
+        for some, given in zip(filled.split(_HOST_ELEMENTS), room.view(dtype).split(_HOST_ELEMENTS), strict=True):
+            some.copy_(by_way_of_fp32(given, some.dtype))
 
 
 class _PerThread(Generic[Made]):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from xpu_utils.conversion import convert, converted_bytes
+from xpu_utils.conversion import by_way_of_fp32, convert, converted_bytes
 
 
 def network(dtype: torch.dtype) -> torch.nn.Module:
@@ -56,3 +56,14 @@ def test_the_memory_needed_is_told_before() -> None:
     count = sum(parameter.numel() for parameter in root.parameters())
     assert converted_bytes(root, torch.float32) == 4 * count
     assert converted_bytes(root, torch.float16) == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_one_half_format_becomes_the_other_by_way_of_fp32_with_the_same_rounding(dtype: torch.dtype) -> None:
+    (other,) = {torch.float16, torch.bfloat16} - {dtype}
+    every = torch.arange(-(2**15), 2**15).to(torch.int16).view(dtype)
+    by_way = by_way_of_fp32(every, other)
+    assert by_way.dtype == torch.float32
+    assert torch.equal(by_way.to(other).nan_to_num(nan=7), every.to(other).nan_to_num(nan=7))
+    for given, wanted in ((every, dtype), (every, torch.float32), (every.float(), dtype)):
+        assert by_way_of_fp32(given, wanted) is given

@@ -363,18 +363,16 @@ class Reading(TorchFunctionMode):
         if (example.device, example.dtype) == (tensor.device, tensor.dtype):
             return tensor
         narrowed = tensor.dtype == torch.float32 and awaited.source.dtype in _NARROW
-        return (
-            self._narrowed(awaited, example.dtype) if narrowed and {tensor.device, example.device} == {HOST} else None
-        )
+        return self._narrowed(awaited, example) if narrowed and {tensor.device, example.device} == {HOST} else None
 
-    def _narrowed(self, awaited: _Awaited, dtype: torch.dtype) -> torch.Tensor:
-        answer = torch.empty_like(awaited.source, dtype=dtype)
-        narrowed = dataclasses.replace(awaited, parameter=answer)
+    def _narrowed(self, awaited: _Awaited, example: torch.Tensor) -> torch.Tensor:
+        """The file's own memory for a weight, or room that is awaited in its place."""
+        narrowed = dataclasses.replace(awaited, parameter=torch.empty_like(awaited.source, dtype=example.dtype))
         if narrowed.may_stay_mapped():
             self.progress.add(awaited.source.nbytes)
             return awaited.source
-        fill(awaited.path, HOST, [awaited.piece(answer)], progress=self.progress.add)
-        return answer
+        self._awaited[narrowed.parameter.data_ptr()] = narrowed
+        return narrowed.parameter
 
 
 def _place_pinned(awaited: Sequence[_Awaited], device: torch.device, rooms: list[torch.Tensor]) -> None:
