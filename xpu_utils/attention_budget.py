@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -70,17 +70,17 @@ class Chunks:
     queries: int
 
 
-def chunks_for(q: torch.Tensor, k: torch.Tensor, temporary_bytes: int) -> Chunks | None:
+def chunks_for(q_shape: Sequence[int], k_shape: Sequence[int], temporary_bytes: int) -> Chunks | None:
     """The largest pieces whose scores, and whose copies of q, k and v, stay within the bytes; None for one piece.
 
     One query of one head, and the keys of one head, are the least there is: smaller budgets give these.
 
     Args:
-        q: (batch, heads, queries, dim).
-        k: (batch, kv heads, keys, dim); kv heads divide the heads.
+        q_shape: (batch, heads, queries, dim).
+        k_shape: (batch, kv heads, keys, dim); kv heads divide the heads.
     """
-    batch, heads, queries, head_dim = q.shape
-    kv_heads, keys = k.shape[1], k.shape[2]
+    batch, heads, queries, head_dim = q_shape
+    _, kv_heads, keys, _ = k_shape
     shared = heads // kv_heads
     row_bytes = shared * max(keys, head_dim) * SCORE_BYTES  # its scores, or its copy in fp32
     if batch * kv_heads * queries * row_bytes <= temporary_bytes:

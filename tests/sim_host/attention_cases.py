@@ -78,7 +78,7 @@ def case_pictures() -> Any:
         tokens, heads = (side // 16) ** 2, 24
         q = torch.empty(1, heads, tokens, DIM, dtype=torch.bfloat16, device="meta")
         budget = device_budget(DEVICE).temporary_bytes
-        chunks = chunks_for(q, q, budget)
+        chunks = chunks_for(q.shape, q.shape, budget)
         assert chunks is not None
         calls = []
 

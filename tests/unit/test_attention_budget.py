@@ -98,7 +98,7 @@ def cases(draw: st.DrawFn) -> Case:
 def test_pieces_give_the_whole_and_no_temporary_exceeds_the_budget(case: Case, budget: int) -> None:
     budget = max(budget, case.least_bytes)
     with LargestOutput() as seen:
-        chunks = chunks_for(case.q, case.k, budget)
+        chunks = chunks_for(case.q.shape, case.k.shape, budget)
         actual = attend_in_chunks(unfused, case.q, case.k, case.v, case.mask, chunks)
     torch.testing.assert_close(actual, case.whole(), atol=TOLERANCE[case.q.dtype], rtol=TOLERANCE[case.q.dtype])
     if chunks is not None:
@@ -115,7 +115,7 @@ def test_the_recorder_sees_the_scores_of_a_whole_call() -> None:
 
 def test_one_piece_is_exactly_the_plain_call() -> None:
     q = torch.randn(2, 3, 50, 8)
-    assert chunks_for(q, q, 2 * 3 * 50 * 50 * SCORE_BYTES) is None
+    assert chunks_for(q.shape, q.shape, 2 * 3 * 50 * 50 * SCORE_BYTES) is None
     answer = object()
     assert attend_in_chunks(lambda *_: answer, q, q, q, None, None) is answer  # type: ignore[arg-type,return-value]
 
@@ -123,16 +123,16 @@ def test_one_piece_is_exactly_the_plain_call() -> None:
 def test_pieces_are_as_large_as_the_budget_allows() -> None:
     q = torch.empty(2, 8, 4096, 64, device="meta")
     row_bytes = 4096 * SCORE_BYTES
-    assert chunks_for(q, q, 16 * 1024 * row_bytes) == Chunks(batch=2, heads=8, queries=1024)
-    assert chunks_for(q, q, 16 * 64 * row_bytes) == Chunks(batch=2, heads=8, queries=64)
-    assert chunks_for(q, q, 8 * 100 * row_bytes) == Chunks(batch=1, heads=8, queries=64)
-    assert chunks_for(q, q, 3 * 64 * row_bytes) == Chunks(batch=1, heads=3, queries=64)
-    assert chunks_for(q, q, 5 * row_bytes) == Chunks(batch=1, heads=1, queries=5)
+    assert chunks_for(q.shape, q.shape, 16 * 1024 * row_bytes) == Chunks(batch=2, heads=8, queries=1024)
+    assert chunks_for(q.shape, q.shape, 16 * 64 * row_bytes) == Chunks(batch=2, heads=8, queries=64)
+    assert chunks_for(q.shape, q.shape, 8 * 100 * row_bytes) == Chunks(batch=1, heads=8, queries=64)
+    assert chunks_for(q.shape, q.shape, 3 * 64 * row_bytes) == Chunks(batch=1, heads=3, queries=64)
+    assert chunks_for(q.shape, q.shape, 5 * row_bytes) == Chunks(batch=1, heads=1, queries=5)
 
 
 def test_with_few_keys_the_queries_themselves_count() -> None:
     q, k = torch.empty(1, 1, 41, 40), torch.empty(1, 1, 1, 40)
-    assert chunks_for(q, k, 10 * 40 * SCORE_BYTES) == Chunks(batch=1, heads=1, queries=10)
+    assert chunks_for(q.shape, k.shape, 10 * 40 * SCORE_BYTES) == Chunks(batch=1, heads=1, queries=10)
 
 
 @pytest.mark.parametrize("scale", [None, 0.3])

@@ -141,12 +141,15 @@ def _within_budget(
     if function is not _scores_function():
         return function(q, k, v, heads, **given)
     budget = _budget(given.get("transformer_options") or {}, q.device)
-    q4, k4, v4 = (q, k, v) if given.get("skip_reshape") else _by_heads(q, k, v, heads)
-    mask, head_dim = given.get("mask"), q4.shape[-1]
-    padded = budget.padded_head_dim(head_dim, mask) if k4.shape[1] == q4.shape[1] else None
-    chunks = chunks_for(q4, k4, budget.temporary_bytes) if budget.needs_scores(head_dim, mask) else None
+    mask, reshaped = given.get("mask"), bool(given.get("skip_reshape"))
+    # From the shapes alone: a view of each tensor for each layer is milliseconds of the host's time a step.
+    q_shape, k_shape = (t.shape if reshaped else _shape_by_heads(t, q.shape[-1] // heads) for t in (q, k))
+    head_dim = q_shape[-1]
+    padded = budget.padded_head_dim(head_dim, mask) if k_shape[1] == q_shape[1] else None
+    chunks = chunks_for(q_shape, k_shape, budget.temporary_bytes) if budget.needs_scores(head_dim, mask) else None
     if padded is None and chunks is None:
         return function(q, k, v, heads, **given)
+    q4, k4, v4 = (q, k, v) if reshaped else _by_heads(q, k, v, head_dim)
     if padded is not None:
         out = attend_padded(q4, k4, v4, padded, given.get("scale"))
     else:
@@ -171,8 +174,12 @@ def _scores_function() -> Any:
     return getattr(host_attention.attention_pytorch, "__wrapped__", host_attention.attention_pytorch)
 
 
-def _by_heads(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int) -> tuple[torch.Tensor, ...]:
-    head_dim = q.shape[-1] // heads
+def _shape_by_heads(t: torch.Tensor, head_dim: int) -> tuple[int, int, int, int]:
+    batch, tokens, width = t.shape
+    return batch, width // head_dim, tokens, head_dim
+
+
+def _by_heads(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, head_dim: int) -> tuple[torch.Tensor, ...]:
     return tuple(t.unflatten(-1, (-1, head_dim)).transpose(1, 2) for t in (q, k, v))
 
 
@@ -226,7 +233,7 @@ def _attend_to_pixels(stock: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Ten
         return stock(q, k, v)
     budget = device_budget(q.device)
     q1, k1, v1 = (t.flatten(2).transpose(1, 2).unsqueeze(1) for t in (q, k, v))
-    chunks = chunks_for(q1, k1, budget.temporary_bytes) if budget.needs_scores(q.shape[1], None) else None
+    chunks = chunks_for(q1.shape, k1.shape, budget.temporary_bytes) if budget.needs_scores(q.shape[1], None) else None
     if chunks is None:
         return stock(q, k, v)
     out = attend_in_chunks(_attend, q1, k1, v1, None, chunks)
