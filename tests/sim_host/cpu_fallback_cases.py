@@ -180,6 +180,33 @@ def case_model_out_of_memory() -> Any:
     }
 
 
+def case_threads() -> Any:
+    """On a device, then on the CPU, on a host with two threads."""
+    placed, _ = place_model(_model().clone(), placement_for("xpu:0", "fp16"))
+    within: list[list[Any]] = []
+    between: list[int] = []
+
+    def called(module: torch.nn.Module, given: Any) -> None:
+        within.append([given[0].device.type, torch.get_num_threads()])
+
+    def guided(given: dict[str, Any]) -> torch.Tensor:
+        between.append(torch.get_num_threads())
+        return given["denoised"]
+
+    placed.set_model_sampler_post_cfg_function(guided)
+    handle = placed.model.diffusion_model.register_forward_pre_hook(called)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        _sample(placed)
+        with _plan(PLAN), _faults("out_of_resources"):
+            _sample(placed)
+        return {"within": sorted(set(map(tuple, within))), "between": between, "after": torch.get_num_threads()}
+    finally:
+        torch.set_num_threads(before)
+        handle.remove()
+
+
 def case_vae_out_of_memory() -> Any:
     vae, _ = place_vae(copy.copy(_vae("kl")), placement_for("xpu:0", "bf16"))
     network = vae.first_stage_model

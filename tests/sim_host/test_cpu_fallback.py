@@ -33,6 +33,10 @@ def test_after_the_run_it_is_on_its_device_with_the_same_weights(found: Any) -> 
     assert found["model_out_of_memory"]["unchanged"]
 
 
+def test_the_host_computes_on_one_thread_beside_a_device_and_on_all_in_its_place(found: Any) -> None:
+    assert found["threads"] == {"within": [["cpu", 2], ["xpu", 1]], "between": [1, 1], "after": 2}
+
+
 def test_a_vae_leaves_the_format_that_the_cpu_emulates(found: Any) -> None:
     vae = found["vae_out_of_memory"]
     assert vae["ran"] == ["cpu", "fp32"]

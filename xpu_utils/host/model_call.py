@@ -21,6 +21,7 @@ from comfy.patcher_extension import WrappersMP
 
 from ..checkpoints import first_not_finite, tensors_in
 from ..faults import NotFiniteError
+from ..host_threads import HostThreads
 from ..ladder import Failure, LadderExhaustedError, Rung, RungAction, climb
 from ..precision import name_of
 from . import cpu_engine, hooks
@@ -88,7 +89,8 @@ def _sampler_sample(
     run.sigmas = sigmas.to(HOST)
     run.keep_schedule_on_host()
     on_host = [None if value is None else value.to(HOST) for value in (noise, latent_image, denoise_mask)]
-    return executor(guider, run.sigmas, extra_args, callback, *on_host, *rest, **keywords)
+    with run.threads_between_calls():
+        return executor(guider, run.sigmas, extra_args, callback, *on_host, *rest, **keywords)
 
 
 def _calc_cond_batch(
@@ -119,6 +121,8 @@ class SamplingRun:
         self._companions = Companions(guider)
         self._loaded = True
         """False between a rung that has the model loaded anew and the next attempt."""
+        self._threads: HostThreads | None = None
+        """Set where a run begins on an accelerator."""
 
     # -- the whole run
 
@@ -158,7 +162,18 @@ class SamplingRun:
         self._companions.restore()
         self._recovery.restore()
 
+    def threads_between_calls(self) -> contextlib.AbstractContextManager[None]:
+        """Surrounds sampling: the host computes on one thread where the model is on an accelerator."""
+        if self.patcher.load_device == HOST:
+            return contextlib.nullcontext()
+        self._threads = HostThreads()
+        return self._threads.one()
+
     # -- one model call
+
+    def _threads_within_a_call(self) -> contextlib.AbstractContextManager[None]:
+        on_host = self.patcher.load_device == HOST or not self._loaded
+        return self._threads.all() if on_host and self._threads is not None else contextlib.nullcontext()
 
     def call(
         self, executor: Callable[..., Any], conds: list[Any], x: torch.Tensor, timestep: torch.Tensor, options: Any
@@ -176,9 +191,10 @@ class SamplingRun:
         step = self._step(timestep)
 
         def attempt() -> list[torch.Tensor]:
-            if not self._loaded:
-                self._load()
-            answers = self._on_device(executor, conds, x, timestep, options)
+            with self._threads_within_a_call():
+                if not self._loaded:
+                    self._load()
+                answers = self._on_device(executor, conds, x, timestep, options)
             self._check_finite(answers, x, conds, step)
             return answers
 
