@@ -113,7 +113,7 @@ def capabilities(environment: Mapping[str, str] | None = None) -> Capabilities:
     environment = os.environ if environment is None else environment
     known: Mapping[str, Any] = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else _older()
     return Capabilities(
-        name=str(known.get("cpu_name") or cpu_name()),
+        name=cpu_name(),
         instructions=tuple(name for name in INSTRUCTIONS if known.get(name)),
         physical_cores=psutil.cpu_count(logical=False) or psutil.cpu_count() or 1,
         torch_version=torch.__version__,

@@ -197,10 +197,15 @@ def _cpu() -> Device:
 
 
 def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """The CPU's name as its maker gives it, where the system tells."""
+    """The CPU's name as its maker gives it, where the system tells.
+
+    Virtual machines often have it without its number ("AMD EPYC"); family and model then tell generations apart.
+    """
     text = cpuinfo.read_text(encoding="utf-8", errors="replace") if cpuinfo.is_file() else ""
-    line = re.search(r"^model name\s*:\s*(\S.*)$", text, re.MULTILINE)
-    return line[1].strip() if line else platform.processor() or platform.machine()
+    told = dict(re.findall(r"^(model name|cpu family|model)\s*:\s*(\S.*?)\s*$", text, re.MULTILINE))
+    name = told.get("model name") or platform.processor() or platform.machine()
+    numbered = re.search(r"\d", name) or len(told) < 3
+    return name if numbered else f"{name} (family {told['cpu family']}, model {told['model']})"
 
 
 def _hidden_gpus(

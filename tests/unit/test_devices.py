@@ -199,6 +199,8 @@ def test_the_cpu_has_its_makers_name(tmp_path: Path) -> None:
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text("processor\t: 0\nmodel name\t: Intel(R) Core(TM) Ultra 7 258V\nflags\t\t: fpu\n")
     assert cpu_name(cpuinfo) == "Intel(R) Core(TM) Ultra 7 258V"
+    cpuinfo.write_text("cpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\n\n" * 2)
+    assert cpu_name(cpuinfo) == "AMD EPYC (family 25, model 17)"
     assert cpu_name(tmp_path / "missing") == (platform.processor() or platform.machine())
 
 
