@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,21 @@ def test_progress_ends_at_the_whole(file: Path) -> None:
     seen: list[tuple[int, int]] = []
     load_safetensors(file, CPU, progress=lambda done, total: seen.append((done, total)))
     assert seen[-1] == (30 + 7 + 32, 30 + 7 + 32)
+
+
+def test_weights_of_all_sizes_are_read_in_even_shares(tmp_path: Path) -> None:
+    """A large weight is shared among threads, many small ones go to one at a time."""
+    values = {"large": torch.randn(3000, 2001).half()} | {
+        f"small {index}": torch.randn(300).half() for index in range(99)
+    }
+    path = tmp_path / "mixed.safetensors"
+    save_file(values, path)
+    seen: list[int] = []
+    loaded = load_safetensors(path, CPU, dtype=torch.float32, threads=2, progress=lambda done, total: seen.append(done))
+    shares = [after - before for before, after in itertools.pairwise(seen)]
+    assert len(shares) == 3
+    assert max(shares) <= 5 << 20
+    assert all(torch.equal(loaded[name], value.float()) for name, value in values.items())
 
 
 def test_a_truncated_file_is_refused(file: Path) -> None:
