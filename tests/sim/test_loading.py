@@ -11,8 +11,10 @@ import torch
 from safetensors.torch import save_file
 
 from tests import xpu_sim
-from xpu_utils import loading
-from xpu_utils.loading import Piece, fill, load_safetensors
+from xpu_utils import device_reader, file_pieces
+from xpu_utils.device_reader import DeviceReader
+from xpu_utils.file_pieces import Piece
+from xpu_utils.loading import fill, load_safetensors
 from xpu_utils.pinned import PinnedMemoryError, PinnedPool
 from xpu_utils.tensor_file import LoadError, entries
 
@@ -23,8 +25,8 @@ THREADS = 3
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many chunks and groups from a small file."""
-    monkeypatch.setattr(loading, "CHUNK_BYTES", 10_000)
-    monkeypatch.setattr(loading, "GROUP_BYTES", 64_000)
+    monkeypatch.setattr(device_reader, "CHUNK_BYTES", 10_000)
+    monkeypatch.setattr(device_reader, "GROUP_BYTES", 64_000)
 
 
 @pytest.fixture
@@ -70,7 +72,7 @@ def test_wide_floats_are_converted_on_the_way(file: Path, tensors: dict[str, tor
 def test_each_byte_is_copied_once_asynchronously_from_bounded_pinned_memory(
     file: Path, tensors: dict[str, torch.Tensor], sim: xpu_sim.Simulation
 ) -> None:
-    pool = PinnedPool((THREADS + 4) * loading.CHUNK_BYTES)
+    pool = PinnedPool((THREADS + 4) * device_reader.CHUNK_BYTES)
     loaded = load_safetensors(file, DEVICE, threads=THREADS, pool=pool)
     copies = [copy for copy in sim.statistics().copies if copy.direction == "host_to_device"]
     assert all(copy.pinned and copy.non_blocking and copy.stream != 0 for copy in copies)
@@ -124,14 +126,14 @@ def test_a_file_that_is_cut_off_while_it_is_read_is_one_sentence(
     file: Path, pool: PinnedPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = torch.xpu.memory_allocated(0)
-    begin = loading._Reader.__enter__
+    begin = DeviceReader.__enter__
 
-    def cut(reader: loading._Reader) -> loading._Reader:
+    def cut(reader: DeviceReader) -> DeviceReader:
         with file.open("r+b") as stream:
             stream.truncate(file.stat().st_size // 2)
         return begin(reader)
 
-    monkeypatch.setattr(loading._Reader, "__enter__", cut)
+    monkeypatch.setattr(DeviceReader, "__enter__", cut)
     with pytest.raises(LoadError, match=r"^model.safetensors was truncated while it was read: download it again\.$"):
         load_safetensors(file, DEVICE, pool=pool, threads=THREADS)
     assert_nothing_leaked(pool, before)
@@ -146,7 +148,7 @@ def test_a_disk_that_fails_is_one_sentence(file: Path, pool: PinnedPool, monkeyp
                 raise OSError(5, "Input/output error")
             return super().readinto(room)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(loading, "FileIO", Failing)
+    monkeypatch.setattr(file_pieces, "FileIO", Failing)
     with pytest.raises(LoadError, match=r"could not be read at byte \d+ \(Input/output error\): check the disk\.$"):
         load_safetensors(file, DEVICE, pool=pool, threads=THREADS)
     assert_nothing_leaked(pool, before)
@@ -154,7 +156,7 @@ def test_a_disk_that_fails_is_one_sentence(file: Path, pool: PinnedPool, monkeyp
 
 def test_a_full_pinned_budget_is_one_sentence(file: Path) -> None:
     before = torch.xpu.memory_allocated(0)
-    pool = PinnedPool(3 * loading.CHUNK_BYTES)
+    pool = PinnedPool(3 * device_reader.CHUNK_BYTES)
     with pytest.raises(PinnedMemoryError, match=r"would exceed the limit .* unload a model or use a smaller one\.$"):
         load_safetensors(file, DEVICE, pool=pool, threads=THREADS)
     assert_nothing_leaked(pool, before)

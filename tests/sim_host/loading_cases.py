@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from tests import xpu_sim
 from tests.harness.models import MODELS
-from xpu_utils import loading
+from xpu_utils import file_pieces
 from xpu_utils.checkpoints import CheckpointError
 from xpu_utils.host import hooks, reading
 from xpu_utils.host import loading as loaders
@@ -204,19 +204,19 @@ def case_broken_files() -> dict[str, Any]:
         def readinto(self, room: object) -> int:
             return 0 if self.tell() > 1 << 26 else super().readinto(room)  # type: ignore[arg-type]
 
-    found, stock = {}, loading.FileIO
+    found, stock = {}, file_pieces.FileIO
     for name, opened in (("disk", Failing), ("cut", Cut)):
         for device, precision in (("cpu", "fp32"), ("xpu:0", "fp32"), ("xpu:0", "auto")):
             gc.collect()
             before = torch.xpu.memory_allocated(0)
-            loading.FileIO = opened  # type: ignore[misc]
+            file_pieces.FileIO = opened  # type: ignore[misc]
             try:
                 checkpoint(device, precision)
                 said = ""
             except CheckpointError as error:
                 said = str(error)
             finally:
-                loading.FileIO = stock  # type: ignore[misc]
+                file_pieces.FileIO = stock  # type: ignore[misc]
             gc.collect()
             left = torch.xpu.memory_allocated(0) - before
             found[f"{name} {device} {precision}"] = {"said": said, "left": left, "locked": shared_pool().used_bytes}
@@ -268,15 +268,15 @@ def case_read_once() -> dict[str, float]:
             read_bytes += count
             return count
 
-    found, stock = {}, loading.FileIO
-    loading.FileIO = Counting  # type: ignore[misc]
+    found, stock = {}, file_pieces.FileIO
+    file_pieces.FileIO = Counting  # type: ignore[misc]
     try:
         for precision in ("bf16", "fp32"):
             read_bytes = 0
             loaders.load_vae("vae-sd15.safetensors", placement_for("cpu", precision))
             found[precision] = read_bytes / (MODELS / "vae" / "vae-sd15.safetensors").stat().st_size
     finally:
-        loading.FileIO = stock  # type: ignore[misc]
+        file_pieces.FileIO = stock  # type: ignore[misc]
     return found
 
 

@@ -23,8 +23,9 @@ import safetensors.torch
 import torch
 from tqdm import tqdm
 
+from ..device_reader import CHUNK_BYTES
 from ..devices import Device, find_devices
-from ..loading import CHUNK_BYTES, THREADS, load_safetensors
+from ..loading import THREADS, load_safetensors
 
 _LAYER = ((1280, 1280), (10240, 1280), (1280, 5120), (1280,), (1280,))
 """Weights as in a transformer block of SDXL."""

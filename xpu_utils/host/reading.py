@@ -25,7 +25,8 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from ..checkpoints import SAFETENSORS_SUFFIXES, tensors_in
-from ..loading import Piece, fill
+from ..file_pieces import Piece
+from ..loading import fill
 from ..pinned import Packer, PinnedMemoryError, shared_pool
 from ..tensor_file import LoadError, entries
 from .hooks import State, record, switched_off
