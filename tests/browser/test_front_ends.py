@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, Page, Route, expect
 from tests.harness.hosts import CACHE
 from tests.harness.server import Server
 
-from .acting import eventually
+from .acting import TOGGLE_TAB, eventually
 
 OLDEST = "1.25.10"
 """The front end of ComfyUI 0.3.52, the oldest host that is supported."""
@@ -82,7 +82,7 @@ def test_a_front_end_without_a_place_for_the_badge_stops_asking_for_samples(olde
 
 
 def test_the_panel_opens_in_the_oldest_front_end(oldest: Page) -> None:
-    oldest.evaluate("() => window.app.extensionManager.command.execute('Workspace.ToggleSidebarTab.xpu-nodes')")
+    oldest.evaluate(TOGGLE_TAB)
     expect(oldest.locator(".xpu-card")).to_be_visible()
 
 

@@ -112,7 +112,7 @@ def test_a_reading_that_fails_is_shown_as_missing_and_comes_back(page: Page, sim
 
 
 def test_a_stage_is_shown_where_it_runs_while_it_runs(page: Page, server: Server) -> None:
-    start(page, with_our_nodes(text_to_image(steps=16, seed=11)))
+    start(page, with_our_nodes(text_to_image(steps=10_000, seed=11)))
     running = page.locator(".xpu-job .xpu-running", has_text="sample")
     expect(running).to_contain_text("xpu:0 · fp16 · running", timeout=60_000)
     assert busy(server)

@@ -11,10 +11,21 @@ import numpy as np
 import websocket
 from tqdm import tqdm
 
-from tests.sim_host.matrix import PASSING, STAGES, WORKFLOWS, Case, Outcome, faulty_server, picture, row, run_case
+from tests.sim_host.matrix import (
+    PASSING,
+    STAGES,
+    WORKFLOWS,
+    Case,
+    Outcome,
+    faulty_server,
+    picture,
+    psnr_db,
+    row,
+    run_case,
+)
 from tests.xpu_sim.control import Client as Simulation
 
-from .long_queue import LOST, psnr_db
+from .long_queue import LOST
 from .server import Server
 from .workflows import Workflow, with_stock_nodes
 
@@ -69,10 +80,12 @@ def _faulty(machine: tuple[Server, Simulation], case: Case, workflow: Workflow, 
     """Runs a case and an undisturbed prompt after it; answers the case's row."""
     server, _ = machine
     outcome = run_case(*machine, case, workflow)
+    found = row(outcome, expected)
+    differs = outcome.picture is not None and not found["equal"]
     return {
-        **row(outcome, expected),
+        **found,
         "finished": outcome.picture is not None,
-        "psnr_db": _psnr_db(outcome, expected),
+        "psnr_db": round(psnr_db(outcome.picture, expected.picture), 1) if differs else None,
         "next_right": _next_right(server, workflow, expected),
         "server_alive": server.process.poll() is None,
     }
@@ -85,10 +98,3 @@ def _next_right(server: Server, workflow: Workflow, expected: Outcome) -> bool:
     except (TimeoutError, websocket.WebSocketException, urllib.error.URLError, ConnectionError):
         return False
     return result.error is None and np.array_equal(picture(server, result), expected.picture)
-
-
-def _psnr_db(outcome: Outcome, expected: Outcome) -> float | None:
-    """Of a picture that is not equal to the undisturbed one."""
-    if outcome.picture is None or np.array_equal(outcome.picture, expected.picture):
-        return None
-    return round(psnr_db(outcome.picture, expected.picture), 1)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from tests.sim_host.matrix import PASSING, SAMPLERS, fault_of, faulty_server, graph, picture
+from tests.sim_host.matrix import PASSING, SAMPLERS, fault_of, faulty_server, graph, picture, psnr_db
 from tests.xpu_sim.control import Client as Simulation
 
 from .client import Result
@@ -71,11 +71,6 @@ def growth(readings: list[dict[str, int]]) -> dict[str, Any]:
     ).slope
     grown = {key: last[key] / first[key] - 1 for key in ("host_bytes", "in_use_bytes", "python_blocks")}
     return {"grown": grown, "bytes_per_prompt": slope}
-
-
-def psnr_db(given: Picture, expected: Picture) -> float:
-    """Peak signal-to-noise ratio of two different pictures in 0..255."""
-    return float(10 * np.log10(255**2 / np.square(given - expected, dtype=np.float64).mean()))
 
 
 def faults_of_queue(length: int) -> Iterator[dict[str, Any]]:

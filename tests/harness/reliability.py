@@ -16,12 +16,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.sim_host.matrix import OUT
+
 from .fault_matrix import run_losses, run_matrix, run_stock
 from .hosts import CACHE, ROOT
 from .long_queue import run_queue
 from .reliability_page import misses, page
 
-OUT = ROOT / "out" / "reliability"
 PAGE = ROOT / "docs" / "reliability.md"
 PARTS = ("matrix", "stock", "queue", "suites", "page")
 SUITES = ("memory", "attention", "sampling")

@@ -104,12 +104,12 @@ def _costs_part(rows: Rows, stock: Rows) -> list[str]:
 
 
 def _costs(rows: Rows) -> list[str]:
-    psnr = [row["psnr_db"] for row in rows if row.get("psnr_db") is not None]
+    psnr = [row["psnr_db"] for row in rows if row["psnr_db"] is not None]
     return [
         _lost(rows, "finished"),
         f"{min(psnr)} dB" if psnr else "-",
-        _most(row.get("extra_calls") for row in rows),
-        _most(len(rungs) if isinstance(rungs := row.get("rungs"), list) else rungs for row in rows),
+        str(max(row["extra_calls"] for row in rows)),
+        str(max(len(row["rungs"]) for row in rows)),
         _share(rows, "next_right"),
         str(sum(not row["server_alive"] for row in rows)),
     ]
@@ -121,11 +121,6 @@ def _lost_and_next(rows: Rows) -> list[str]:
 
 def _lost(rows: Rows, key: str) -> str:
     return f"{sum(not row[key] for row in rows)} of {len(rows)}"
-
-
-def _most(values: Iterable[int | None]) -> str:
-    known = [value for value in values if value is not None]
-    return str(max(known)) if known else "-"
 
 
 def _queue_part(queue: dict[str, Any]) -> list[str]:

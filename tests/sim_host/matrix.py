@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -124,6 +125,25 @@ WORKFLOWS = {
     "euler, 45 % resident": graph("euler", resident="45%"),
 }
 """What faults are met in, by its name in the results."""
+
+
+def psnr_db(given: Any, expected: Any) -> float:
+    """Peak signal-to-noise ratio of two pictures in 0..255; infinite for equal ones."""
+    error = float(np.square(given - expected, dtype=np.float64).mean())
+    return math.inf if error == 0 else 10 * math.log10(255**2 / error)
+
+
+@contextlib.contextmanager
+def next_fault(machine: tuple[Server, Simulation], node_id: str, *, step: int, **fault: object) -> Iterator[None]:
+    """`set_next_fault` for what is run in the block, in which it must happen."""
+    server, simulation = machine
+    simulation.set_faults()
+    set_next_fault(server, node_id, step=step, **fault)
+    try:
+        yield
+        assert any(simulation.statistics().faults_fired), "nothing failed"
+    finally:
+        simulation.set_faults()
 
 
 def set_next_fault(server: Server, node_id: str, *, step: int, also: Sequence[object] = (), **fault: object) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.harness.hosts import ROOT, host_environment
+from tests.harness.hosts import host_environment
 from xpu_utils.doctor.numeric import TOLERANCES, operations
 
 NUMERIC = "import sys\nfrom xpu_utils.doctor.numeric import main\nsys.exit(main())\n"
@@ -54,12 +53,10 @@ def simulated(folder: Path, script: str, config: dict[str, Any], *arguments: str
     (folder / "script.py").write_text(script)
     (folder / "config.json").write_text(json.dumps(config))
     command = [sys.executable, "-m", "tests.xpu_sim", "--config", str(folder / "config.json")]
-    environment = host_environment()
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), environment.get("PYTHONPATH", "")])
     return subprocess.run(
         [*command, "--", str(folder / "script.py"), *arguments],
         cwd=folder,
-        env=environment,
+        env=host_environment(),
         capture_output=True,
         text=True,
         timeout=300,

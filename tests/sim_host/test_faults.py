@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -28,6 +26,7 @@ from .matrix import (
     Outcome,
     faulty_server,
     graph,
+    psnr_db,
     run_case,
     set_next_fault,
 )
@@ -146,7 +145,7 @@ def test_every_rung_goes_on_with_the_picture(machine: Machine, undisturbed: dict
     rungs = ORDER[FaultKind.OUT_OF_MEMORY][:times]
     assert outcome.rungs == tuple(rung.value for rung in rungs)
     assert sum("out of memory at step 3" in line for text in outcome.reports for line in text.splitlines()) == times
-    assert psnr(outcome.picture, undisturbed["euler"].picture) >= 48, "more than one of 255 levels"
+    assert psnr_db(outcome.picture, undisturbed["euler"].picture) >= 48, "more than one of 255 levels"
     calls = times + (STEPS - 2 if Rung.SPLIT in rungs else 0)  # one condition a call from there on
     assert outcome.calls - undisturbed["euler"].calls <= calls
 
@@ -157,7 +156,7 @@ def test_nan_in_bf16_is_computed_again_in_fp32(machine: Machine) -> None:
     assert outcome.rungs == (Rung.FP32.value,)
     assert any("the step repeated in fp32" in text for text in outcome.reports)
     assert "fp32" in outcome.precisions
-    assert psnr(outcome.picture, expected.picture) >= BF16_PSNR
+    assert psnr_db(outcome.picture, expected.picture) >= BF16_PSNR
 
 
 def test_what_fails_on_the_way_is_one_more_failure(tmp_path: Path) -> None:
@@ -169,7 +168,7 @@ def test_what_fails_on_the_way_is_one_more_failure(tmp_path: Path) -> None:
         set_next_fault(server, "sampler", step=2, also=[full], **lost, device=0)
         outcome = run_case(*machine, None, graph("euler"))
         assert "xpu:2" in outcome.devices, "the second device has no memory"
-        assert psnr(outcome.picture, expected.picture) >= 48, "the conditions went one at a time"
+        assert psnr_db(outcome.picture, expected.picture) >= 48, "the conditions went one at a time"
         set_next_fault(server, "sampler", step=2, also=[{**lost, "device": 2}], **lost, device=1)
         outcome = run_case(*machine, None, graph("euler"))
         assert outcome.rungs == (Rung.ACCELERATOR.value,) * 2, "two devices die in one call"
@@ -203,12 +202,6 @@ def test_an_error_of_a_lost_device_that_works_goes_on_elsewhere(
     assert outcome.rungs == (Rung.ACCELERATOR.value,)
     assert np.array_equal(outcome.picture, undisturbed["euler"].picture)
     assert set(run_case(*machine, None, graph("euler")).devices) == {"xpu:0"}
-
-
-def psnr(picture: Any, expected: Any) -> float:
-    """In dB, of pictures in 0..255."""
-    error = float(((picture.astype(float) - expected) ** 2).mean())
-    return math.inf if error == 0 else 10 * math.log10(255**2 / error)
 
 
 def test_what_cannot_be_done_ends_in_one_sentence_and_the_next_prompt_is_right(

@@ -17,7 +17,7 @@ from tests.host.conftest import PACKS, dumped
 from tests.host.graphs import controlnet, sd3
 from tests.xpu_sim.control import Client as Simulation
 
-from .matrix import faulty_server, set_next_fault
+from .matrix import faulty_server, next_fault
 
 Machine = tuple[Server, Simulation]
 
@@ -81,14 +81,12 @@ def assert_a_fault_costs_nothing(
     Args:
         tolerance: largest difference to the CPU's latents in fp32, as a part of their spread.
     """
-    server, simulation = machine
+    server, _ = machine
     seeds = [next(_seeds), next(_seeds)]
     expected = [latents(server, graph, device="cpu", seed=seed) for seed in seeds]
     assert expected[0].std() > 0.01, "a constant result would equal anything"
-    set_next_fault(server, "sampler", step=1, operator="aten::addmm", kind=kind)
-    actual = latents(server, graph, device=device, seed=seeds[0], stock=stock)
-    assert any(simulation.statistics().faults_fired), "nothing failed"
-    simulation.set_faults()
+    with next_fault(machine, "sampler", step=1, operator="aten::addmm", kind=kind):
+        actual = latents(server, graph, device=device, seed=seeds[0], stock=stock)
     after = latents(server, graph, device=device, seed=seeds[1], stock=stock)
     for found, right in zip((actual, after), expected, strict=True):
         assert (found - right).abs().max() <= tolerance * right.std()
@@ -164,7 +162,7 @@ def image_encoded(number: int) -> Workflow:
 @pytest.mark.parametrize("kind", ["out_of_resources", "device_lost"])
 @pytest.mark.parametrize("graph", [decoded_in_tiles, encoded_in_tiles, image_encoded], ids=lambda graph: graph.__name__)
 def test_stages_of_stock_nodes(machine: Machine, graph: Callable[[int], Workflow], kind: str) -> None:
-    server, simulation = machine
+    server, _ = machine
 
     def answer(number: int, device: str) -> torch.Tensor:
         placed = with_our_nodes(graph(number), device=device, precision="fp32")
@@ -172,10 +170,8 @@ def test_stages_of_stock_nodes(machine: Machine, graph: Callable[[int], Workflow
 
     numbers = [next(_seeds), next(_seeds)]
     expected = [answer(number, "cpu") for number in numbers]
-    set_next_fault(server, "stage", step=0, operator="aten::convolution", kind=kind)
-    actual = answer(numbers[0], "auto")
-    assert any(simulation.statistics().faults_fired), "nothing failed"
-    simulation.set_faults()
+    with next_fault(machine, "stage", step=0, operator="aten::convolution", kind=kind):
+        actual = answer(numbers[0], "auto")
     after = answer(numbers[1], "auto")
     for found, right in zip((actual, after), expected, strict=True):  # VAEs attend in another way on the CPU
         torch.testing.assert_close(found, right, atol=1e-3, rtol=0)

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.harness.long_queue import psnr_db
 from tests.harness.models import ensure_models
 from tests.harness.server import Server, running_server
 from tests.harness.simulated import COMPUTING, simulated_server
 from tests.harness.workflows import Workflow, text_to_image, with_our_nodes
 from tests.xpu_sim.control import Client as Simulation
 from tests.xpu_sim.statistics import DeviceCounts, Statistics
+
+from .matrix import psnr_db
 
 Machine = tuple[Server, Simulation]
 Work = dict[str, int]
