@@ -25,6 +25,7 @@ from xpu_utils.attention import Path
 from xpu_utils.cpu import LARGEST, AttentionRule, CpuPlan
 from xpu_utils.faults import lost_devices
 from xpu_utils.host import attention, cpu_engine
+from xpu_utils.host.cpu_controls import ControlsOnCpu
 from xpu_utils.host.health import lose_dead, placement_of
 from xpu_utils.host.inventory import placement_for
 from xpu_utils.host.placing import place_clip, place_controlnet, place_model, place_vae
@@ -205,6 +206,19 @@ def case_threads() -> Any:
     finally:
         torch.set_num_threads(before)
         handle.remove()
+
+
+def case_shared_control() -> Any:
+    """What a control object casts to after a run in which two conditions share it and the model is loaded twice."""
+    control = comfy.controlnet.load_controlnet(str(MODELS / "controlnet" / "controlnet-sd15-tiny.safetensors"))
+    control.control_model_wrapped.load_device = torch.device("cpu")
+    control.manual_cast_dtype = torch.bfloat16
+    controls = ControlsOnCpu()
+    with _plan(PLAN):
+        for _ in range(4):
+            controls.use(control)
+        controls.restore()
+    return str(control.manual_cast_dtype)
 
 
 def case_vae_out_of_memory() -> Any:

@@ -37,6 +37,10 @@ def test_the_host_computes_on_one_thread_beside_a_device_and_on_all_in_its_place
     assert found["threads"] == {"within": [["cpu", 2], ["xpu", 1]], "between": [1, 1], "after": 2}
 
 
+def test_a_controlnet_that_conditions_share_is_afterwards_as_it_was(found: Any) -> None:
+    assert found["shared_control"] == "torch.bfloat16"
+
+
 def test_a_vae_leaves_the_format_that_the_cpu_emulates(found: Any) -> None:
     vae = found["vae_out_of_memory"]
     assert vae["ran"] == ["cpu", "fp32"]

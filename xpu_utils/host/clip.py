@@ -68,9 +68,7 @@ class PlacedCLIP(comfy.sd.CLIP):
         if placement is None or self.patcher.load_device != HOST or not placement.carried_over:
             return
         plan, dtype = cpu_engine.work_on_cpu(placement, torch.float32)
-        work.begin()
-        if work.has_room(dtype):
-            work.hold(dtype, plan)
+        work.hold_where_room(dtype, plan)
         if plan is not None:
             cpu_engine.use_on_clip(self, plan, None)
 

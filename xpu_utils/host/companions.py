@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterator
 from typing import Any
 
 import comfy.sampler_helpers as sampler_helpers
@@ -41,6 +42,12 @@ class Companions:
         """Those that ComfyUI loads with the model; none before it has."""
         return list(getattr(self._guider, "loaded_models", []))
 
+    def controls(self) -> Iterator[Any]:
+        """The ControlNets of all conditions; one that several share comes again."""
+        for conditions in self._guider.conds.values():
+            for condition in conditions:
+                yield from chain(condition.get("control"))
+
     def _patchers(self) -> list[Any]:
         model = self._guider.model_patcher
         found, _ = sampler_helpers.get_additional_models(self._guider.conds, model.model_dtype())
@@ -50,12 +57,15 @@ class Companions:
 
     def _forget_hints(self) -> None:
         """ControlNets keep their picture on the device that it was first used on."""
-        for conditions in self._guider.conds.values():
-            for condition in conditions:
-                control = condition.get("control")
-                while control is not None:
-                    control.cond_hint = None
-                    control = control.previous_controlnet
+        for control in self.controls():
+            control.cond_hint = None
+
+
+def chain(control: Any) -> Iterator[Any]:
+    """A condition's ControlNet and those before it."""
+    while control is not None:
+        yield control
+        control = control.previous_controlnet
 
 
 def _lead(patcher: Any, device: torch.device) -> None:

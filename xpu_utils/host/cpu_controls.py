@@ -17,8 +17,9 @@ class ControlsOnCpu:
 
     def __init__(self) -> None:
         self._formats: dict[int, WorkFormat] = {}
-        """By the identity of the weights: conditions have a control object each."""
-        self._casts: list[tuple[Any, Any]] = []
+        """By the identity of the weights, which several control objects may share."""
+        self._casts: dict[int, tuple[Any, Any]] = {}
+        """Control objects and what they cast to before, by identity: conditions may share one, which is used again."""
 
     def use(self, control: Any) -> None:
         """Has a control object that came to the CPU compute by its plan; one that was placed there does already."""
@@ -31,18 +32,16 @@ class ControlsOnCpu:
         network = control.control_model
         plan, dtype = cpu_engine.work_on_cpu(placement, control.manual_cast_dtype or network.dtype)
         if id(network) not in self._formats:
-            work = self._formats[id(network)] = WorkFormat(patcher, network)
-            work.begin()
-            if work.has_room(dtype):
-                work.hold(dtype, plan)
-        self._casts.append((control, control.manual_cast_dtype))
+            self._formats[id(network)] = WorkFormat(patcher, network)
+            self._formats[id(network)].hold_where_room(dtype, plan)
+        self._casts.setdefault(id(control), (control, control.manual_cast_dtype))
         control.manual_cast_dtype = None if network.dtype == dtype else dtype
         if plan is not None:
             cpu_engine.use_on_controlnet(control, plan)
 
     def restore(self) -> None:
         """Leaves the weights and the control objects as they were."""
-        for control, cast in self._casts:
+        for control, cast in self._casts.values():
             control.manual_cast_dtype = cast
         for work in self._formats.values():
             work.restore()

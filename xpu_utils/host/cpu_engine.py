@@ -89,7 +89,7 @@ def compute_dtype_for(placement: Placement) -> tuple[torch.dtype | None, Placeme
     if dtype is None or plan is None or plan.computes(name_of(dtype)):
         return dtype, placement
     reason = f"this CPU only emulates {name_of(dtype)}, computing in fp32"
-    return torch.float32, dataclasses.replace(placement, reason="; ".join(filter(None, (placement.reason, reason))))
+    return torch.float32, placement.because(reason)
 
 
 def work_on_cpu(placement: Placement, dtype: torch.dtype) -> tuple[CpuPlan | None, torch.dtype]:

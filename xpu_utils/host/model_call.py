@@ -26,13 +26,13 @@ from ..ladder import Failure, LadderExhaustedError, Rung, RungAction, climb
 from ..precision import name_of
 from . import cpu_engine, hooks
 from .attention import BUDGET, OVERRIDE, PlacedAttention, attends_within_budget, smaller_budget_bytes
-from .companions import Companions
+from .companions import Companions, chain
 from .conditions import DeviceConditions, bring_records_to_host, moved
 from .cpu_controls import ControlsOnCpu
 from .health import placement_of, set_placement
-from .moving import on_lost_device, unload
+from .moving import unload
 from .recovery import STOPS, Recovery
-from .weights import HOST, recover
+from .weights import HOST, is_lost, recover
 from .work_format import WorkFormat, compute_dtype, set_compute_dtype
 
 WRAPPER = "xpu_nodes.model_call"
@@ -208,7 +208,7 @@ class SamplingRun:
                 passing=STOPS,
             )
         except LadderExhaustedError:
-            if not on_lost_device(self.patcher):
+            if not is_lost(self.patcher.load_device):
                 unload(self.patcher)
             raise
 
@@ -259,7 +259,7 @@ class SamplingRun:
             given = tensors_in([entry.get(name) for name in ("cross_attn", "pooled_output")])
             if first_not_finite(("", tensor) for tensor in given) is not None:
                 return "The conditioning holds NaN: the text encoder's file is damaged, load another one."
-        controls = [control for entry in entries for control in _chain(entry.get("control"))]
+        controls = [control for entry in entries for control in chain(entry.get("control"))]
         for patcher in (patcher for control in controls for patcher in control.get_models()):
             weight = first_not_finite(patcher.model.state_dict())
             if weight:
@@ -323,22 +323,15 @@ class SamplingRun:
         plan, dtype = cpu_engine.work_on_cpu(placement, compute_dtype(self.patcher))
         if not placement.carried_over and (plan is None or self.patcher.model_dtype() == dtype):
             return
-        self._format.begin()
-        if self._format.has_room(dtype):
-            self._format.hold(dtype, plan)
+        self._format.hold_where_room(dtype, plan)
         set_compute_dtype(self.patcher, dtype)
         if placement.carried_over and plan is not None:
             cpu_engine.use_on_model(self.patcher, plan, owned=False)
             if attends_within_budget(self.patcher):
                 self._attention = PlacedAttention(plan)
-            for control in self._all_controls():
+            for control in self._companions.controls():
                 self._controls.use(control)
         set_placement(self.patcher, dataclasses.replace(placement, precision=name_of(dtype)))
-
-    def _all_controls(self) -> Iterator[Any]:
-        for cond in self.guider.conds.values():
-            for entry in cond:
-                yield from _chain(entry.get("control"))
 
     def _load(self) -> None:
         """Loads the model and its companions, where it is to go on."""
@@ -365,13 +358,6 @@ class SamplingRun:
     def _on_failure(self, failure: Failure) -> None:
         self._conditions.forget()
         self._recovery.on_failure(failure)
-
-
-def _chain(control: Any) -> Iterator[Any]:
-    """A condition's ControlNet and those before it."""
-    while control is not None:
-        yield control
-        control = control.previous_controlnet
 
 
 @contextlib.contextmanager

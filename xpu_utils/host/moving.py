@@ -13,7 +13,7 @@ import torch
 from ..devices import Device
 from .health import lead_to, placement_of
 from .inventory import host_inventory
-from .weights import HOST, is_lost, recover
+from .weights import HOST, recover
 
 
 def unload(patcher: Any) -> None:
@@ -68,8 +68,3 @@ def free_others(device: torch.device, keep: list[Any]) -> str:
     model_management.soft_empty_cache()
     freed = max(0, model_management.get_free_memory(device) - before)
     return f"{freed / 2**20:.0f} MiB freed"
-
-
-def on_lost_device(patcher: Any) -> bool:
-    """Whether a patcher is set to load to a device that is gone."""
-    return is_lost(patcher.load_device)

@@ -80,6 +80,8 @@ def recover(patcher: Any) -> str:
     Raises:
         RuntimeError: the weights exist nowhere else, or host memory does not hold them.
     """
+    if not lost_devices():
+        return ""
     source = _recover_model(patcher)
     _recover_patches(patcher)  # their tensors are the model's own while they are on it
     return source
@@ -119,8 +121,10 @@ def _recover_patches(patcher: Any) -> None:
 
 def _patch_tensors(patcher: Any) -> list[tuple[torch.nn.Module, dict[str, torch.Tensor]]]:
     """The modules among a patcher's object patches, with the tensors that are not the model's (compiled ones share)."""
-    own = {id(tensor) for _, tensor in _tensors(patcher.model)}
     modules = [patch for patch in patcher.object_patches.values() if isinstance(patch, torch.nn.Module)]
+    if not modules:
+        return []
+    own = {id(tensor) for _, tensor in _tensors(patcher.model)}
     return [
         (module, {name: tensor for name, tensor in _tensors(module) if id(tensor) not in own}) for module in modules
     ]

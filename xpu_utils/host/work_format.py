@@ -54,7 +54,13 @@ class WorkFormat:
             self._before = (dict(self._patcher.object_patches), self._patcher.force_cast_weights)
         self._patcher.patches_uuid = uuid.uuid4()
 
-    def has_room(self, dtype: torch.dtype) -> bool:
+    def hold_where_room(self, dtype: torch.dtype, plan: CpuPlan | None = None) -> None:
+        """`begin`, and `hold` where host memory has room for the converted weights."""
+        self.begin()
+        if self._has_room(dtype):
+            self._convert(dtype, plan)
+
+    def _has_room(self, dtype: torch.dtype) -> bool:
         """Whether the weights can be held in a dtype: not quantised, nor streamed by the host, nor too large."""
         if is_dynamic(self._patcher) or self._dtype not in (None, *_CONVERTIBLE):
             return False
@@ -64,6 +70,9 @@ class WorkFormat:
     def hold(self, dtype: torch.dtype, plan: CpuPlan | None = None) -> None:
         """Converts the weights, on the host, laid out by the plan."""
         self.begin()
+        self._convert(dtype, plan)
+
+    def _convert(self, dtype: torch.dtype, plan: CpuPlan | None) -> None:
         last = plan is not None and plan.channels_last
         from_fp32 = self._dtype == torch.float32
         self._conversions.append(convert(self._network, dtype, from_fp32=from_fp32, channels_last=last))
