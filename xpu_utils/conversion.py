@@ -38,9 +38,12 @@ def by_way_of_fp32(given: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return given.float() if {given.dtype, dtype} == set(HALVES) else given
 
 
-def converted_bytes(root: torch.nn.Module, dtype: torch.dtype, *, from_fp32: bool = False) -> int:
+def converted_bytes(
+    root: torch.nn.Module, dtype: torch.dtype, *, from_fp32: bool = False, channels_last: bool = False
+) -> int:
     """The memory that `convert` needs for the new weights beside the old ones."""
-    return sum(tensor.numel() * dtype.itemsize for _, _, _, tensor in _convertible(root, dtype, from_fp32))
+    replaced = {id(tensor): tensor for *_, tensor in _replaced(root, dtype, from_fp32, channels_last)}
+    return sum(tensor.numel() for tensor in replaced.values()) * dtype.itemsize
 
 
 @torch.inference_mode()  # weights loaded by a node are read in that mode only
@@ -55,8 +58,7 @@ def convert(
     """
     originals: list[tuple[Weights, str, torch.Tensor]] = []
     done: dict[int, torch.Tensor] = {}
-    convertible = [*_convertible(root, dtype, from_fp32), *(_convolutions(root, dtype) if channels_last else ())]
-    for module, weights, name, tensor in convertible:
+    for module, weights, name, tensor in _replaced(root, dtype, from_fp32, channels_last):
         last = channels_last and isinstance(module, torch.nn.Conv2d) and tensor.ndim == 4
         layout = torch.channels_last if last else torch.preserve_format
         if id(tensor) not in done:  # modules may share a weight
@@ -70,6 +72,10 @@ def convert(
 def _like(original: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     is_parameter = isinstance(original, torch.nn.Parameter)
     return torch.nn.Parameter(values, requires_grad=False) if is_parameter else values
+
+
+def _replaced(root: torch.nn.Module, dtype: torch.dtype, from_fp32: bool, channels_last: bool) -> list[_Entry]:
+    return [*_convertible(root, dtype, from_fp32), *(_convolutions(root, dtype) if channels_last else ())]
 
 
 def _convolutions(root: torch.nn.Module, dtype: torch.dtype) -> Iterator[_Entry]:

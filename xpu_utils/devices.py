@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import torch
 
+from .faults import first_line
 from .host_memory import read_host_memory
 from .profiles import Architecture, Profile, architecture_of, profile_of
 from .selector import shows
@@ -120,8 +121,7 @@ def _accelerators() -> tuple[list[Device], list[Rejection]]:
 
 
 def _failed(what: str, error: Exception) -> Rejection:
-    first_line = (str(error).splitlines() or [type(error).__name__])[0]
-    return Rejection(what, f"its driver failed: {first_line}", "restart the machine, or update the driver")
+    return Rejection(what, f"its driver failed: {first_line(error)}", "restart the machine, or update the driver")
 
 
 def _count(kind: str) -> int:

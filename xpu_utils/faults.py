@@ -20,6 +20,11 @@ class FaultKind(enum.Enum):
     UNKNOWN = "unknown"
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type where it has none, as a MemoryError mostly has."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 class NotFiniteError(RuntimeError):
     """A model call answered NaN or infinity."""
 

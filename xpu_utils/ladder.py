@@ -7,7 +7,7 @@ import enum
 from collections.abc import Callable, Collection, Mapping
 from typing import TypeVar
 
-from .faults import FaultKind, classify
+from .faults import FaultKind, classify, first_line
 
 Answer = TypeVar("Answer")
 
@@ -58,7 +58,7 @@ class Failure:
     @property
     def message(self) -> str:
         """The first line of the error."""
-        return (str(self.error).splitlines() or [type(self.error).__name__])[0]
+        return first_line(self.error)
 
 
 ADVICE: Mapping[FaultKind, str] = {

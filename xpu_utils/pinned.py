@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import torch
 
+from .faults import first_line
 from .host_memory import read_host_memory
 
 ALIGNMENT_BYTES = 512
@@ -60,7 +61,7 @@ class PinnedPool:
         """A new slab for copies to a device: uint8, shape (size_bytes,), uninitialised.
 
         Raises:
-            PinnedMemoryError: the limit is reached, or the system refuses to lock more.
+            PinnedMemoryError: the limit is reached, too little memory would be left, or the system refuses.
         """
         with self._lock:
             if self.used_bytes + size_bytes > self.limit_bytes:
@@ -79,7 +80,7 @@ class PinnedPool:
             except (RuntimeError, MemoryError) as error:
                 raise PinnedMemoryError(
                     f"Pinned memory: the system refused to lock {size_bytes >> 20} MiB"
-                    f" ({str(error).splitlines()[0]}), close other programs or raise the limit of locked memory."
+                    f" ({first_line(error)}), close other programs or raise the limit of locked memory."
                 ) from error
             storage = slab.untyped_storage()
             self._slab_sizes[storage.data_ptr()] = size_bytes

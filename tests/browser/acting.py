@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from playwright.sync_api import Page
@@ -11,6 +13,24 @@ from playwright.sync_api import Page
 from tests.harness.server import Server
 
 TOGGLE_TAB = "() => window.app.extensionManager.command.execute('Workspace.ToggleSidebarTab.xpu-nodes')"
+
+
+def write_settings(base: Path, settings: Mapping[str, object]) -> None:
+    """Gives a server's only user these settings, before it starts."""
+    file = base / "user" / "default" / "comfy.settings.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps(settings))
+
+
+def open_panel(page: Page, server: Server) -> None:
+    """Opens the front end, and in it the XPU tab."""
+    page.goto(f"http://{server.address}")
+    page.wait_for_selector(".xpu-badge", timeout=60_000)
+    advertisement = page.get_by_role("button", name="Try it out").locator("xpath=../..").get_by_role("button").last
+    if advertisement.is_visible():
+        advertisement.click()
+    page.click(".xpu-badge")
+    page.wait_for_selector(".xpu-card")
 
 
 def open_workflow(page: Page, workflow: dict[str, Any], name: str = "Lighthouse") -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 
@@ -15,6 +14,8 @@ from tests.harness.programs import ensure_chromium
 from tests.harness.server import Server
 from tests.harness.simulated import simulated_server
 from tests.xpu_sim.control import Client as Simulation
+
+from .acting import open_panel, write_settings
 
 SCREENSHOTS = ROOT / "out" / "screenshots"
 
@@ -30,9 +31,7 @@ HOST_SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.InstalledVersion": "1.3
 @pytest.fixture(scope="session")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Simulation]]:
     base = tmp_path_factory.mktemp("browser")
-    settings = base / "user" / "default" / "comfy.settings.json"
-    settings.parent.mkdir(parents=True)
-    settings.write_text(json.dumps(HOST_SETTINGS))
+    write_settings(base, HOST_SETTINGS)
     # The simulation may have to be built first.
     with simulated_server(base, {}, models=ensure_models("sd15-tiny"), timeout_s=400) as running:
         yield running
@@ -57,19 +56,13 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def page(browser: Browser, server: Server) -> Iterator[Page]:
-    """The front end with the XPU tab open; `errors` hold what went wrong in it."""
+    """The front end with the XPU tab open; `ERRORS` holds what went wrong in it."""
     context = browser.new_context(viewport=DESKTOP)
     context.grant_permissions(["clipboard-read", "clipboard-write"])
     opened = context.new_page()
     opened.on("console", _note)
     opened.on("pageerror", lambda error: ERRORS.append(str(error)))
-    opened.goto(f"http://{server.address}")
-    opened.wait_for_selector(".xpu-badge", timeout=60_000)
-    advertisement = opened.get_by_role("button", name="Try it out").locator("xpath=../..").get_by_role("button").last
-    if advertisement.is_visible():
-        advertisement.click()
-    opened.click(".xpu-badge")
-    opened.wait_for_selector(".xpu-card")
+    open_panel(opened, server)
     yield opened
     context.close()
 

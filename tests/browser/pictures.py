@@ -10,7 +10,6 @@ its PCI bus. Everything else is what a run shows.
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import os
 import tempfile
@@ -23,7 +22,7 @@ from playwright.sync_api import Page, ViewportSize, sync_playwright
 
 from tests.harness.hosts import ROOT, host_environment
 from tests.harness.models import ensure_models
-from tests.harness.programs import ensure_program
+from tests.harness.programs import ensure_chromium
 from tests.harness.server import Server
 from tests.harness.simulated import simulated_server
 from tests.harness.workflows import node, text_to_image, with_our_nodes
@@ -33,7 +32,7 @@ from tests.xpu_sim.control import Client as Simulation
 from xpu_utils.doctor.examine import as_data, examine
 from xpu_utils.doctor.machine import Gpu
 
-from .acting import busy, setting, start, wait_done
+from .acting import busy, open_panel, setting, start, wait_done, write_settings
 from .conftest import FLAGS, HOST_SETTINGS
 
 IMAGES = ROOT / "docs" / "images"
@@ -150,9 +149,7 @@ def _save(page: Page, name: str) -> None:
 
 @contextlib.contextmanager
 def _server(base: Path) -> Iterator[tuple[Server, Simulation]]:
-    settings = base / "user" / "default" / "comfy.settings.json"
-    settings.parent.mkdir(parents=True)
-    settings.write_text(json.dumps({**HOST_SETTINGS, "xpu-nodes.interval": 0.5}))
+    write_settings(base, {**HOST_SETTINGS, "xpu-nodes.interval": 0.5})
     path = os.pathsep.join([str(SYSMAN), host_environment()["PYTHONPATH"]])
     config = {"devices": ["arc-b580", "arc-a770"]}
     with simulated_server(base, config, models=ensure_models("sd15-tiny"), environment={"PYTHONPATH": path}) as running:
@@ -162,16 +159,10 @@ def _server(base: Path) -> Iterator[tuple[Server, Simulation]]:
 @contextlib.contextmanager
 def _page(server: Server) -> Iterator[Page]:
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=ensure_program("chromium", "chromium"), args=FLAGS)
+        browser = playwright.chromium.launch(executable_path=ensure_chromium(), args=FLAGS)
         page = browser.new_page(viewport=WINDOW)
         page.route("**/xpu/doctor*", lambda route: route.fulfill(json={"findings": _findings()}))
-        page.goto(f"http://{server.address}")
-        page.wait_for_selector(".xpu-badge", timeout=60_000)
-        advertisement = page.get_by_role("button", name="Try it out").locator("xpath=../..").get_by_role("button").last
-        if advertisement.is_visible():
-            advertisement.click()
-        page.click(".xpu-badge")
-        page.wait_for_selector(".xpu-card")
+        open_panel(page, server)
         _widen_sidebar(page, 130)
         yield page
         browser.close()

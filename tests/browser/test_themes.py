@@ -67,9 +67,11 @@ def eventful(page: Page, server: Server, simulation: Simulation) -> Page:
     workflow["decode"]["inputs"]["device"] = "xpu:7"
     simulation.change_device(0, other_process_bytes=3 << 30)
     simulation.set_faults({"operator": "convolution", "kind": "out_of_device_memory", "nth": 60})
-    start(page, workflow)
-    wait_done(server)
-    simulation.set_faults()
+    try:
+        start(page, workflow)
+        wait_done(server)
+    finally:
+        simulation.set_faults()
     expect(page.locator(".xpu-job .xpu-fault")).to_be_visible()
     expect(page.locator(".xpu-job .xpu-differs")).to_be_visible()
     page.evaluate("() => document.querySelectorAll('.xpu-panel details').forEach((details) => (details.open = true))")

@@ -56,6 +56,7 @@ def test_the_memory_needed_is_told_before() -> None:
     count = sum(parameter.numel() for parameter in root.parameters())
     assert converted_bytes(root, torch.float32) == 4 * count
     assert converted_bytes(root, torch.float16) == 0
+    assert converted_bytes(root, torch.float16, channels_last=True) == 2 * root[0].weight.numel()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -45,12 +45,19 @@ def test_so_much_is_not_locked_that_nothing_is_left(monkeypatch: pytest.MonkeyPa
     assert pool.used_bytes == len(kept)
 
 
-def test_a_refusal_by_the_system_is_one_sentence_and_counts_nothing() -> None:
+@pytest.mark.parametrize(
+    ("refusal", "said"),
+    [
+        (RuntimeError("CUDA error: out of memory\nmore lines"), "CUDA error: out of memory"),
+        (MemoryError(), "MemoryError"),
+    ],
+)
+def test_a_refusal_by_the_system_is_one_sentence_and_counts_nothing(refusal: Exception, said: str) -> None:
     def refuse(size_bytes: int, device: torch.device) -> torch.Tensor:
-        raise RuntimeError("CUDA error: out of memory\nmore lines")
+        raise refusal
 
     pool = PinnedPool(1 << 30, allocate=refuse)
-    with pytest.raises(PinnedMemoryError, match=r"refused to lock 1 MiB \(CUDA error: out of memory\)"):
+    with pytest.raises(PinnedMemoryError, match=rf"refused to lock 1 MiB \({said}\)"):
         pool.slab(1 << 20, CPU)
     assert pool.used_bytes == 0
 

@@ -91,8 +91,11 @@ def measure(variants: Sequence[Variant], shape: Shape, *, rounds: int, steps: in
             own = server(variant, shape, threads) if shape.alone else contextlib.nullcontext(servers[variant])
             with bar.turn(f"{shape.layout}, {variant.name}"), own as running:
                 found = run_prompt(running, variant, graph(variant, shape, steps, turn))
-            for name in found if turn or shape.alone else ("idle",):
-                samples[variant.name][name] += found[name]
+            # A server holds no model before its first prompt only, which warms up those that stay.
+            fresh, warm = shape.alone or turn == 0, shape.alone or turn > 0
+            for name in found:
+                if fresh if name == "idle" else warm:
+                    samples[variant.name][name] += found[name]
     return samples
 
 

@@ -8,12 +8,10 @@ from __future__ import annotations
 import argparse
 import concurrent.futures
 import dataclasses
-import importlib
 import json
 import os
 import queue
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -26,6 +24,7 @@ from tqdm import tqdm
 from ..device_reader import CHUNK_BYTES
 from ..devices import Device, find_devices
 from ..loading import THREADS, load_safetensors
+from .comfyui import use_comfyui
 
 _LAYER = ((1280, 1280), (10240, 1280), (1280, 5120), (1280,), (1280,))
 """Weights as in a transformer block of SDXL."""
@@ -62,12 +61,14 @@ def run(arguments: argparse.Namespace) -> tuple[int, str]:
     device = inventory.best if arguments.device == "auto" else inventory.find(arguments.device)
     if device is None:
         return 2, f"bench load: {arguments.device} is not on this machine, see `devices`."
+    if arguments.comfyui is not None and not use_comfyui(arguments.comfyui):
+        return 2, f"bench load: {arguments.comfyui} holds no ComfyUI, set COMFYUI_PATH or --comfyui to its folder."
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         if arguments.comfyui is None:
             path = write_random(Path(folder) / "model.safetensors", device, int(arguments.gigabytes * 1e9))
             figures = measure(path, device, arguments.rounds)
         else:
-            figures = measure_to_ready(arguments.comfyui, Path(folder), arguments.layout, device, arguments.rounds)
+            figures = measure_to_ready(Path(folder), arguments.layout, device, arguments.rounds)
     if arguments.json:
         arguments.json.write_text(json.dumps([dataclasses.asdict(entry) for entry in figures], indent=2))
     lines = [f"a file to {device.name}, torch {torch.__version__}"]
@@ -92,10 +93,8 @@ def write_random(path: Path, device: Device, size_bytes: int) -> Path:
     return path
 
 
-def measure_to_ready(comfyui: Path, folder: Path, layout: str, device: Device, rounds: int) -> list[Figures]:
+def measure_to_ready(folder: Path, layout: str, device: Device, rounds: int) -> list[Figures]:
     """What `measure` does and ComfyUI's loader and ours, on a model of a real layout."""
-    sys.path.insert(0, str(comfyui))
-    importlib.import_module("utils.extra_config")  # as ComfyUI does first: other packages bring a `utils` too
     from ..host import load_bench
 
     path = load_bench.write(folder, layout)

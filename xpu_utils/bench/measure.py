@@ -10,6 +10,7 @@ from collections.abc import Callable
 import torch
 
 from ..devices import Device
+from ..faults import first_line
 
 SHORTEST_SECONDS = 0.3
 """An operation is repeated for at least this long ..."""
@@ -67,7 +68,7 @@ def measure(
     try:
         seconds = median_seconds(prepare(), device)
     except (RuntimeError, TypeError) as error:  # what torch raises for a missing kernel, precision or memory
-        problem = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        problem = first_line(error)[:200]
         return Measurement(name, device.id, precision, None, None, unit, problem=problem)
     return Measurement(name, device.id, precision, seconds, work / seconds, unit, *(ceiling or ()))
 

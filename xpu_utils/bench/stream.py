@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib
 import json
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from ..devices import Device, find_devices
+from .comfyui import use_comfyui
 from .link import host_to_device_bytes_per_s
 
 if TYPE_CHECKING:
@@ -68,10 +67,8 @@ def run(arguments: argparse.Namespace) -> tuple[int, str]:
     device = inventory.best if arguments.device == "auto" else inventory.find(arguments.device)
     if device is None or device.type == "cpu":
         return 2, f"bench stream: {arguments.device} is no accelerator of this machine, see `devices`."
-    if arguments.comfyui is None or not (arguments.comfyui / "comfy").is_dir():
+    if arguments.comfyui is None or not use_comfyui(arguments.comfyui):
         return 2, "bench stream: no ComfyUI to compare with, set COMFYUI_PATH or --comfyui to its folder."
-    sys.path.insert(0, str(arguments.comfyui))
-    importlib.import_module("utils.extra_config")  # as ComfyUI does first: other packages bring a `utils` too
     reports = [measure(device, shape, arguments.steps, arguments.rounds) for shape in arguments.shape or ["sdxl"]]
     if arguments.json:
         arguments.json.write_text(json.dumps([dataclasses.asdict(report) for report in reports], indent=2))

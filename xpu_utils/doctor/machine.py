@@ -12,10 +12,10 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-import psutil
 import torch
 
 from ..devices import INTEL_VENDOR, Inventory, find_devices
+from ..host_memory import read_host_memory
 from ..profiles import architecture_of, profile_of
 from ..telemetry import sysman
 from ..telemetry.readings import Unavailable
@@ -128,7 +128,7 @@ def look(host: Host | None = None, *, sysfs: Path = Path("/sys"), dri: Path = Pa
         pyzes_problem=_pyzes_problem(),
         environment={name: value for name, value in os.environ.items() if name.startswith(_VARIABLES)},
         inventory=find_devices(),
-        ram_bytes=psutil.virtual_memory().total,
+        ram_bytes=read_host_memory().total_bytes,
         free_disk_bytes=shutil.disk_usage(Path(__file__).parent).free,
         host=host,
     )

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 import torch
 import torch.nn.functional as F
 
+from ..faults import first_line
 from ..precision import dtype_of
 
 HEAD_DIMS = (40, 64, 80, 96, 128, 160)
@@ -79,7 +80,7 @@ def check(device: str, name: str, precision: str) -> Result:
     try:
         answer = operation(values.to(device)).float().cpu()
     except (RuntimeError, NotImplementedError) as error:
-        return Result(name, precision, None, str(error).splitlines()[0][:200])
+        return Result(name, precision, None, first_line(error)[:200])
     if not bool(answer.isfinite().all()):
         return Result(name, precision, None, "the answer is not finite")
     difference = (answer - expected).abs().max() / expected.abs().max().clamp_min(1e-6)

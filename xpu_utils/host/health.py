@@ -15,7 +15,7 @@ import torch
 from comfy.patcher_extension import CallbacksMP
 
 from ..devices import Device
-from ..faults import FaultKind, classify, is_dead, mark_lost
+from ..faults import FaultKind, classify, first_line, is_dead, mark_lost
 from ..placement import Placement, place
 from . import hooks
 from .inventory import host_inventory
@@ -62,10 +62,10 @@ def lose_dead(error: BaseException) -> tuple[str, ...]:
         The ids of the devices that were not known to be lost; none where all that are left still work.
     """
     dead = [device.torch_device for device in host_inventory().accelerators if is_dead(device.torch_device)]
-    first_line = (str(error).splitlines() or [type(error).__name__])[0]
+    message = first_line(error)
     for device in dead:
-        mark_lost(str(device), first_line)
-        logging.error("XPU Nodes: %s is lost until ComfyUI restarts: %s", device, first_line)
+        mark_lost(str(device), message)
+        logging.error("XPU Nodes: %s is lost until ComfyUI restarts: %s", device, message)
     for device in dead:
         _lead_around(device)
     return tuple(map(str, dead))

@@ -12,6 +12,7 @@ import comfy.model_management as model_management
 import torch
 
 from ..devices import Device
+from ..faults import first_line
 from ..memory import read_memory
 from ..telemetry.readings import Unavailable
 from .hooks import State, record, switched_off
@@ -115,7 +116,7 @@ def _limit(device: Device, fraction: float) -> str:
     try:
         setter(fraction, device.index)
     except (RuntimeError, ValueError) as error:
-        return str(error).splitlines()[0]
+        return first_line(error)
     return ""
 
 

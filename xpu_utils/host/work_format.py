@@ -57,14 +57,15 @@ class WorkFormat:
     def hold_where_room(self, dtype: torch.dtype, plan: CpuPlan | None = None) -> None:
         """`begin`, and `hold` where host memory has room for the converted weights."""
         self.begin()
-        if self._has_room(dtype):
+        if self._has_room(dtype, _last(plan)):
             self._convert(dtype, plan)
 
-    def _has_room(self, dtype: torch.dtype) -> bool:
+    def _has_room(self, dtype: torch.dtype, channels_last: bool) -> bool:
         """Whether the weights can be held in a dtype: not quantised, nor streamed by the host, nor too large."""
         if is_dynamic(self._patcher) or self._dtype not in (None, *_CONVERTIBLE):
             return False
-        needed_bytes = converted_bytes(self._network, dtype, from_fp32=self._dtype == torch.float32)
+        from_fp32 = self._dtype == torch.float32
+        needed_bytes = converted_bytes(self._network, dtype, from_fp32=from_fp32, channels_last=channels_last)
         return bool(needed_bytes < model_management.get_free_memory(HOST))
 
     def hold(self, dtype: torch.dtype, plan: CpuPlan | None = None) -> None:
@@ -73,9 +74,8 @@ class WorkFormat:
         self._convert(dtype, plan)
 
     def _convert(self, dtype: torch.dtype, plan: CpuPlan | None) -> None:
-        last = plan is not None and plan.channels_last
         from_fp32 = self._dtype == torch.float32
-        self._conversions.append(convert(self._network, dtype, from_fp32=from_fp32, channels_last=last))
+        self._conversions.append(convert(self._network, dtype, from_fp32=from_fp32, channels_last=_last(plan)))
         self._name(dtype)
 
     def restore(self) -> None:
@@ -97,3 +97,8 @@ class WorkFormat:
         if "dtype" in vars(self._network):
             self._network.dtype = dtype
         self._patcher.size = 0  # measured again when next asked for
+
+
+def _last(plan: CpuPlan | None) -> bool:
+    """Whether convolutions are laid out channels last."""
+    return plan is not None and plan.channels_last

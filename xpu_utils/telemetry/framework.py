@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ..devices import Device
+from ..faults import first_line
 from .readings import MemoryReading, Unavailable
 
 
@@ -128,9 +129,4 @@ def _ask(device: Device, function: str) -> Any:
         return call(device.index)
     # What drivers, missing bindings (pyzes, pynvml) and builds without the backend raise.
     except (RuntimeError, ImportError, OSError, ValueError, AttributeError, NotImplementedError) as error:
-        raise Unavailable(f"torch.{device.type}.{function}: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).splitlines()
-    return lines[0] if lines else type(error).__name__
+        raise Unavailable(f"torch.{device.type}.{function}: {first_line(error)}") from error
