@@ -175,16 +175,22 @@ def _stop_if_asked() -> None:
         comfy.ops.run_every_op()
 
 
-def _upsample(module: Any, stock: Any, given: torch.Tensor, output_shape: Any = None) -> Any:
-    """The forward of ComfyUI's up-sampling layers (VAE and UNet), cheaper where it doubles and convolves."""
+def _upsample(module: Any, stock: Any, given: torch.Tensor, *arguments: Any, **keywords: Any) -> Any:
+    """The forward of ComfyUI's up-sampling layers (VAE and UNet), cheaper where it doubles and convolves.
+
+    What else a host asks of them, in whatever place or by whatever name, only the stock forward knows how to do.
+    """
     _stop_if_asked()
-    doubles = getattr(module, "scale_factor", 2.0) == 2.0 and (
-        output_shape is None or tuple(output_shape[2:]) == tuple(2 * side for side in given.shape[2:])
-    )
-    fast = fast_upsampling(getattr(module, "conv", None), given) if doubles else None
-    if fast is not None:
-        return fast
-    return stock(given) if output_shape is None else stock(given, output_shape=output_shape)
+    others = [*arguments, *(value for name, value in keywords.items() if name != "output_shape")]
+    plain = all(value is None for value in others) and _doubles(module, given, keywords.get("output_shape"))
+    fast = fast_upsampling(getattr(module, "conv", None), given) if plain else None
+    return stock(given, *arguments, **keywords) if fast is None else fast
+
+
+def _doubles(module: Any, given: torch.Tensor, output_shape: Any) -> bool:
+    """Whether an up-sampling layer is to give twice the height and width of (N, C, H, W)."""
+    doubled = tuple(2 * side for side in given.shape[2:])
+    return getattr(module, "scale_factor", 2.0) == 2.0 and (output_shape is None or tuple(output_shape[2:]) == doubled)
 
 
 def _replace_attention_modules(patcher: Any, plan: CpuPlan) -> None:

@@ -329,7 +329,8 @@ def _vae_dtype(dtype: torch.dtype | None) -> Iterator[None]:
 def _loading(device: torch.device, *paths: Path) -> Iterator[Reading | None]:
     """Checks the files, loads in the block with the device as ComfyUI's default, and explains what goes wrong."""
     for path in paths:
-        check_file(path, pickles_allowed=getattr(comfy.utils, "ALWAYS_SAFE_LOAD", False))
+        # Newer hosts have no such setting: they never load otherwise.
+        check_file(path, pickles_allowed=getattr(comfy.utils, "ALWAYS_SAFE_LOAD", True))
     names = ", ".join(path.name for path in paths)
     try:
         with (
