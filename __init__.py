@@ -10,7 +10,7 @@ WEB_DIRECTORY = "./web"
 async def comfy_entrypoint() -> Any:
     """What ComfyUI calls to get the nodes; nothing is imported before that."""
     from .nodes import XPUExtension
-    from .xpu_utils.host.routes import register
+    from .xpu_utils.host.panel.routes import register
     from .xpu_utils.host.startup import apply_hooks
 
     register()

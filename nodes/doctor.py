@@ -7,7 +7,7 @@ from inspect import cleandoc
 from comfy_api.latest import io
 
 from ..xpu_utils.doctor.examine import as_text
-from ..xpu_utils.host.diagnosis import diagnose
+from ..xpu_utils.host.panel.diagnosis import diagnose
 
 
 class XPUDoctor(io.ComfyNode):

@@ -8,7 +8,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..xpu_utils.host.memory import free_memory
-from ..xpu_utils.host.report import device_report
+from ..xpu_utils.host.panel.report import device_report
 
 
 class XPUDeviceInfo(io.ComfyNode):

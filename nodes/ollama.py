@@ -8,7 +8,7 @@ from inspect import cleandoc
 from comfy_api.latest import io
 
 from ..xpu_utils.host.ollama import ask_with_progress
-from ..xpu_utils.ollama import ModelMenu, Question
+from ..xpu_utils.ollama.client import ModelMenu, Question
 
 _menu = ModelMenu(wait_s=0)  # ComfyUI asks while it starts: names that come late are there the next time
 

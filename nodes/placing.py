@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..xpu_utils.host import placing
+from ..xpu_utils.host.placing import place as placing
 from ..xpu_utils.residency import AUTO
 from .base import XPUModelNode, XPUNode, decide
 

@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..xpu_utils.host.choices import SAMPLERS, SCHEDULERS
-from ..xpu_utils.host.sampling import sample
+from ..xpu_utils.host.running.sampling import sample
 from .base import XPUNode, accepted
 
 MAX_SEED = 0xFFFFFFFFFFFFFFFF

@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..xpu_utils.host import coding
+from ..xpu_utils.host.running import coding
 from .base import XPUNode
 
 

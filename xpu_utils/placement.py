@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 
-from .devices import Device, Inventory
+from .machine.devices import Device, Inventory
 from .precision import check_precision
 
 AUTO = "auto"

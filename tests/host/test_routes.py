@@ -17,7 +17,7 @@ import pytest
 import websocket
 
 from tests.harness.server import Server
-from xpu_utils.host_memory import read_host_memory
+from xpu_utils.machine.host_memory import read_host_memory
 
 OPENAPI = Path(__file__).parents[2] / "docs" / "openapi.yaml"
 

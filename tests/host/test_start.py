@@ -24,7 +24,7 @@ spec = importlib.util.spec_from_file_location("pack", f"{pack}/__init__.py", sub
 sys.modules["pack"] = importlib.util.module_from_spec(spec)
 before = set(sys.modules)
 spec.loader.exec_module(sys.modules["pack"])
-for part in ("nodes", "xpu_utils.host.routes", "xpu_utils.host.startup"):  # what the pack's entry point imports
+for part in ("nodes", "xpu_utils.host.panel.routes", "xpu_utils.host.startup"):  # what the pack's entry point imports
     importlib.import_module(f"pack.{part}")
 print(json.dumps(sorted({name.partition(".")[0] for name in set(sys.modules) - before - set(sys.stdlib_module_names)})))
 """

@@ -11,12 +11,13 @@ import torch
 from safetensors.torch import save_file
 
 from tests import xpu_sim
-from xpu_utils import device_reader, file_pieces
-from xpu_utils.device_reader import DeviceReader
-from xpu_utils.file_pieces import Piece
-from xpu_utils.loading import fill, load_safetensors
-from xpu_utils.pinned import PinnedMemoryError, PinnedPool
-from xpu_utils.tensor_file import LoadError, entries
+from xpu_utils.weights import spans as file_pieces
+from xpu_utils.weights import to_device as device_reader
+from xpu_utils.weights.fill import fill, load_safetensors
+from xpu_utils.weights.header import LoadError, entries
+from xpu_utils.weights.pinned import PinnedMemoryError, PinnedPool
+from xpu_utils.weights.spans import Piece
+from xpu_utils.weights.to_device import DeviceReader
 
 DEVICE = torch.device("xpu:0")
 THREADS = 3

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from tests import xpu_sim
-from xpu_utils import pinned
-from xpu_utils.leaves import collect_leaves
-from xpu_utils.pinned import PinnedPool
-from xpu_utils.stream_plan import ring_size
-from xpu_utils.streaming import WeightStream
+from xpu_utils.streaming.leaves import collect_leaves
+from xpu_utils.streaming.plan import ring_size
+from xpu_utils.streaming.stream import WeightStream
+from xpu_utils.weights import pinned
+from xpu_utils.weights.pinned import PinnedPool
 
 DEVICE = torch.device("xpu:0")
 LEARNING_PASSES = 3

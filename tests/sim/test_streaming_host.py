@@ -13,7 +13,7 @@ import torch
 
 from tests import xpu_sim
 from tests.harness.hosts import SITE, host_path
-from xpu_utils.pinned import ALIGNMENT_BYTES
+from xpu_utils.weights.pinned import ALIGNMENT_BYTES
 
 DEVICE = torch.device("xpu:0")
 HOST = torch.device("cpu")
@@ -316,7 +316,7 @@ def test_a_full_pinned_budget_falls_back_to_comfyuis_way_in_a_sentence(
     build: Any, attach: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from xpu_utils.host import hooks, streaming
-    from xpu_utils.pinned import PinnedPool
+    from xpu_utils.weights.pinned import PinnedPool
 
     whole = build()
     expected = step(whole)
@@ -339,8 +339,8 @@ def test_a_full_pinned_budget_falls_back_to_comfyuis_way_in_a_sentence(
 def test_a_lost_device_costs_no_streamed_weight(
     build: Any, attach: Any, sim: xpu_sim.Simulation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from xpu_utils import faults
     from xpu_utils.host.streaming import abandon
+    from xpu_utils.recovery import faults
 
     model = attach(build(), "0%")
     before = {key: value.clone() for key, value in model.model.state_dict().items()}

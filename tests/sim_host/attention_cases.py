@@ -14,10 +14,10 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 
 from tests import xpu_sim
-from xpu_utils.attention_budget import attend_in_chunks, chunks_for
 from xpu_utils.host import attention, hooks
 from xpu_utils.host.attention import BUDGET, MEASURED_BUDGET, OVERRIDE, PlacedAttention, device_budget
 from xpu_utils.host.inventory import placement_for
+from xpu_utils.memory.attention import attend_in_chunks, chunks_for
 
 DEVICE = torch.device("xpu:0")
 DIM = 40

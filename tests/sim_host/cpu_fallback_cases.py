@@ -21,18 +21,18 @@ from spandrel import ModelLoader
 
 from tests import xpu_sim
 from tests.harness.models import MODELS
-from xpu_utils.attention import Path
-from xpu_utils.cpu import LARGEST, AttentionRule, CpuPlan
-from xpu_utils.faults import lost_devices
+from xpu_utils.cpu.attention import Path
+from xpu_utils.cpu.plan import LARGEST, AttentionRule, CpuPlan
 from xpu_utils.host import attention, cpu_engine
-from xpu_utils.host.cpu_controls import ControlsOnCpu
-from xpu_utils.host.health import lose_dead, placement_of
 from xpu_utils.host.inventory import placement_for
-from xpu_utils.host.placing import place_clip, place_controlnet, place_model, place_vae
-from xpu_utils.host.recovery import RAN
+from xpu_utils.host.placing.place import place_clip, place_controlnet, place_model, place_vae
+from xpu_utils.host.recovery.lost import lose_dead, placement_of
+from xpu_utils.host.recovery.rungs import RAN
+from xpu_utils.host.recovery.weights import remember
+from xpu_utils.host.running.cpu_controls import ControlsOnCpu
+from xpu_utils.host.running.upscaling import PlacedUpscaler, upscale
 from xpu_utils.host.synthetic import LAYOUTS, random_weights
-from xpu_utils.host.upscaling import PlacedUpscaler, upscale
-from xpu_utils.host.weights import remember
+from xpu_utils.recovery.faults import lost_devices
 
 from .vae_cases import _vae
 

@@ -20,13 +20,14 @@ from safetensors.torch import load_file, save_file
 
 from tests import xpu_sim
 from tests.harness.models import MODELS
-from xpu_utils import file_pieces
-from xpu_utils.checkpoints import CheckpointError
-from xpu_utils.host import hooks, reading
-from xpu_utils.host import loading as loaders
+from xpu_utils.host import hooks
 from xpu_utils.host.inventory import placement_for
-from xpu_utils.pinned import shared_pool
-from xpu_utils.tensor_file import entries
+from xpu_utils.host.loading import load as loaders
+from xpu_utils.host.loading import straight as reading
+from xpu_utils.weights import spans as file_pieces
+from xpu_utils.weights.check import CheckpointError
+from xpu_utils.weights.header import entries
+from xpu_utils.weights.pinned import shared_pool
 
 CHECKPOINT = "sd15-tiny.safetensors"
 OWN = Path(tempfile.mkdtemp())

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from tests.harness.hosts import host_environment
-from xpu_utils.doctor.numeric import TOLERANCES, operations
+from xpu_utils.selftest.operations import TOLERANCES, operations
 
-NUMERIC = "import sys\nfrom xpu_utils.doctor.numeric import main\nsys.exit(main())\n"
+NUMERIC = "import sys\nfrom xpu_utils.selftest.operations import main\nsys.exit(main())\n"
 
 SELF_TEST = """
 import sys

@@ -12,8 +12,8 @@ import pytest
 from tests.harness.server import Server
 from tests.harness.workflows import Workflow, node
 from tests.xpu_sim.control import Client as Simulation
-from xpu_utils.faults import FaultKind
-from xpu_utils.ladder import ORDER, Rung
+from xpu_utils.recovery.faults import FaultKind
+from xpu_utils.recovery.ladder import ORDER, Rung
 
 from .matrix import (
     ODD_MESSAGE,

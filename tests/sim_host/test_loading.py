@@ -26,7 +26,7 @@ name, precision, models = arguments
 import torch, folder_paths, nodes
 from server import PromptServer
 PromptServer.instance = None  # no server, so no prompt that faults belong to
-from xpu_utils.host import loading
+from xpu_utils.host.loading import load as loading
 from xpu_utils.host.inventory import placement_for
 folder_paths.add_model_folder_path("checkpoints", models)
 

@@ -16,8 +16,8 @@ from .conftest import SimServer
 SCRIPT = """
 import dataclasses, json, sys, time
 from tests import xpu_sim
-from xpu_utils import selftest
-from xpu_utils.devices import find_devices
+from xpu_utils.selftest import result as selftest
+from xpu_utils.machine.devices import find_devices
 
 simulation = xpu_sim.current()
 

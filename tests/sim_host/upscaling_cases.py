@@ -9,11 +9,11 @@ from comfy_extras.nodes_upscale_model import ImageUpscaleWithModel
 from spandrel import ModelLoader
 
 from tests import xpu_sim
-from xpu_utils.faults import lost_devices
 from xpu_utils.host.inventory import placement_for
-from xpu_utils.host.recovery import placement_after
+from xpu_utils.host.recovery.rungs import placement_after
+from xpu_utils.host.running.upscaling import PlacedUpscaler, upscale
 from xpu_utils.host.synthetic import LAYOUTS, random_weights
-from xpu_utils.host.upscaling import PlacedUpscaler, upscale
+from xpu_utils.recovery.faults import lost_devices
 
 SIDE = 200
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from xpu_utils.devices import Inventory
 from xpu_utils.doctor.findings import State
 from xpu_utils.doctor.machine import Gpu, Host, Machine, RenderNode, TorchBuild
-from xpu_utils.profiles import Architecture
+from xpu_utils.machine.devices import Inventory
+from xpu_utils.machine.profiles import Architecture
 
 from .recorded import GIB, b580, xpu
 

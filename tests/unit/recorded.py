@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from xpu_utils.devices import Device
-from xpu_utils.profiles import Architecture
+from xpu_utils.machine.devices import Device
+from xpu_utils.machine.profiles import Architecture
 
 MACHINES = Path(__file__).parent / "machines"
 GIB = 1 << 30

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xpu_utils.attention import Path, attention, sigmoid_applies
+from xpu_utils.cpu.attention import Path, attention, sigmoid_applies
 
 # Relative error (Euclidean norm) a path may have: a few roundings of its dtype.
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 1.2e-2, torch.float16: 2e-3}

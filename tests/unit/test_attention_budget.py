@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from xpu_utils.attention_budget import (
+from xpu_utils.memory.attention import (
     SCORE_BYTES,
     SMALLEST_BYTES,
     AttentionBudget,

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from xpu_utils.allocator import keep_freed_memory
 from xpu_utils.bench import cpu
 from xpu_utils.bench import cpu_turns as turns
 from xpu_utils.bench.chart import bar_chart
 from xpu_utils.bench.cpu_report import Work, chart, summary, table
+from xpu_utils.cpu.allocator import keep_freed_memory
 
 EVENTS = (
     (0.0, "execution_start", {}),

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from xpu_utils.host import broadcast
-from xpu_utils.host.broadcast import Broadcaster, sample_data, send_jobs
-from xpu_utils.jobs import LOG, Fault, Stage
+from xpu_utils.host.panel import broadcast
+from xpu_utils.host.panel.broadcast import Broadcaster, sample_data, send_jobs
+from xpu_utils.recovery.jobs import LOG, Fault, Stage
 from xpu_utils.telemetry.monitor import Monitor
 from xpu_utils.telemetry.readings import DeviceSample, HostSample, MemoryReading, Sample
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save, save_file
 
-from xpu_utils.checkpoints import CheckpointError, check_file, first_not_finite
+from xpu_utils.weights.check import CheckpointError, check_file, first_not_finite
 
 GOOD = save({"weight": torch.ones(16, 16)})
 

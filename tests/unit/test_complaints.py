@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from xpu_utils.host.complaints import required_weights
+from xpu_utils.host.loading.complaints import required_weights
 
 LAYER = "text_model.encoder.layers.3.mlp.fc1"
 

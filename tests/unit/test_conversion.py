@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from xpu_utils.conversion import by_way_of_fp32, convert, converted_bytes
+from xpu_utils.weights.conversion import by_way_of_fp32, convert, converted_bytes
 
 
 def network(dtype: torch.dtype) -> torch.nn.Module:

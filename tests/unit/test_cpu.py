@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from xpu_utils import cpu, cpu_measure
-from xpu_utils.attention import Path as AttentionPath
-from xpu_utils.cpu import AttentionRule, CpuPlan, capabilities, cpu_plan, overridden
+from xpu_utils.cpu import measure as cpu_measure
+from xpu_utils.cpu import plan as cpu
+from xpu_utils.cpu.attention import Path as AttentionPath
+from xpu_utils.cpu.plan import AttentionRule, CpuPlan, capabilities, cpu_plan, overridden
 
 PLAN = CpuPlan(
     identity="x",

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.unit.test_cpu import PLAN
-from xpu_utils.cpu_layers import channels_last, fast_linears, fast_upsampling, picture_attention
+from xpu_utils.cpu.layers import channels_last, fast_linears, fast_upsampling, picture_attention
 
 BOTH = dataclasses.replace(PLAN, onednn_linear=("fp32", "bf16"))
 

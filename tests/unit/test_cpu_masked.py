@@ -12,9 +12,11 @@ MASKS = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "OMP_NUM_T
 
 PROBE = """
 import dataclasses, torch
-from xpu_utils import cpu_measure, onednn
-from xpu_utils.attention import Path, attention
-from xpu_utils.cpu import capabilities
+from xpu_utils.cpu import measure as cpu_measure
+from xpu_utils.cpu import onednn
+from xpu_utils.cpu.attention import Path
+from xpu_utils.cpu.attention import attention
+from xpu_utils.cpu.plan import capabilities
 
 q, k, v = (torch.randn(1, 2, 9, 16).bfloat16() for _ in range(3))
 outs = [attention(q, k, v, 2, path=path, skip_reshape=True).float() for path in Path]

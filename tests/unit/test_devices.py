@@ -11,10 +11,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from xpu_utils import devices
 from xpu_utils.__main__ import main
-from xpu_utils.devices import cpu_name, find_devices
-from xpu_utils.profiles import OVERRIDES_VARIABLE, Architecture, architecture_of, profile_of
+from xpu_utils.machine import devices
+from xpu_utils.machine.devices import cpu_name, find_devices
+from xpu_utils.machine.profiles import OVERRIDES_VARIABLE, Architecture, architecture_of, profile_of
 
 
 def xpu_module(*properties: object, **functions: object) -> SimpleNamespace:

@@ -21,8 +21,8 @@ from xpu_utils.doctor import probe, windows
 from xpu_utils.doctor.examine import as_data, as_text, examine, report
 from xpu_utils.doctor.findings import REPOSITORY, SYSTEMS, Finding, State, exit_code
 from xpu_utils.doctor.machine import Gpu
-from xpu_utils.doctor.numeric import TOLERANCES, Result, operations
 from xpu_utils.doctor.server import examine_server
+from xpu_utils.selftest.operations import TOLERANCES, Result, operations
 
 from .broken_machines import BROKEN, WINDOWS, host, machine
 from .recorded import b580

@@ -7,8 +7,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from xpu_utils import host_memory
-from xpu_utils.host_memory import HostMemory, read_host_memory
+from xpu_utils.machine import host_memory
+from xpu_utils.machine.host_memory import HostMemory, read_host_memory
 
 MIB = 1 << 20
 UNLIMITED = 9223372036854771712

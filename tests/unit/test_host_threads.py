@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from xpu_utils.host_threads import HostThreads
+from xpu_utils.cpu.threads import HostThreads
 
 
 @pytest.fixture(autouse=True)

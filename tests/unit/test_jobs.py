@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from xpu_utils.jobs import Fault, JobLog, Stage, StageState
+from xpu_utils.recovery.jobs import Fault, JobLog, Stage, StageState
 
 
 def _stage(

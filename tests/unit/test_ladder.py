@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xpu_utils.faults import FaultKind, NotFiniteError, classify
-from xpu_utils.ladder import ADVICE, ORDER, Failure, LadderExhaustedError, Rung, climb
+from xpu_utils.recovery.faults import FaultKind, NotFiniteError, classify
+from xpu_utils.recovery.ladder import ADVICE, ORDER, Failure, LadderExhaustedError, Rung, climb
 
 
 @pytest.mark.parametrize(

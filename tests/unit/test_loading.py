@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from xpu_utils.loading import load_safetensors
-from xpu_utils.tensor_file import LoadError
+from xpu_utils.weights.fill import load_safetensors
+from xpu_utils.weights.header import LoadError
 
 CPU = torch.device("cpu")
 

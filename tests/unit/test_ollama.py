@@ -11,8 +11,8 @@ from dataclasses import replace
 import pytest
 
 from tests.harness.ollama_server import MODEL, OllamaServer, endless, part, running_ollama
-from xpu_utils import ollama
-from xpu_utils.ollama import ModelMenu, OllamaError, Question, allowed_hosts, ask, list_models, shares_device
+from xpu_utils.ollama import client as ollama
+from xpu_utils.ollama.client import ModelMenu, OllamaError, Question, allowed_hosts, ask, list_models, shares_device
 
 QUESTION = Question(
     model=MODEL,

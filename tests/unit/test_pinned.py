@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from xpu_utils import pinned
-from xpu_utils.host_memory import HostMemory
-from xpu_utils.pinned import ALIGNMENT_BYTES, Packer, PinnedMemoryError, PinnedPool
+from xpu_utils.machine.host_memory import HostMemory
+from xpu_utils.weights import pinned
+from xpu_utils.weights.pinned import ALIGNMENT_BYTES, Packer, PinnedMemoryError, PinnedPool
 
 CPU = torch.device("cpu")
 

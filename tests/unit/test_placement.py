@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xpu_utils.devices import Device, Inventory, Rejection, find_devices
+from xpu_utils.machine.devices import Device, Inventory, Rejection, find_devices
+from xpu_utils.machine.profiles import Architecture
 from xpu_utils.placement import check_device_name, place
-from xpu_utils.profiles import Architecture
 
 CPU = find_devices().devices[-1]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from xpu_utils.selector import shows
+from xpu_utils.machine.selector import shows
 
 
 @pytest.mark.parametrize(

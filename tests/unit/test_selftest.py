@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from xpu_utils import selftest
-from xpu_utils.cache import DIRECTORY_VARIABLE, cache_directory
-from xpu_utils.devices import Device
-from xpu_utils.doctor import numeric
-from xpu_utils.doctor.numeric import HEAD_DIMS, Result
-from xpu_utils.profiles import Architecture
-from xpu_utils.selftest import SelfTest, best_precision, self_test
+from xpu_utils.machine.cache import DIRECTORY_VARIABLE, cache_directory
+from xpu_utils.machine.devices import Device
+from xpu_utils.machine.profiles import Architecture
+from xpu_utils.selftest import operations as numeric
+from xpu_utils.selftest import result as selftest
+from xpu_utils.selftest.operations import HEAD_DIMS, Result
+from xpu_utils.selftest.result import SelfTest, best_precision, self_test
 
 from .recorded import b580, xpu
 

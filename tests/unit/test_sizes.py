@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from xpu_utils.sizes import GIB, check_decoded, check_encoded, check_latent, check_step
+from xpu_utils.memory.sizes import GIB, check_decoded, check_encoded, check_latent, check_step
 
 
 def test_ordinary_sizes_pass() -> None:

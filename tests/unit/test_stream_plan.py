@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xpu_utils.stream_plan import (
+from xpu_utils.streaming.plan import (
     RING_BYTES,
     PieceCost,
     RingPlan,

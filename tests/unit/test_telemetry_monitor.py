@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xpu_utils.devices import Device
+from xpu_utils.machine.devices import Device
 from xpu_utils.telemetry import monitor as monitor_module
 from xpu_utils.telemetry.framework import DriverSource, allocator_memory, driver_memory
 from xpu_utils.telemetry.monitor import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Backoff, Monitor

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xpu_utils.tiles import (
+from xpu_utils.memory.tiles import (
     COHERENT_PIXELS,
     FEWEST_FRAMES,
     Memory,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..devices import Device
-from ..profiles import Architecture
+from ..machine.devices import Device
+from ..machine.profiles import Architecture
 from ..telemetry.pci import card_of, intel_cards, pci_address_of
 from ..telemetry.readings import Unavailable
 

@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from ..cpu import cpu_plan
-from ..cpu_measure import gemm_gflops
+from ..cpu.measure import gemm_gflops
+from ..cpu.plan import cpu_plan
 from .cpu_report import Work, chart, machine, summary, table
 from .cpu_turns import FULL_SHAPES, SHAPES, Shape, checkpoint, measure, variants_for
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import psutil
 
-from ..cpu import CpuPlan, capabilities
+from ..cpu.plan import CpuPlan, capabilities
 from .chart import bar_chart
 from .cpu_turns import MEASURES, OURS, STOCK, Samples, Shape
 

@@ -21,9 +21,9 @@ import safetensors.torch
 import torch
 from tqdm import tqdm
 
-from ..device_reader import CHUNK_BYTES
-from ..devices import Device, find_devices
-from ..loading import THREADS, load_safetensors
+from ..machine.devices import Device, find_devices
+from ..weights.fill import THREADS, load_safetensors
+from ..weights.to_device import CHUNK_BYTES
 from .comfyui import use_comfyui
 
 _LAYER = ((1280, 1280), (10240, 1280), (1280, 5120), (1280,), (1280,))

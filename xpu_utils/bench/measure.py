@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import torch
 
-from ..devices import Device
-from ..faults import first_line
+from ..machine.devices import Device
+from ..recovery.faults import first_line
 
 SHORTEST_SECONDS = 0.3
 """An operation is repeated for at least this long ..."""

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from ..devices import Device, find_devices
-from ..doctor.numeric import HEAD_DIMS
+from ..machine.devices import Device, find_devices
 from ..precision import dtype_of
+from ..selftest.operations import HEAD_DIMS
 from . import models
 from .ceilings import compute_flops, link_bytes_per_s
 from .chart import bar_chart

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..devices import Device, find_devices
+from ..machine.devices import Device, find_devices
 from .comfyui import use_comfyui
 from .link import host_to_device_bytes_per_s
 

@@ -7,8 +7,8 @@ import dataclasses
 import enum
 import json
 
-from ..devices import Device, Inventory, find_devices
-from ..memory import FreeMemory, read_memory
+from ..machine.devices import Device, Inventory, find_devices
+from ..memory.free import FreeMemory, read_memory
 from ..telemetry.readings import Unavailable
 
 

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..selftest.operations import Result
 from . import comfyui, probe, python, scan, system
 from .findings import Finding, State
 from .machine import Machine
-from .numeric import Result
 from .privacy import scrubbed
 
 CHECKS = (*system.CHECKS, *python.CHECKS, *comfyui.CHECKS)

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import torch
 
-from ..devices import INTEL_VENDOR, Inventory, find_devices
-from ..host_memory import read_host_memory
-from ..profiles import architecture_of, profile_of
+from ..machine.devices import INTEL_VENDOR, Inventory, find_devices
+from ..machine.host_memory import read_host_memory
+from ..machine.profiles import architecture_of, profile_of
 from ..telemetry import sysman
 from ..telemetry.readings import Unavailable
 from .windows import find_adapters

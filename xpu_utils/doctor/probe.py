@@ -10,15 +10,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..selftest.operations import Result
 from .findings import Finding, State, everywhere
-from .numeric import Result
 from .system import RUNTIME
 
 ROOT = Path(__file__).resolve().parents[2]
 
 _START = (
     "import runpy, sys; sys.path.insert(0, sys.argv.pop(1)); "
-    "runpy.run_module('xpu_utils.doctor.numeric', run_name='__main__', alter_sys=True)"
+    "runpy.run_module('xpu_utils.selftest.operations', run_name='__main__', alter_sys=True)"
 )
 """Not `python -m`: the Python that ComfyUI's Windows package embeds looks neither in the current folder nor in
 PYTHONPATH."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..profiles import Architecture
-from ..selector import shows
+from ..machine.profiles import Architecture
+from ..machine.selector import shows
 from .findings import Finding, State, everywhere
 from .machine import Machine
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..profiles import Architecture, architecture_of
+from ..machine.profiles import Architecture, architecture_of
 from .findings import Finding, State, everywhere
 from .machine import Gpu, Machine
 

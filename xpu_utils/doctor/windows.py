@@ -9,7 +9,7 @@ import os
 import re
 import subprocess
 
-from ..devices import INTEL_VENDOR
+from ..machine.devices import INTEL_VENDOR
 
 TIME_LIMIT_SECONDS = 20.0
 """Windows takes a second, or several after its start."""

@@ -16,16 +16,9 @@ import torch.nn.functional as F
 from comfy.ldm.modules.diffusionmodules.model import vae_attention
 from comfy.patcher_extension import WrappersMP
 
-from ..attention import attention
-from ..attention_budget import (
-    SMALLEST_BYTES,
-    AttentionBudget,
-    attend_in_chunks,
-    attend_padded,
-    budget_for,
-    chunks_for,
-)
-from ..cpu import CpuPlan
+from ..cpu.attention import attention
+from ..cpu.plan import CpuPlan
+from ..memory.attention import SMALLEST_BYTES, AttentionBudget, attend_in_chunks, attend_padded, budget_for, chunks_for
 from ..placement import Placement
 from . import hooks
 from .inventory import host_inventory

@@ -104,7 +104,7 @@ def work(checkpoint: Path, size: int) -> dict[str, float]:
 
 def compare(checkpoint: Path, size: int, rounds: int, threads: int) -> Figures:
     """Name of a way to compute -> its errors, and its time for one call."""
-    from ..cpu import cpu_plan
+    from ..cpu.plan import cpu_plan
 
     figures: Figures = {}
     reference_model, reference_vae = load(checkpoint, "fp32")
@@ -137,10 +137,10 @@ def load(checkpoint: Path, precision: str, *, stock: bool = False) -> tuple[Any,
     import comfy.sd
     from comfy.cli_args import args
 
-    from ..devices import find_devices
+    from ..machine.devices import find_devices
     from ..placement import place
     from . import cpu_engine
-    from .placing import place_model, place_vae
+    from .placing.place import place_model, place_vae
 
     placement = place("cpu", find_devices(), precision=precision)
     dtype = cpu_engine.dtype_for(placement)

@@ -11,9 +11,9 @@ import comfy.model_management as model_management
 import torch
 from comfy.cli_args import args
 
-from ..devices import Device, Inventory, Rejection, find_devices
-from ..faults import lost_devices
+from ..machine.devices import Device, Inventory, Rejection, find_devices
 from ..placement import AUTO, Placement, place
+from ..recovery.faults import lost_devices
 
 
 def host_inventory() -> Inventory:

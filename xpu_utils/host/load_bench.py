@@ -14,7 +14,7 @@ import torch
 
 from ..residency import ALL
 from .inventory import placement_for
-from .loading import load_diffusion_model
+from .loading.load import load_diffusion_model
 from .synthetic import LAYOUTS, write_model
 
 Load = Callable[[], dict[str, torch.Tensor]]

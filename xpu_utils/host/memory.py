@@ -11,9 +11,9 @@ from typing import Any
 import comfy.model_management as model_management
 import torch
 
-from ..devices import Device
-from ..faults import first_line
-from ..memory import read_memory
+from ..machine.devices import Device
+from ..memory.free import read_memory
+from ..recovery.faults import first_line
 from ..telemetry.readings import Unavailable
 from .hooks import State, record, switched_off
 from .inventory import host_inventory

@@ -9,7 +9,7 @@ from comfy import model_management
 from comfy.utils import ProgressBar
 from server import PromptServer
 
-from ..ollama import Question, ask
+from ..ollama.client import Question, ask
 
 SHOW_EVERY_S = 0.2
 

@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from ..jobs import Fault, Stage, StageState, record_stage, subscribe
-from ..peak import peak_bytes, restart_peaks
+from ..memory.peak import peak_bytes, restart_peaks
 from ..placement import Placement
+from ..recovery.jobs import Fault, Stage, StageState, record_stage, subscribe
 from .prompts import current_prompt_id
 
 Output = TypeVar("Output")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .memory import apply_free_memory_hook, apply_memory_fraction
-from .preview import apply_preview_hook
+from .running.preview import apply_preview_hook
 
 HOOKS: tuple[Callable[[], None], ...] = (
     apply_free_memory_hook,

@@ -18,7 +18,7 @@ import comfy.supported_models
 import torch
 
 from .inventory import placement_for
-from .placing import place_model
+from .placing.place import place_model
 from .streaming import ATTACHMENT, HOOK
 
 HOST = torch.device("cpu")

@@ -1,7 +1,8 @@
 """MODELs larger than their device: ComfyUI's patcher that loads through a weight stream.
 
 The patcher's class gets one subclass that decides in `load` whether everything fits; what does not is left to
-`xpu_utils.streaming`. ComfyUI's own `load` still applies LoRA and other patches, once, to the weights on the host.
+`xpu_utils.streaming.stream`. ComfyUI's own `load` still applies LoRA and other patches, once, to the weights on the
+host.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ import comfy.utils
 import torch
 from comfy.patcher_extension import CallbacksMP, PatcherInjection
 
-from ..faults import lost_devices
-from ..leaves import collect_leaves
-from ..pinned import PinnedMemoryError, shared_pool
+from ..recovery.faults import lost_devices
 from ..residency import AUTO, resident_share
-from ..stream_lesson import Lesson
-from ..stream_plan import ring_size
-from ..streaming import WeightStream
+from ..streaming.leaves import collect_leaves
+from ..streaming.lesson import Lesson
+from ..streaming.plan import ring_size
+from ..streaming.stream import WeightStream
+from ..weights.pinned import PinnedMemoryError, shared_pool
 from . import hooks
 from .inventory import host_inventory
 

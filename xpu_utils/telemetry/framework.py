@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from ..devices import Device
-from ..faults import first_line
+from ..machine.devices import Device
+from ..recovery.faults import first_line
 from .readings import MemoryReading, Unavailable
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import psutil
 
-from ..host_memory import read_host_memory
+from ..machine.host_memory import read_host_memory
 from .readings import HostSample
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from ..devices import Device
+from ..machine.devices import Device
 from . import fdinfo
 from .pci import card_of, intel_cards
 from .readings import MemoryReading, Rate, Unavailable

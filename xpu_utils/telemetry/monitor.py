@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from ..devices import Device
+from ..machine.devices import Device
 from .framework import AllocatorSource, DriverSource
 from .host import read_host
 from .kernel import KernelSource

@@ -6,7 +6,7 @@ import dataclasses
 import re
 from pathlib import Path
 
-from ..devices import INTEL_VENDOR, Device
+from ..machine.devices import INTEL_VENDOR, Device
 from .readings import Unavailable
 
 _INTEL_UUID = re.compile(r"8680([0-9a-f]{4})[0-9a-f]{4}([0-9a-f]{4})([0-9a-f]{2})([0-9a-f]{2})([0-9a-f]{2})")

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Protocol
 
-from ..devices import Device
+from ..machine.devices import Device
 
 
 class Unavailable(Exception):

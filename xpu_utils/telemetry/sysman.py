@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
-from ..devices import Device
+from ..machine.devices import Device
 from .framework import allocator_memory
 from .pci import pci_address_of, plain_uuid
 from .readings import MemoryReading, Rate, Unavailable

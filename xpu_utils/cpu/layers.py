@@ -1,0 +1,114 @@
+"""Layers of a model as the CPU computes them fastest: stand-ins for a module's forward, with its own weights."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from ..precision import name_of
+from . import onednn
+from .attention import attention
+from .plan import CpuPlan
+
+Forward = Callable[..., Any]
+
+
+def fast_linears(root: torch.nn.Module, plan: CpuPlan) -> Iterator[tuple[str, Forward]]:
+    """(dotted name of a forward, its stand-in) for the linear layers, where the plan finds oneDNN's product faster."""
+    for name, module in root.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            yield f"{name}.forward", functools.partial(_linear, plan.onednn_linear, module, stock_forward(module))
+
+
+@torch.inference_mode()  # weights loaded by a node may be written in that mode only
+def channels_last(root: torch.nn.Module) -> None:
+    """Lays the weights of two-dimensional convolutions out as (out, height, width, in), in the memory they have.
+
+    New memory for each would leave holes that the next does not fit: up to a quarter of the model. `Module.to` would
+    refuse models that have three-dimensional convolutions as well.
+    """
+    for module in root.modules():
+        if isinstance(module, torch.nn.Conv2d) and type(module.weight) is torch.nn.Parameter:
+            weight = module.weight.data
+            if weight.is_contiguous() and not weight.is_contiguous(memory_format=torch.channels_last):
+                _, inputs, height, width = weight.shape
+                strides = (inputs * height * width, 1, width * inputs, inputs)
+                module.weight.data = weight.as_strided(weight.shape, strides).copy_(weight.clone())
+
+
+def stock_forward(module: torch.nn.Module) -> Forward:
+    """The forward of a module's class, whatever patch is in force on the module now."""
+    return functools.partial(type(module).forward, module)
+
+
+def _linear(precisions: tuple[str, ...], module: Any, stock: Forward, given: torch.Tensor) -> Any:
+    """x W^T + b by one oneDNN primitive; the stock forward where weights are cast, patched on the fly or quantised."""
+    fast = name_of(given.dtype) in precisions and onednn.linear_works(given.dtype)
+    if not (fast and _plain(module, given)):
+        return stock(given)
+    return onednn.linear(given, module.weight, module.bias)
+
+
+def _plain(module: Any, given: torch.Tensor) -> bool:
+    """Whether a layer's weights can be used as they are: in the input's dtype, with nothing to be done to them."""
+    weight, bias = module.weight, module.bias
+    return (
+        type(weight) is torch.nn.Parameter
+        and weight.dtype == given.dtype
+        and weight.device.type == given.device.type == "cpu"
+        and not getattr(module, "weight_function", ())
+        and not getattr(module, "bias_function", ())
+        and (bias is None or bias.dtype == weight.dtype)
+        and not (torch.is_grad_enabled() and (given.requires_grad or weight.requires_grad))
+    )
+
+
+def fast_upsampling(convolution: Any, given: torch.Tensor) -> torch.Tensor | None:
+    """convolution(nearest-neighbour doubling of (N, C, H, W)) with 4/9 of the multiplications; None where it cannot be.
+
+    Each output pixel of one parity sees the doubled picture's 3x3 window as a 2x2 window of the original, some of its
+    pixels twice: so four 2x2 convolutions with summed weights, one a parity, give the same result. Pictures smaller
+    than their number of channels keep the plain way: summing the weights would cost more than is saved.
+    """
+    applies = (
+        isinstance(convolution, torch.nn.Conv2d)
+        and given.ndim == 4
+        and convolution.kernel_size == (3, 3)
+        and convolution.padding == convolution.stride == convolution.dilation == (1, 1)
+        and convolution.groups == 1
+        and convolution.padding_mode == "zeros"
+        and given.shape[0] * given.shape[2:].numel() >= given.shape[1]
+        and _plain(convolution, given)
+    )
+    return upsample_convolve(given, convolution.weight, convolution.bias) if applies else None
+
+
+def upsample_convolve(given: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """conv2d(doubled (N, C, H, W), 3x3 weight, padding=1): (N, C', 2H, 2W), channels last. See `fast_upsampling`."""
+    batch, _, height, width = given.shape
+    size = (batch, weight.shape[0], 2 * height, 2 * width)
+    out = torch.empty(size, dtype=given.dtype, memory_format=torch.channels_last)
+    for row, rows in enumerate(_summed(weight.float(), 2)):
+        for column, window in enumerate(_summed(rows, 3)):
+            window = window.to(given.dtype).to(memory_format=torch.channels_last)
+            parity = F.conv2d(given, window, bias, padding=1)
+            out[:, :, row::2, column::2] = parity[:, :, row : row + height, column : column + width]
+    return out
+
+
+def _summed(weight: torch.Tensor, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A kernel of 3 along `dim` as the two kernels of 2 that even and odd output pixels apply to the original."""
+    first, middle, last = weight.split(1, dim)
+    return torch.cat((first, middle + last), dim), torch.cat((first + middle, last), dim)
+
+
+def picture_attention(plan: CpuPlan, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """Attention of a VAE's middle block, one head over all pixels: (batch, channels, height, width) in and out."""
+    shape = q.shape
+    path = plan.attention_path(q.dtype, shape[2:].numel(), shape[2:].numel(), shape[1])
+    q, k, v = (t.flatten(2).transpose(1, 2) for t in (q, k, v))
+    return attention(q, k, v, heads=1, path=path).transpose(1, 2).reshape(shape)

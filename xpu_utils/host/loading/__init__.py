@@ -1,0 +1,1 @@
+"""From model files to ComfyUI's objects, on a chosen device."""

@@ -1,0 +1,78 @@
+"""What ComfyUI says, or only logs, about damaged model files, as one sentence."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+
+from ...weights.check import CheckpointError
+from ...weights.header import LoadError
+
+# What begins the warnings with which ComfyUI reports weights that it did not find in a file, and then goes on with
+# uninitialised memory in their place -> parts of names that such files leave out rightly.
+_LEFT_OUT = ("logit_scale", "text_projection", "position_ids", "log_sigmas")
+_MISSING: dict[str, tuple[str, ...]] = {
+    "unet missing:": _LEFT_OUT,
+    "clip missing:": _LEFT_OUT,
+    "missing clip vision:": _LEFT_OUT,
+    "missing controlnet keys:": _LEFT_OUT,
+    "t2i missing": _LEFT_OUT,
+    "Missing VAE keys": ("encoder.", "quant_conv."),  # a file that only decodes
+}
+_WEIGHTS = (".weight", ".bias")
+
+
+@contextlib.contextmanager
+def explained(names: str) -> Iterator[None]:
+    """Turns the host's known complaints about files into one sentence.
+
+    Raises:
+        CheckpointError: one of them; any other error stays as it is.
+    """
+    try:
+        yield
+    except LoadError as error:
+        raise CheckpointError(str(error)) from error
+    except (IndexError, KeyError) as error:  # what the host's detection runs into when parts are missing
+        raise CheckpointError(f"{names} lacks parts that tell its kind ({error}): download it again.") from error
+    except RuntimeError as error:
+        if "Could not detect model type" in str(error):
+            raise CheckpointError(f"{names} holds no model that ComfyUI knows: choose another file.") from error
+        if "Error(s) in loading state_dict" in str(error):
+            raise CheckpointError(f"{names} holds weights of unexpected shapes: download it again.") from error
+        if "VAE is invalid" in str(error):
+            raise CheckpointError(f"{names} holds no VAE: choose another file.") from error
+        raise
+
+
+@contextlib.contextmanager
+def missing_weights() -> Iterator[list[str]]:
+    """The names of required weights that the host misses in the block; it only logs them."""
+    listener = _Listener()
+    root = logging.getLogger()
+    root.addHandler(listener)
+    try:
+        yield listener.missing
+    finally:
+        root.removeHandler(listener)
+
+
+class _Listener(logging.Handler):
+    """Collects the names of weights that the host reports missing."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self.missing: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.missing += required_weights(record.getMessage())
+
+
+def required_weights(message: str) -> list[str]:
+    """The weights that a line of ComfyUI's log reports missing and that no file may leave out."""
+    left_out = next((parts for start, parts in _MISSING.items() if message.startswith(start)), None)
+    if left_out is None or "[" not in message:
+        return []
+    keys = [key.strip(" '\"[]") for key in message[message.index("[") :].split(",")]
+    return [key for key in keys if key.endswith(_WEIGHTS) and not any(part in key for part in left_out)]

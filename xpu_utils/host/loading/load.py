@@ -1,0 +1,348 @@
+"""Loads model files with ComfyUI's own loaders, onto a chosen device and in a chosen precision."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import comfy.clip_vision
+import comfy.controlnet
+import comfy.model_management as model_management
+import comfy.sd
+import comfy.utils
+import folder_paths
+import nodes as host_nodes  # ComfyUI's module: the pack itself is imported under another name
+import torch
+from comfy.cli_args import args
+
+from ...placement import Placement
+from ...recovery.faults import FaultKind
+from ...recovery.ladder import Failure, Rung
+from ...residency import ALL, AUTO
+from ...weights.check import CheckpointError, check_file
+from .. import cpu_engine
+from ..choices import check_input, model_files, vae_names
+from ..inventory import as_default, placement_for
+from ..placing.place import place_clip, place_clip_vision, place_controlnet, place_model, place_vae
+from ..recovery.lost import lose_dead
+from ..recovery.moving import free_others
+from ..recovery.rungs import report
+from ..recovery.weights import HOST, remember
+from ..running.upscaling import PlacedUpscaler
+from ..streaming import is_dynamic, may_stream
+from .complaints import explained, missing_weights
+from .straight import Reading, straight
+
+Read = TypeVar("Read")
+
+
+def model_path(folder: str, name: str) -> Path:
+    """The path of a listed model file.
+
+    Raises:
+        CheckpointError: the folder lists no such file; names that leave the folder are never listed.
+    """
+    if name not in model_files(folder):
+        raise CheckpointError(f"{name} is not in the {folder} folder: put it there or choose another file.")
+    return Path(folder_paths.get_full_path_or_raise(folder, name))
+
+
+def load_checkpoint(name: str, placement: Placement, *, resident: str = AUTO) -> tuple[tuple[Any, Any, Any], Placement]:
+    """Loads a checkpoint's MODEL, CLIP and VAE (None where the file has none).
+
+    Raises:
+        CheckpointError: the file cannot be used.
+    """
+    path = model_path("checkpoints", name)
+    read = functools.partial(_read_checkpoint, path, dtype=cpu_engine.dtype_for(placement), resident=resident)
+    (model, clip, vae), placement = _read_to(placement, read)
+    if model is None:
+        raise CheckpointError(f"{name} holds no diffusion model: load it with the loader for what it holds.")
+    again = functools.partial(_read_checkpoint, path, HOST, dtype=model.model_dtype())
+    remember(model, name, lambda: again(parts="model")[0].model)
+    placed, effective = place_model(model, placement, owned=True, resident=resident)
+    if clip is not None:
+        remember(clip.patcher, name, lambda: again(parts="clip")[1].cond_stage_model)
+        clip, _ = place_clip(clip, placement)
+    if vae is not None and vae.first_stage_model is not None:
+        remember(vae.patcher, name, lambda: again(parts="vae")[2].first_stage_model)
+        vae, _ = place_vae(vae, placement, owned=True)
+    return (placed, clip, vae), effective.because(_lacks(clip, vae))
+
+
+def _lacks(clip: Any, vae: Any) -> str:
+    parts = {"text encoder": clip, "VAE": getattr(vae, "first_stage_model", None)}
+    absent = [what for what, part in parts.items() if part is None]
+    return f"the file holds no {' and no '.join(absent)}" if absent else ""
+
+
+def _read_checkpoint(
+    path: Path, device: torch.device, *, dtype: torch.dtype | None, resident: str = AUTO, parts: str = "model clip vae"
+) -> tuple[Any, Any, Any]:
+    fits = False
+    with _loading(device, path) as reading, _vae_dtype(dtype):
+        model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(
+            str(path),
+            output_model="model" in parts,
+            output_vae="vae" in parts,
+            output_clip="clip" in parts,
+            embedding_directory=folder_paths.get_folder_paths("embeddings"),
+            model_options=_model_options(dtype),
+            te_model_options=_clip_options(device, dtype),
+        )
+        if model is not None:
+            fits = _read_to_its_device(model, resident, reading)
+    if fits:
+        model_management.load_models_gpu([model], force_full_load=True)
+    return model, clip, vae
+
+
+def load_diffusion_model(
+    name: str, weight_dtype: str, placement: Placement, *, resident: str = AUTO
+) -> tuple[Any, Placement]:
+    """Loads a MODEL; `weight_dtype` is the stock loader's choice of fp8 storage, or "default".
+
+    Raises:
+        CheckpointError: the file cannot be used.
+        ValueError: there is no such storage format.
+    """
+    check_input("weight_dtype", weight_dtype)
+    path = model_path("diffusion_models", name)
+    options = _model_options(cpu_engine.dtype_for(placement))
+    if weight_dtype != "default":
+        options["dtype"] = getattr(torch, f"float8_{weight_dtype.removeprefix('fp8_').removesuffix('_fast')}")
+        options["fp8_optimizations"] = weight_dtype.endswith("_fast")
+
+    def read(device: torch.device) -> Any:
+        with _loading(device, path) as reading:
+            model = comfy.sd.load_diffusion_model(str(path), model_options=options)
+            fits = _read_to_its_device(model, resident, reading)
+        if fits:
+            model_management.load_models_gpu([model], force_full_load=True)
+        return model
+
+    model, placement = _read_to(placement, read)
+    remember(model, name, lambda: read(HOST).model)
+    return place_model(model, placement, owned=True, resident=resident)
+
+
+def load_clip(names: Sequence[str], kind: str, placement: Placement) -> tuple[Any, Placement]:
+    """Loads a CLIP from one to three text encoder files.
+
+    Raises:
+        CheckpointError: a file cannot be used.
+        ValueError: there is no such family of text encoders.
+    """
+    check_input("type", kind)
+    paths = [model_path("text_encoders", name) for name in names]
+    clip_type = getattr(comfy.sd.CLIPType, kind.upper(), comfy.sd.CLIPType.STABLE_DIFFUSION)
+
+    def read(device: torch.device) -> Any:
+        with _loading(device, *paths):
+            return comfy.sd.load_clip(
+                ckpt_paths=[str(path) for path in paths],
+                embedding_directory=folder_paths.get_folder_paths("embeddings"),
+                clip_type=clip_type,
+                model_options=_clip_options(device, cpu_engine.dtype_for(placement)),
+            )
+
+    clip, placement = _read_to(placement, read)
+    remember(clip.patcher, ", ".join(names), lambda: read(HOST).cond_stage_model)
+    return place_clip(clip, placement)
+
+
+def load_vae(name: str, placement: Placement) -> tuple[Any, Placement]:
+    """Loads a VAE with ComfyUI's own node: a file, a small decoder made of two, or one that needs none.
+
+    Raises:
+        CheckpointError: there is no such VAE, or a file cannot be used.
+    """
+    paths = _vae_paths(name)
+
+    def read(device: torch.device) -> Any:
+        with _loading(device, *paths), _vae_dtype(cpu_engine.dtype_for(placement)):
+            (vae,) = host_nodes.NODE_CLASS_MAPPINGS["VAELoader"]().load_vae(name)
+            return vae
+
+    vae, placement = _read_to(placement, read)
+    remember(vae.patcher, name, lambda: read(HOST).first_stage_model)
+    return place_vae(vae, placement, owned=True)
+
+
+def _vae_paths(name: str) -> list[Path]:
+    """The files that the stock VAE loader reads for one of its choices."""
+    small = model_files("vae_approx")
+    if name in small and name in vae_names():
+        return [model_path("vae_approx", name)]
+    if name in model_files("vae") or name not in vae_names():
+        return [model_path("vae", name)]
+    halves = (f"{name}_encoder.", f"{name}_decoder.")
+    return [model_path("vae_approx", file) for file in small if file.startswith(halves)]
+
+
+def load_controlnet(name: str, placement: Placement) -> tuple[Any, Placement]:
+    """Loads a CONTROL_NET.
+
+    Raises:
+        CheckpointError: the file cannot be used.
+    """
+    path = model_path("controlnet", name)
+
+    def read(device: torch.device) -> Any:
+        with _loading(device, path):
+            return comfy.controlnet.load_controlnet(
+                str(path), model_options=_model_options(cpu_engine.dtype_for(placement))
+            )
+
+    control, placement = _read_to(placement, read)
+    if control is None:
+        raise CheckpointError(f"{name} holds no ControlNet: choose another file.")
+    for patcher in control.get_models():
+        remember(patcher, name, lambda: read(HOST).get_models()[-1].model)
+    return place_controlnet(control, placement)
+
+
+def load_clip_vision(name: str, placement: Placement) -> tuple[Any, Placement]:
+    """Loads a CLIP_VISION.
+
+    Raises:
+        CheckpointError: the file cannot be used.
+    """
+    path = model_path("clip_vision", name)
+
+    def read(device: torch.device) -> Any:
+        with _loading(device, path):
+            return comfy.clip_vision.load(str(path))
+
+    vision, placement = _read_to(placement, read)
+    if vision is None:
+        raise CheckpointError(f"{name} holds no CLIP vision model: choose another file.")
+    remember(vision.patcher, name, lambda: read(HOST).model)
+    return place_clip_vision(vision, placement)
+
+
+def load_upscale_model(name: str, placement: Placement) -> tuple[PlacedUpscaler, Placement]:
+    """Loads an UPSCALE_MODEL.
+
+    Raises:
+        CheckpointError: the file cannot be used.
+    """
+    from spandrel import ImageModelDescriptor, ModelLoader, UnsupportedModelError
+
+    path = model_path("upscale_models", name)
+
+    def read(device: torch.device) -> Any:
+        with _loading(device, path):
+            weights = comfy.utils.load_torch_file(str(path), safe_load=True)
+            if "module.layers.0.residual_group.blocks.0.norm1.weight" in weights:
+                weights = comfy.utils.state_dict_prefix_replace(weights, {"module.": ""})
+            return ModelLoader().load_from_state_dict(weights).eval()
+
+    try:
+        model, placement = _read_to(placement, read)
+    except UnsupportedModelError as error:
+        raise CheckpointError(f"{name} is no upscale model that is known here: choose another file.") from error
+    if not isinstance(model, ImageModelDescriptor):
+        raise CheckpointError(f"{name} does not upscale single images: choose another file.")
+    upscaler = PlacedUpscaler(model, placement)
+    remember(upscaler.patcher, name, lambda: read(HOST).model)
+    return upscaler, upscaler.placement
+
+
+def _read_to(placement: Placement, read: Callable[[torch.device], Read]) -> tuple[Read, Placement]:
+    """Reads with the placement's device as ComfyUI's default, or with the host as that where the device fails.
+
+    ComfyUI's loaders put small models onto the device at once; where that fails they can go there later.
+    """
+    device = placement.device.torch_device
+    try:
+        return read(device), placement
+    except (RuntimeError, MemoryError) as error:
+        failure = Failure.of(error)
+    if failure.kind is FaultKind.UNKNOWN or device == HOST:
+        raise failure.error
+    report(failure, Rung.HOST, device=placement.device.id, stage="load", words="loading to host memory")
+    if failure.kind is FaultKind.DEVICE_LOST:
+        lose_dead(failure.error)
+        placement = dataclasses.replace(
+            placement_for(placement.device.id, placement.precision), requested=placement.requested
+        )
+    else:
+        free_others(device, [])
+    return read(HOST), placement
+
+
+def _read_to_its_device(model: Any, resident: str, reading: Reading | None) -> bool:
+    """Has a MODEL's weights be read to its device, where all of them fit there beside a step's work; whether they do.
+
+    ComfyUI by itself reads them into host memory first, unless the device has more of it free than the host has.
+    Where they do not fit, they are read to the page-locked memory that they stream from.
+    """
+    device = model.load_device
+    if device == HOST or is_dynamic(model):
+        return False
+    room_bytes = model_management.get_free_memory(device) - model_management.minimum_inference_memory()
+    size_bytes = sum(weight.nbytes for weight in model.model.parameters())
+    fits = resident in (AUTO, ALL) and size_bytes < room_bytes
+    if reading is not None:
+        if fits:
+            reading.move(model.model, device)
+        elif may_stream(model, resident):
+            reading.pin(model.model.diffusion_model, device)
+    return fits
+
+
+def _model_options(dtype: torch.dtype | None) -> dict[str, Any]:
+    return {} if dtype is None else {"dtype": dtype}
+
+
+def _clip_options(device: torch.device, dtype: torch.dtype | None) -> dict[str, Any]:
+    """Device, and storage format where a small one was asked for: fp32 is what text encoders compute in anyway."""
+    options: dict[str, Any] = {
+        "load_device": device,
+        "offload_device": model_management.text_encoder_offload_device(),
+    }
+    if dtype in (torch.bfloat16, torch.float16):
+        options["dtype"] = dtype
+    return options
+
+
+@contextlib.contextmanager
+def _vae_dtype(dtype: torch.dtype | None) -> Iterator[None]:
+    """Has a checkpoint's VAE take this dtype at once, as ComfyUI's own flags do: later it would have been rounded."""
+    flags = {"fp32_vae": torch.float32, "bf16_vae": torch.bfloat16, "fp16_vae": torch.float16}
+    before = {flag: getattr(args, flag) for flag in flags}
+    try:
+        if dtype in flags.values():
+            vars(args).update({flag: dtype == flags[flag] for flag in flags})
+        yield
+    finally:
+        vars(args).update(before)
+
+
+@contextlib.contextmanager
+def _loading(device: torch.device, *paths: Path) -> Iterator[Reading | None]:
+    """Checks the files, loads in the block with the device as ComfyUI's default, and explains what goes wrong."""
+    for path in paths:
+        # Newer hosts have no such setting: they never load otherwise.
+        check_file(path, pickles_allowed=getattr(comfy.utils, "ALWAYS_SAFE_LOAD", True))
+    names = ", ".join(path.name for path in paths)
+    try:
+        with (
+            as_default(device),
+            missing_weights() as missing,
+            explained(names),
+            straight(paths) as reading,
+        ):
+            yield reading
+        if missing:
+            raise CheckpointError(f"{names} lacks weights ({missing[0]}): it is incomplete, download it again.")
+    except BaseException:
+        gc.collect()
+        model_management.soft_empty_cache()
+        raise

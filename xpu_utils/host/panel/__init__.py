@@ -1,0 +1,1 @@
+"""What the pages are told: routes, broadcasts, findings and reports."""

@@ -1,0 +1,69 @@
+"""The doctor inside ComfyUI: what the host adds to the facts of the machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import comfy.model_management as model_management
+import folder_paths
+from comfy.cli_args import args
+
+from ...doctor.examine import examine, examine_devices, examine_packs
+from ...doctor.findings import Finding
+from ...doctor.machine import Host, Machine, look
+from ...doctor.probe import ROOT
+from ..hooks import hooks
+
+MODEL_KINDS = ("checkpoints", "diffusion_models", "text_encoders")
+
+
+def diagnose(*, kernels: bool = False, packs: bool = False) -> tuple[Machine, list[Finding]]:
+    """Examines the machine and the host, the worst findings first. Blocks, for seconds a device with `kernels`.
+
+    Args:
+        kernels: also run a real kernel on every device, each in a child process.
+        packs: also read the source of the other packs for places that insist on CUDA.
+    """
+    machine = look(host_facts())
+    findings = examine(machine)
+    if kernels:
+        findings += examine_devices(machine)
+    if packs:
+        for folder in folder_paths.get_folder_paths("custom_nodes"):
+            findings += examine_packs(Path(folder))
+    return machine, sorted(findings, key=lambda finding: -finding.state)
+
+
+def host_facts() -> Host:
+    """How ComfyUI runs: its device, the packs beside us, our hooks, the largest model."""
+    folders = [Path(folder) for folder in folder_paths.get_folder_paths("custom_nodes")]
+    packs = [
+        entry.name
+        for folder in folders
+        if folder.is_dir()
+        for entry in folder.iterdir()
+        if entry.is_dir() and entry.resolve() != ROOT and not entry.name.endswith((".disabled", "__pycache__"))
+    ]
+    return Host(
+        cpu_argument=bool(args.cpu),
+        device_type=model_management.get_torch_device().type,
+        packs=tuple(sorted(packs)),
+        hooks=tuple((hook.name, hook.state.value, hook.reason) for hook in hooks()),
+        largest_model_bytes=max((os.path.getsize(path) for path in _model_files()), default=0),
+        free_model_disk_bytes=_free_bytes(Path(folder_paths.models_dir)),
+    )
+
+
+def _free_bytes(folder: Path) -> int | None:
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:  # the models may all lie elsewhere
+        return None
+
+
+def _model_files() -> list[str]:
+    known = [kind for kind in MODEL_KINDS if kind in folder_paths.folder_names_and_paths]
+    paths = [folder_paths.get_full_path(kind, name) for kind in known for name in folder_paths.get_filename_list(kind)]
+    return [path for path in paths if path and os.path.isfile(path)]

@@ -1,0 +1,12 @@
+"""The text report of the XPUDeviceInfo node."""
+
+from __future__ import annotations
+
+from ...commands.devices import as_text
+from ..hooks import hooks
+from ..inventory import host_inventory
+
+
+def device_report() -> str:
+    """The devices, their free memory, what is not usable and why, and the state of every hook."""
+    return "\n".join([as_text(host_inventory()), *(f"hook {hook}" for hook in hooks())])

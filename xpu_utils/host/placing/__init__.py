@@ -1,0 +1,1 @@
+"""Where an object runs and in which format: set here."""

@@ -1,0 +1,1 @@
+"""What is done with ComfyUI's objects after a failure."""

@@ -1,0 +1,155 @@
+"""What happens when a device is lost: nothing on it can be read or freed again, so everything is led around it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+import uuid
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import comfy.model_management as model_management
+import torch
+from comfy.patcher_extension import CallbacksMP
+
+from ...machine.devices import Device
+from ...placement import Placement, place
+from ...recovery.faults import FaultKind, classify, first_line, is_dead, mark_lost
+from .. import hooks
+from ..inventory import host_inventory
+from ..streaming import abandon
+from .weights import is_lost, recover
+
+PLACEMENT = "xpu_nodes.placement"
+"""Attachment key under which a patcher carries its placement."""
+
+EMPTY_CACHE_HOOK = "cache emptying after a lost device"
+DEFAULT_HOOK = "default device after a lost device"
+
+_placed: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def placement_of(patcher: Any) -> Placement | None:
+    """The placement a patcher was given by one of our nodes, if any."""
+    attached = patcher.get_attachment(PLACEMENT)
+    return attached if isinstance(attached, Placement) else None
+
+
+def set_placement(patcher: Any, placement: Placement) -> None:
+    """Gives a patcher its placement, and has it and its later clones led around devices that get lost."""
+    patcher.set_attachments(PLACEMENT, placement)
+    patcher.remove_callbacks_with_key(CallbacksMP.ON_CLONE, PLACEMENT)
+    patcher.add_callback_with_key(CallbacksMP.ON_CLONE, PLACEMENT, lambda original, clone: _placed.add(clone))
+    _placed.add(patcher)
+
+
+def lead_to(patcher: Any, device: Device, placement: Placement) -> None:
+    """Has a patcher load to another device from now on; its weights move, or are recovered, when it loads."""
+    patcher.load_device = device.torch_device
+    patcher.offload_device = torch.device("cpu")
+    patcher.patches_uuid = uuid.uuid4()
+    set_placement(patcher, placement)
+
+
+def lose_dead(error: BaseException) -> tuple[str, ...]:
+    """After an error that tells of a lost device, finds the dead ones and leads every placed model around them.
+
+    The error does not say which device it was, and the CPU is never lost.
+
+    Returns:
+        The ids of the devices that were not known to be lost; none where all that are left still work.
+    """
+    dead = [device.torch_device for device in host_inventory().accelerators if is_dead(device.torch_device)]
+    message = first_line(error)
+    for device in dead:
+        mark_lost(str(device), message)
+        logging.error("XPU Nodes: %s is lost until ComfyUI restarts: %s", device, message)
+    for device in dead:
+        _lead_around(device)
+    return tuple(map(str, dead))
+
+
+def _lead_around(device: torch.device) -> None:
+    """Forgets what ComfyUI holds on a lost device and leads every placed model elsewhere."""
+    _forget_loaded(device)
+    _replace_default(device)
+    _survive_empty_cache()
+    inventory = host_inventory()
+    placed = [patcher for patcher in _placed if patcher.load_device == device]
+    for patcher in placed:  # before any of them is recovered: they share models, and what was patched of these
+        abandon(patcher)
+    for patcher in placed:
+        placement = placement_of(patcher)
+        requested = placement.requested if placement else str(device)
+        precision = placement.precision if placement else "auto"
+        fallback = place(str(device), inventory, precision=precision)
+        lead_to(patcher, fallback.device, dataclasses.replace(fallback, requested=requested, carried_over=True))
+        _recover_now(patcher)
+
+
+def _recover_now(patcher: Any) -> None:
+    """Recovers the weights at once: samplers read a model's noise levels before any of our wrappers is called."""
+    try:
+        recover(patcher)
+    except (RuntimeError, ValueError, OSError) as error:  # said again, and raised, when the model is used
+        logging.warning("XPU Nodes: %s", error)
+
+
+def _forget_loaded(device: torch.device) -> None:
+    """Drops ComfyUI's entries for models on the device: unloading them would only fail."""
+    for index in reversed(range(len(model_management.current_loaded_models))):
+        loaded = model_management.current_loaded_models[index]
+        if loaded.device == device:
+            if loaded.model_finalizer is not None:
+                loaded.model_finalizer.detach()
+            model_management.current_loaded_models.pop(index)
+
+
+def _replace_default(device: torch.device) -> None:
+    """Has ComfyUI use another default device if the lost one was it."""
+    if model_management.get_torch_device() != device:
+        return
+    best = host_inventory().best
+    if best.type == "cpu":
+        model_management.cpu_state = model_management.CPUState.CPU  # what --cpu does
+        hooks.record(DEFAULT_HOOK, hooks.State.APPLIED, f"{device} is lost, ComfyUI runs on the CPU")
+        return
+    torch.get_device_module(best.type).set_device(best.index)
+    _default_to_a_living_device()
+    hooks.record(DEFAULT_HOOK, hooks.State.APPLIED, f"{device} is lost, ComfyUI runs on {best.id}")
+
+
+def _default_to_a_living_device() -> None:
+    """PyTorch's current device, which ComfyUI asks, is each thread's own: in others it is still the lost one."""
+    stock: Callable[[], torch.device] = model_management.get_torch_device
+    if getattr(stock, "xpu_nodes", False):
+        return
+
+    @functools.wraps(stock)
+    def get_torch_device() -> torch.device:
+        device = stock()
+        return host_inventory().best.torch_device if is_lost(device) else device
+
+    get_torch_device.xpu_nodes = True  # type: ignore[attr-defined]
+    model_management.get_torch_device = get_torch_device
+
+
+def _survive_empty_cache() -> None:
+    """ComfyUI empties the cache of all devices between prompts; a lost one must not end its worker thread."""
+    original: Callable[..., Any] = model_management.soft_empty_cache
+    if getattr(original, "xpu_nodes", False):
+        return
+
+    @functools.wraps(original)
+    def soft_empty_cache(*arguments: Any, **keywords: Any) -> None:
+        try:
+            original(*arguments, **keywords)
+        except RuntimeError as error:
+            if classify(error) is not FaultKind.DEVICE_LOST:
+                raise
+
+    soft_empty_cache.xpu_nodes = True  # type: ignore[attr-defined]
+    model_management.soft_empty_cache = soft_empty_cache
+    hooks.record(EMPTY_CACHE_HOOK, hooks.State.APPLIED, "errors of a lost device are passed over")

@@ -1,0 +1,180 @@
+"""What is done with a placed model after a failure: memory is freed, or the model goes on elsewhere."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import comfy.model_management as model_management
+
+from ...machine.devices import Device
+from ...placement import Placement
+from ...recovery.faults import FaultKind, NotFiniteError, lost_devices
+from ...recovery.jobs import Fault, record_fault
+from ...recovery.ladder import Failure, LadderExhaustedError, Rung, RungAction, climb
+from ...weights.check import first_not_finite, tensors_in
+from ..inventory import host_inventory
+from ..prompts import current_prompt_id
+from ..stages import decided
+from .lost import lead_to, lose_dead, placement_of
+from .moving import another_accelerator, cpu, free_others, move, unload
+from .weights import is_lost, keep_host_copy, recover
+
+RAN = "xpu_nodes.ran"
+"""Attachment key under which a patcher carries the placement that its last work ended with."""
+
+STOPS = (model_management.InterruptProcessingException,)
+"""How ComfyUI stops a prompt: never a failure, whatever it was raised in the handling of."""
+
+Answer = TypeVar("Answer")
+
+
+def report(failure: Failure, rung: Rung, *, device: str, stage: str, words: str, step: int | None = None) -> None:
+    """Tells the log, the job log and, through that, the node what failed and how it goes on."""
+    fault = Fault(failure.kind.value, device, stage, words, rung.value, step, failure.message)
+    logging.warning("XPU Nodes: %s.", fault)
+    record_fault(current_prompt_id(), fault)
+
+
+class Recovery:
+    """One stage's work on one placed patcher: its rungs, its reports, and the way back afterwards."""
+
+    def __init__(self, patcher: Any, stage: str) -> None:
+        recover(patcher)
+        keep_host_copy(patcher)
+        self.patcher = patcher
+        self.stage = stage
+        self.failed_on = str(patcher.load_device)
+        """The device of the last failure."""
+        self._left: set[str] = set()
+        """Devices on which it failed."""
+        self._ran_on = self.failed_on
+        self._asked = placement_of(patcher)
+
+    def free(self, failure: Failure, keep: Sequence[Any] = ()) -> str | None:
+        """The rung that unloads every other model."""
+        return free_others(self.patcher.load_device, [self.patcher, *keep])
+
+    def move(self, failure: Failure, *, accelerator: bool) -> str | None:
+        """The rungs that go on elsewhere; here again where only another device was lost."""
+        device = self._accelerator() if accelerator else cpu()
+        if device is None or device.id in self._left:
+            return None
+        move(self.patcher, device, f"{failure.kind.value} on {self.failed_on}, continued on {device.id}")
+        moved = placement_of(self.patcher)
+        if moved is not None:
+            decided(moved)
+        return device.id
+
+    def _accelerator(self) -> Device | None:
+        """The accelerator it ran on where another one failed, else one with room on which it did not fail."""
+        if self._ran_on not in self._left:
+            here = host_inventory().find(self._ran_on)
+            return here if here in host_inventory().accelerators else None
+        return another_accelerator(self._left, 1.2 * self.patcher.model_size())
+
+    def on_failure(self, failure: Failure) -> None:
+        """Notes where it failed; devices that are lost are left for good.
+
+        Raises:
+            LadderExhaustedError: something left on a device that was lost before is used.
+        """
+        self._ran_on = self.failed_on = str(self.patcher.load_device)
+        if failure.kind is FaultKind.DEVICE_LOST:
+            dead = lose_dead(failure.error)
+            if not dead and lost_devices():
+                raise LadderExhaustedError(
+                    f"{self.stage.capitalize()} was given data that was left on a lost device "
+                    f"({', '.join(lost_devices())}): change an input of the node that made it, or restart ComfyUI."
+                ) from failure.error
+            self.failed_on = self._ran_on if self._ran_on in dead or not dead else dead[0]
+        self._left.add(self.failed_on)
+
+    def on_rung(self, failure: Failure, rung: Rung, words: str, step: int | None = None) -> None:
+        """Reports a rung that was taken."""
+        report(failure, rung, device=self.failed_on, stage=self.stage, words=words, step=step)
+
+    def carry_on(
+        self,
+        attempt: Callable[[], Answer],
+        further: Mapping[Rung, RungAction] | None = None,
+        *,
+        passing: tuple[type[BaseException], ...] = STOPS,
+    ) -> Answer:
+        """Does the work, up the ladder where it fails.
+
+        Args:
+            attempt: the work; it may be repeated.
+            further: rungs that only this work has.
+            passing: errors that its caller meets.
+
+        Raises:
+            LadderExhaustedError: nothing was left to try.
+        """
+        actions: dict[Rung, RungAction] = {
+            Rung.FREE: self.free,
+            Rung.ACCELERATOR: functools.partial(self.move, accelerator=True),
+            Rung.CPU: functools.partial(self.move, accelerator=False),
+            **(further or {}),
+        }
+        try:
+            return climb(
+                attempt,
+                actions,
+                on_failure=self.on_failure,
+                on_rung=self.on_rung,
+                what=self.stage.capitalize(),
+                passing=passing,
+            )
+        except LadderExhaustedError:
+            if not is_lost(self.patcher.load_device):
+                unload(self.patcher)
+            raise
+
+    def restore(self) -> None:
+        """Leads the model back to where it was asked to be, unless that device is gone."""
+        ended = placement_of(self.patcher)
+        self.patcher.set_attachments(RAN, ended)
+        if self._asked is None or ended is self._asked or is_lost(self._asked.device.torch_device):
+            return
+        unload(self.patcher)
+        lead_to(self.patcher, self._asked.device, self._asked)
+
+
+def carry_on(
+    patcher: Any, stage: str, attempt: Callable[[], Answer], further: Mapping[Rung, RungAction] | None = None
+) -> Answer:
+    """Does a stage's work on a placed patcher as `Recovery.carry_on` does, and leads the patcher back afterwards."""
+    recovery = Recovery(patcher, stage)
+    try:
+        return recovery.carry_on(attempt, further)
+    finally:
+        recovery.restore()
+
+
+def placement_after(patcher: Any, fallback: Placement) -> Placement:
+    """Where the last work on a patcher ended."""
+    return patcher.get_attachment(RAN) or fallback
+
+
+def check_finite(answer: object, patcher: Any, what: str) -> None:
+    """Looks for NaN and infinity in an answer, and for where they come from.
+
+    Args:
+        answer: tensors, or a nest of them.
+        patcher: the patcher whose model gave the answer.
+        what: the answer's name ("The decoded picture").
+
+    Raises:
+        ValueError: the weights hold NaN, so that no repetition can help.
+        NotFiniteError: the answer is not finite although the weights are.
+    """
+    if first_not_finite(("", tensor) for tensor in tensors_in(answer)) is None:
+        return
+    weight = first_not_finite(patcher.model.state_dict())
+    if weight:
+        unload(patcher)
+        raise ValueError(f"{what} holds NaN because the weights do ({weight}): the file is damaged, download it again.")
+    raise NotFiniteError(f"{what} holds NaN or infinity")

@@ -1,0 +1,189 @@
+"""Gets a model's weights back when the device that held them is gone."""
+
+from __future__ import annotations
+
+import dataclasses
+import uuid
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import comfy.model_management as model_management
+import comfy.utils
+import torch
+from comfy.model_patcher import wipe_lowvram_weight
+
+from ...recovery.faults import lost_devices
+from .. import streaming
+
+SOURCE = "xpu_nodes.weights"
+"""Attachment key under which a patcher carries the way to its weights."""
+
+HOST = torch.device("cpu")
+
+_copies: weakref.WeakKeyDictionary[torch.nn.Module, dict[str, torch.Tensor]] = weakref.WeakKeyDictionary()
+"""Host copies of modules that travel with a model as object patches, such as another node's noise schedule."""
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightSource:
+    """Where a model's unpatched weights can be had again."""
+
+    what: str
+    """The file's name, or "a host copy"."""
+    read: Callable[[], Mapping[str, torch.Tensor]]
+    """Answers all parameters and buffers by name, on the host."""
+
+
+def remember(patcher: Any, what: str, load: Callable[[], Any]) -> None:
+    """Has a patcher remember how its model was loaded.
+
+    Args:
+        what: the file's name.
+        load: loads the same model again, onto the host, and answers its module.
+    """
+    patcher.set_attachments(SOURCE, WeightSource(what, lambda: dict(_tensors(load()))))
+
+
+def keep_host_copy(patcher: Any) -> None:
+    """Remembers the weights of a model of unknown origin as long as host memory is plentiful.
+
+    The tensors are those that the model holds on the host before it moves; only keeping them costs memory. Modules
+    that nodes have put on it are small and always copied.
+    """
+    for patch, tensors in _patch_tensors(patcher):
+        if patch not in _copies:
+            _copies[patch] = {name: tensor.detach().to(HOST) for name, tensor in tensors.items()}
+    module = patcher.model
+    if patcher.get_attachment(SOURCE) is not None or patcher.load_device == HOST or patcher.backup:
+        return
+    # Detached: a parameter that moves takes its new data along.
+    weights = {name: tensor.detach() for name, tensor in _tensors(module)}
+    on_host = all(tensor.device == HOST for tensor in weights.values())
+    if on_host and model_management.get_free_memory(HOST) > 2 * patcher.model_size():
+        patcher.set_attachments(SOURCE, WeightSource("a host copy", lambda: weights))
+
+
+def is_lost(device: torch.device) -> bool:
+    """Whether a device was lost in this process."""
+    return str(device) in lost_devices()
+
+
+def recover(patcher: Any) -> str:
+    """Puts a patcher's model back to unpatched weights on the host if any of them were on a lost device.
+
+    LoRA and other patches stay with the patcher and are applied again when it loads.
+
+    Returns:
+        What the weights were taken from; empty where nothing was lost.
+
+    Raises:
+        RuntimeError: the weights exist nowhere else, or host memory does not hold them.
+    """
+    if not lost_devices():
+        return ""
+    source = _recover_model(patcher)
+    _recover_patches(patcher)  # their tensors are the model's own while they are on it
+    return source
+
+
+def _recover_model(patcher: Any) -> str:
+    streaming.abandon(patcher)
+    lost = [name for name, tensor in _tensors(patcher.model) if is_lost(tensor.device)]
+    if not lost and not is_lost(patcher.model.device or HOST):
+        return ""
+    source = patcher.get_attachment(SOURCE)
+    if lost:
+        _check_recoverable(patcher, source)
+    _forget_load_state(patcher)
+    if lost:
+        weights = source.read()
+        for name, _ in _tensors(patcher.model):
+            _set_tensor(patcher.model, name, weights[name])
+    return source.what if lost else "host memory"
+
+
+def _recover_patches(patcher: Any) -> None:
+    """Brings back what each clone keeps for itself: its object patches, and weights computed for its hooks."""
+    for patch, tensors in _patch_tensors(patcher):
+        lost = [name for name, tensor in tensors.items() if is_lost(tensor.device)]
+        if lost and patch not in _copies:
+            raise RuntimeError(
+                f"{type(patch).__name__}, which a node has put on the model, was on a device that is gone: "
+                "restart ComfyUI."
+            )
+        for name in lost:
+            _set_tensor(patch, name, _copies[patch][name])
+    for hooks, weights in list(patcher.cached_hook_patches.items()):
+        if any(is_lost(device) for weight, home in weights.values() for device in (weight.device, home)):
+            del patcher.cached_hook_patches[hooks]
+
+
+def _patch_tensors(patcher: Any) -> list[tuple[torch.nn.Module, dict[str, torch.Tensor]]]:
+    """The modules among a patcher's object patches, with the tensors that are not the model's (compiled ones share)."""
+    modules = [patch for patch in patcher.object_patches.values() if isinstance(patch, torch.nn.Module)]
+    if not modules:
+        return []
+    own = {id(tensor) for _, tensor in _tensors(patcher.model)}
+    return [
+        (module, {name: tensor for name, tensor in _tensors(module) if id(tensor) not in own}) for module in modules
+    ]
+
+
+def _check_recoverable(patcher: Any, source: WeightSource | None) -> None:
+    name = type(patcher.model).__name__
+    if source is None:
+        raise RuntimeError(
+            f"The weights of {name} were on a device that is gone, and nothing says where they came from: "
+            "load them with a loader of this pack, or restart ComfyUI."
+        )
+    needed, free = patcher.model_size(), model_management.get_free_memory(HOST)
+    if needed > free:
+        raise RuntimeError(
+            f"The weights of {name} ({needed / 2**30:.1f} GiB) do not fit the host's free memory "
+            f"({free / 2**30:.1f} GiB) after their device was lost: free memory and queue the prompt again."
+        )
+
+
+def _tensors(module: torch.nn.Module) -> list[tuple[str, torch.Tensor]]:
+    return [*module.named_parameters(), *module.named_buffers()]
+
+
+def _set_tensor(module: torch.nn.Module, name: str, value: torch.Tensor) -> None:
+    owner_name, _, leaf = name.rpartition(".")
+    owner = module.get_submodule(owner_name)
+    if leaf in owner._parameters:
+        old = owner._parameters[leaf]
+        dtype = value.dtype if old is None else old.dtype
+        owner._parameters[leaf] = torch.nn.Parameter(value.detach().to(HOST, dtype), requires_grad=False)
+    else:
+        owner._buffers[leaf] = value.detach().to(HOST)
+
+
+def _forget_load_state(patcher: Any) -> None:
+    """Clears what ComfyUI notes on a model while it is loaded, without touching the lost device."""
+    model = patcher.model
+    patcher.backup.clear()
+    for name, original in list(patcher.object_patches_backup.items()):
+        comfy.utils.set_attr(model, name, original)
+    patcher.object_patches_backup.clear()
+    _undo_hooks(patcher)
+    for module in model.modules():
+        wipe_lowvram_weight(module)
+        if hasattr(module, "comfy_patched_weights"):
+            del module.comfy_patched_weights
+    model.device = HOST
+    model.model_loaded_weight_memory = 0
+    model.model_lowvram = False
+    model.lowvram_patch_counter = 0
+    model.current_weight_patches_uuid = None
+    patcher.patches_uuid = uuid.uuid4()
+
+
+def _undo_hooks(patcher: Any) -> None:
+    """Puts back the weights that hooks (a LoRA for a part of the conditions) replaced, where both are still there."""
+    for name, (original, _) in patcher.hook_backup.items():
+        if not is_lost(original.device) and not is_lost(comfy.utils.get_attr(patcher.model, name).device):
+            comfy.utils.copy_to_param(patcher.model, name, original)
+    patcher.hook_backup.clear()
+    patcher.current_hooks = None

@@ -1,0 +1,1 @@
+"""The work on placed objects: sampling, decoding, encoding, upscaling."""

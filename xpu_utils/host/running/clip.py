@@ -1,0 +1,81 @@
+"""A text encoder that carries on elsewhere when its device fails."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import comfy.sd
+import torch
+
+from ...recovery.jobs import Stage, record_stage
+from .. import cpu_engine
+from ..placing.formats import WorkFormat
+from ..prompts import current_prompt_id
+from ..recovery.lost import placement_of
+from ..recovery.rungs import carry_on, check_finite, placement_after
+from ..recovery.weights import HOST
+
+STAGE = "encode text"
+
+
+class PlacedCLIP(comfy.sd.CLIP):
+    """ComfyUI's CLIP, whose encoding is repeated up the ladder after a failure; clones are placed as well."""
+
+    _encoding = False
+
+    @classmethod
+    def of(cls, clip: comfy.sd.CLIP) -> PlacedCLIP:
+        """A CLIP object over the same weights and with the same attributes."""
+        placed = cls.__new__(cls)
+        placed.__dict__.update(clip.__dict__)
+        return placed
+
+    def clone(self, *arguments: Any, **keywords: Any) -> PlacedCLIP:
+        return PlacedCLIP.of(super().clone(*arguments, **keywords))
+
+    def encode_from_tokens(self, *arguments: Any, **keywords: Any) -> Any:
+        return self._carried(super().encode_from_tokens, *arguments, **keywords)
+
+    def encode_from_tokens_scheduled(self, *arguments: Any, **keywords: Any) -> Any:
+        return self._carried(super().encode_from_tokens_scheduled, *arguments, **keywords)
+
+    def _carried(self, encode: Any, *arguments: Any, **keywords: Any) -> Any:
+        """Encodes on the ladder, unless a call that is on it already asks."""
+        if self._encoding:
+            return encode(*arguments, **keywords)
+        started = time.perf_counter()
+        work = WorkFormat(self.patcher, self.cond_stage_model)
+
+        def attempt() -> Any:
+            self._use_cpu_engine(work)
+            answer = encode(*arguments, **keywords)
+            check_finite(answer, self.patcher, "The conditioning")
+            return answer
+
+        self._encoding = True
+        try:
+            answer = carry_on(self.patcher, STAGE, attempt)
+        finally:
+            self._encoding = False
+            work.restore()
+        self._report(time.perf_counter() - started)
+        return answer
+
+    def _use_cpu_engine(self, work: WorkFormat) -> None:
+        """Has work that came to the CPU from another device be done by the CPU's plan, in fp32 as it was there."""
+        placement = placement_of(self.patcher)
+        if placement is None or self.patcher.load_device != HOST or not placement.carried_over:
+            return
+        plan, dtype = cpu_engine.work_on_cpu(placement, torch.float32)
+        work.hold_where_room(dtype, plan)
+        if plan is not None:
+            cpu_engine.use_on_clip(self, plan, None)
+
+    def _report(self, seconds: float) -> None:
+        """ComfyUI's own encode nodes say nothing of devices, so the job log does."""
+        asked = placement_of(self.patcher)
+        if asked is not None:
+            ran = placement_after(self.patcher, asked)
+            stage = Stage(STAGE, ran.requested, ran.device.id, ran.precision, round(seconds, 3), ran.reason)
+            record_stage(current_prompt_id(), stage)

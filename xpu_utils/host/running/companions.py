@@ -1,0 +1,74 @@
+"""The ControlNets and other models that a model is sampled together with."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import comfy.sampler_helpers as sampler_helpers
+import torch
+
+from ..recovery.lost import placement_of
+from ..recovery.moving import unload
+from ..recovery.weights import is_lost, keep_host_copy, recover
+
+
+class Companions:
+    """The models beside a guider's own; those that none of our nodes placed follow it from device to device."""
+
+    def __init__(self, guider: Any) -> None:
+        self._guider = guider
+        self._came_from: list[tuple[Any, torch.device]] = []
+
+    def follow(self, device: torch.device) -> None:
+        """Has them load where the model does; what was on a lost device comes back."""
+        for patcher in self._patchers():
+            recover(patcher)
+            keep_host_copy(patcher)
+            if placement_of(patcher) is None and patcher.load_device != device:
+                self._came_from.append((patcher, patcher.load_device))
+                _lead(patcher, device)
+        self._forget_hints()
+
+    def restore(self) -> None:
+        """Leads them back to where they were, unless that device is gone: a stock graph may use them next."""
+        for patcher, device in reversed(self._came_from):
+            if not is_lost(device):
+                _lead(patcher, device)
+        self._came_from.clear()
+
+    def loaded(self) -> list[Any]:
+        """Those that ComfyUI loads with the model; none before it has."""
+        return list(getattr(self._guider, "loaded_models", []))
+
+    def controls(self) -> Iterator[Any]:
+        """The ControlNets of all conditions; one that several share comes again."""
+        for conditions in self._guider.conds.values():
+            for condition in conditions:
+                yield from chain(condition.get("control"))
+
+    def _patchers(self) -> list[Any]:
+        model = self._guider.model_patcher
+        found, _ = sampler_helpers.get_additional_models(self._guider.conds, model.model_dtype())
+        found += sampler_helpers.get_additional_models_from_model_options(self._guider.model_options)
+        found += model.get_nested_additional_models()
+        return [patcher for patcher in dict.fromkeys(found) if hasattr(patcher, "load_device")]
+
+    def _forget_hints(self) -> None:
+        """ControlNets keep their picture on the device that it was first used on."""
+        for control in self.controls():
+            control.cond_hint = None
+
+
+def chain(control: Any) -> Iterator[Any]:
+    """A condition's ControlNet and those before it."""
+    while control is not None:
+        yield control
+        control = control.previous_controlnet
+
+
+def _lead(patcher: Any, device: torch.device) -> None:
+    unload(patcher)
+    patcher.load_device = device
+    patcher.patches_uuid = uuid.uuid4()

@@ -1,0 +1,64 @@
+"""What a model call is given beside the latent, on the host between calls and on a device during them."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from typing import Any
+
+import torch
+
+from ..recovery.weights import HOST
+
+CONDITION_LISTS = 16
+"""Lists of conditions kept on the device between steps."""
+
+
+class DeviceConditions:
+    """Copies of lists of conditions on the device of the model, kept while it stays there."""
+
+    def __init__(self) -> None:
+        self._copies: dict[int, tuple[Any, Any]] = {}
+        """id of a list -> (the list, its copy)."""
+
+    def on(self, conditions: Any, device: torch.device) -> Any:
+        """The list itself on the host, else its copy on the device."""
+        if device == HOST or conditions is None:
+            return conditions
+        if len(self._copies) > CONDITION_LISTS:  # a node makes new lists at every step
+            self._copies.clear()
+        if id(conditions) not in self._copies:
+            self._copies[id(conditions)] = (conditions, moved(conditions, device))
+        return self._copies[id(conditions)][1]
+
+    def forget(self) -> None:
+        """Drops the copies: their device failed, or the model leaves it."""
+        self._copies.clear()
+
+
+def moved(value: Any, device: torch.device) -> Any:
+    """A copy of a nest of dicts, lists, tuples and conditions with every tensor on the device."""
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {key: moved(entry, device) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
+        return type(value)(moved(entry, device) for entry in value)
+    if hasattr(value, "_copy_with") and hasattr(value, "cond"):  # one of comfy.conds' classes
+        there = copy.copy(value)
+        there.cond = moved(value.cond, device)
+        return there
+    return value
+
+
+def bring_records_to_host(options: Any) -> None:
+    """Takes to the host what attention patches recorded in a model call for the guidance that follows it there.
+
+    Such a pair (SelfAttentionGuidance has one) shares a variable: a tensor in the closure of the guidance function.
+    """
+    for function in options.get("sampler_post_cfg_function", ()):
+        for cell in getattr(function, "__closure__", None) or ():
+            with contextlib.suppress(ValueError):  # a variable without a value yet
+                recorded = cell.cell_contents
+                if isinstance(recorded, torch.Tensor) and recorded.device != HOST:
+                    cell.cell_contents = recorded.to(HOST)

@@ -1,0 +1,49 @@
+"""ControlNets that compute on the CPU because the device they were on failed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...placement import AUTO, Placement
+from .. import cpu_engine
+from ..placing.formats import WorkFormat
+from ..recovery.lost import placement_of
+from ..recovery.moving import cpu
+from ..recovery.weights import HOST
+
+
+class ControlsOnCpu:
+    """The CPU engine on a run's ControlNets, until the run ends."""
+
+    def __init__(self) -> None:
+        self._formats: dict[int, WorkFormat] = {}
+        """By the identity of the weights, which several control objects may share."""
+        self._casts: dict[int, tuple[Any, Any]] = {}
+        """Control objects and what they cast to before, by identity: conditions may share one, which is used again."""
+
+    def use(self, control: Any) -> None:
+        """Has a control object that came to the CPU compute by its plan; one that was placed there does already."""
+        patcher = getattr(control, "control_model_wrapped", None)
+        if patcher is None or patcher.load_device != HOST:
+            return
+        placement = placement_of(patcher) or Placement(AUTO, cpu(), AUTO, carried_over=True)
+        if not placement.carried_over:
+            return
+        network = control.control_model
+        plan, dtype = cpu_engine.work_on_cpu(placement, control.manual_cast_dtype or network.dtype)
+        if id(network) not in self._formats:
+            self._formats[id(network)] = WorkFormat(patcher, network)
+            self._formats[id(network)].hold_where_room(dtype, plan)
+        self._casts.setdefault(id(control), (control, control.manual_cast_dtype))
+        control.manual_cast_dtype = None if network.dtype == dtype else dtype
+        if plan is not None:
+            cpu_engine.use_on_controlnet(control, plan)
+
+    def restore(self) -> None:
+        """Leaves the weights and the control objects as they were."""
+        for control, cast in self._casts.values():
+            control.manual_cast_dtype = cast
+        for work in self._formats.values():
+            work.restore()
+        self._casts.clear()
+        self._formats.clear()

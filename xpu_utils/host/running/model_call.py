@@ -1,0 +1,373 @@
+"""One sampling run: its state lives in host memory, and a failing model call is repeated up the ladder.
+
+Three official wrappers of ComfyUI's patcher do this. OUTER_SAMPLE surrounds the run, SAMPLER_SAMPLE takes the
+sampler's tensors to the host, and CALC_COND_BATCH takes each model call's tensors to the device and its answers
+back. What samplers and guidance do in between happens on the host, on every device alike: one seed, one picture.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import comfy.model_management as model_management
+import comfy.samplers
+import torch
+from comfy.patcher_extension import WrappersMP
+
+from ...cpu.threads import HostThreads
+from ...precision import name_of
+from ...recovery.faults import NotFiniteError
+from ...recovery.ladder import Failure, LadderExhaustedError, Rung, RungAction, climb
+from ...weights.check import first_not_finite, tensors_in
+from .. import cpu_engine, hooks
+from ..attention import BUDGET, OVERRIDE, PlacedAttention, attends_within_budget, smaller_budget_bytes
+from ..placing.formats import WorkFormat, compute_dtype, set_compute_dtype
+from ..recovery.lost import placement_of, set_placement
+from ..recovery.moving import unload
+from ..recovery.rungs import STOPS, Recovery
+from ..recovery.weights import HOST, is_lost, recover
+from .companions import Companions, chain
+from .conditions import DeviceConditions, bring_records_to_host, moved
+from .cpu_controls import ControlsOnCpu
+
+WRAPPER = "xpu_nodes.model_call"
+HOOK = "model calls"
+
+STAGE = "sample"
+
+_run: contextvars.ContextVar[SamplingRun | None] = contextvars.ContextVar("xpu_nodes_sampling_run", default=None)
+
+
+def watch(model: Any) -> None:
+    """Puts the wrappers on a placed MODEL (once)."""
+    if hooks.switched_off(HOOK):
+        return
+    hooks.record(HOOK, hooks.State.APPLIED, "placed models are sampled from the host, failing calls are repeated")
+    for kind, wrapper in (
+        (WrappersMP.OUTER_SAMPLE, _outer_sample),
+        (WrappersMP.SAMPLER_SAMPLE, _sampler_sample),
+        (WrappersMP.CALC_COND_BATCH, _calc_cond_batch),
+    ):
+        model.remove_wrappers_with_key(kind, WRAPPER)
+        model.add_wrapper_with_key(kind, WRAPPER, wrapper)
+
+
+def _outer_sample(executor: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
+    run = SamplingRun(executor.class_obj)  # type: ignore[attr-defined]
+    token = _run.set(run)
+    try:
+        return run.sample(lambda: executor(*arguments, **keywords))
+    finally:
+        _run.reset(token)
+        run.restore()
+
+
+def _sampler_sample(
+    executor: Callable[..., Any],
+    guider: Any,
+    sigmas: torch.Tensor,
+    extra_args: dict[str, Any],
+    callback: Any,
+    noise: torch.Tensor,
+    latent_image: torch.Tensor | None = None,
+    denoise_mask: torch.Tensor | None = None,
+    *rest: Any,
+    **keywords: Any,
+) -> Any:
+    run = _run.get()
+    if run is None or run.guider is not guider:
+        return executor(guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, *rest, **keywords)
+    guider.conds = moved(guider.conds, HOST)
+    options = extra_args.get("model_options", {}).get("transformer_options", {})
+    if "sample_sigmas" in options:
+        options["sample_sigmas"] = sigmas.to(HOST)
+    run.sigmas = sigmas.to(HOST)
+    run.keep_schedule_on_host()
+    on_host = [None if value is None else value.to(HOST) for value in (noise, latent_image, denoise_mask)]
+    with run.threads_between_calls():
+        return executor(guider, run.sigmas, extra_args, callback, *on_host, *rest, **keywords)
+
+
+def _calc_cond_batch(
+    executor: Callable[..., Any], model: Any, conds: list[Any], x: torch.Tensor, timestep: torch.Tensor, options: Any
+) -> Any:
+    run = _run.get()
+    if run is None or run.patcher.model is not model or run.sigmas is None:
+        return executor(model, conds, x, timestep, options)
+    return run.call(executor, conds, x, timestep, options)
+
+
+class SamplingRun:
+    """The state of one run of a sampler on one model."""
+
+    def __init__(self, guider: Any) -> None:
+        self.guider = guider
+        self.patcher = guider.model_patcher
+        self.sigmas: torch.Tensor | None = None
+        """Set when sampling proper has begun; on the host."""
+        self._recovery = Recovery(self.patcher, STAGE)
+        self._format = WorkFormat(self.patcher, self.patcher.model.diffusion_model)
+        self._controls = ControlsOnCpu()
+        self._attention: PlacedAttention | None = None
+        """The run's own, where another device's would be used on the CPU."""
+        self._split = False
+        self._budget_bytes: int | None = None
+        self._conditions = DeviceConditions()
+        self._companions = Companions(guider)
+        self._loaded = True
+        """False between a rung that has the model loaded anew and the next attempt."""
+        self._threads: HostThreads | None = None
+        """Set where a run begins on an accelerator."""
+
+    # -- the whole run
+
+    def sample(self, attempt: Callable[[], Any]) -> Any:
+        """Runs the sampler; failures before its first model call are met here, by starting again."""
+
+        def start() -> Any:
+            self._settle()
+            self._loaded = True  # by ComfyUI, before the first call
+            self._use_cpu_engine()
+            return attempt()
+
+        actions: dict[Rung, RungAction] = {
+            Rung.FREE: self._free,
+            Rung.ACCELERATOR: functools.partial(self._move, accelerator=True),
+            Rung.CPU: functools.partial(self._move, accelerator=False),
+        }
+        return climb(
+            start,
+            actions,
+            on_failure=self._on_failure_outside_a_call,
+            on_rung=self._recovery.on_rung,
+            what="Loading for sampling",
+            passing=STOPS,
+        )
+
+    def _on_failure_outside_a_call(self, failure: Failure) -> None:
+        """Only what fails before the first model call may start again: the run is never repeated."""
+        self._on_failure(failure)
+        if self.sigmas is not None:
+            raise LadderExhaustedError.after(failure, "Sampling, between two model calls,") from failure.error
+
+    def restore(self) -> None:
+        """After the run, has the model go back to where it was asked to be, unless that device is gone."""
+        self._controls.restore()
+        self._format.restore()
+        self._companions.restore()
+        self._recovery.restore()
+
+    def threads_between_calls(self) -> contextlib.AbstractContextManager[None]:
+        """Surrounds sampling: the host computes on one thread where the model is on an accelerator."""
+        if self.patcher.load_device == HOST:
+            return contextlib.nullcontext()
+        self._threads = HostThreads()
+        return self._threads.one()
+
+    # -- one model call
+
+    def _threads_within_a_call(self) -> contextlib.AbstractContextManager[None]:
+        on_host = self.patcher.load_device == HOST or not self._loaded
+        return self._threads.all() if on_host and self._threads is not None else contextlib.nullcontext()
+
+    def call(
+        self, executor: Callable[..., Any], conds: list[Any], x: torch.Tensor, timestep: torch.Tensor, options: Any
+    ) -> list[torch.Tensor]:
+        """Answers the denoised latents of each condition, on the host."""
+        actions: dict[Rung, RungAction] = {
+            Rung.FREE: self._free,
+            Rung.ATTENTION: self._smaller_attention,
+            Rung.SPLIT: functools.partial(self._split_conditions, count=sum(len(cond or ()) for cond in conds)),
+            Rung.OFFLOAD: self._offload,
+            Rung.FP32: self._compute_in_fp32,
+            Rung.ACCELERATOR: functools.partial(self._move, accelerator=True),
+            Rung.CPU: functools.partial(self._move, accelerator=False),
+        }
+        step = self._step(timestep)
+
+        def attempt() -> list[torch.Tensor]:
+            with self._threads_within_a_call():
+                if not self._loaded:
+                    self._load()
+                answers = self._on_device(executor, conds, x, timestep, options)
+            self._check_finite(answers, x, conds, step)
+            return answers
+
+        try:
+            return climb(
+                attempt,
+                actions,
+                on_failure=self._on_failure,
+                on_rung=functools.partial(self._recovery.on_rung, step=step),
+                what=f"Sampling step {step}",
+                passing=STOPS,
+            )
+        except LadderExhaustedError:
+            if not is_lost(self.patcher.load_device):
+                unload(self.patcher)
+            raise
+
+    def _on_device(
+        self, executor: Callable[..., Any], conds: list[Any], x: torch.Tensor, timestep: torch.Tensor, options: Any
+    ) -> list[torch.Tensor]:
+        device = self.patcher.load_device
+        model = self.patcher.model
+        there = [self._conditions.on(cond, device) for cond in conds]
+        options = self._options_on(options, device)
+        x, timestep = x.to(device), timestep.to(device)
+        with _one_condition_a_batch(model) if self._split else contextlib.nullcontext():
+            answers = executor(model, there, x, timestep, options)
+        bring_records_to_host(options)
+        return [answer.to(HOST) for answer in answers]
+
+    def _options_on(self, options: Any, device: torch.device) -> Any:
+        if device == HOST and self._budget_bytes is None and self._attention is None:
+            return options
+        transformer = dict(options.get("transformer_options", {}))
+        if isinstance(transformer.get("sample_sigmas"), torch.Tensor):
+            transformer["sample_sigmas"] = transformer["sample_sigmas"].to(device)
+        if self._budget_bytes is not None:
+            transformer[BUDGET] = self._budget_bytes
+        if device == HOST and self._attention is not None:
+            transformer[OVERRIDE] = self._attention
+        return {**options, "transformer_options": transformer}
+
+    def _step(self, timestep: torch.Tensor) -> int:
+        """The sampling step, from 1: the last one that begins at this noise level or above."""
+        assert self.sigmas is not None
+        level = timestep.flatten()[0].to(HOST) * (1 - 1e-5)
+        return max(1, int((self.sigmas[:-1] >= level).sum()))
+
+    def _check_finite(self, answers: list[torch.Tensor], x: torch.Tensor, conds: list[Any], step: int) -> None:
+        if all(bool(torch.isfinite(answer).all()) for answer in answers):
+            return
+        if not bool(torch.isfinite(x).all()):
+            raise ValueError(f"The latent at sampling step {step} holds NaN before the model is called: look upstream.")
+        culprit = self._damaged_input(conds)
+        if culprit:
+            raise ValueError(culprit)
+        raise NotFiniteError(f"the model answered NaN or infinity at sampling step {step}")
+
+    def _damaged_input(self, conds: list[Any]) -> str:
+        entries = [entry for cond in conds for entry in cond or ()]
+        for entry in entries:
+            given = tensors_in([entry.get(name) for name in ("cross_attn", "pooled_output")])
+            if first_not_finite(("", tensor) for tensor in given) is not None:
+                return "The conditioning holds NaN: the text encoder's file is damaged, load another one."
+        controls = [control for entry in entries for control in chain(entry.get("control"))]
+        for patcher in (patcher for control in controls for patcher in control.get_models()):
+            weight = first_not_finite(patcher.model.state_dict())
+            if weight:
+                return f"The ControlNet's weights hold NaN ({weight}): its file is damaged, download it again."
+        weight = first_not_finite(self.patcher.model_state_dict())
+        if weight:
+            unload(self.patcher)
+            return f"The model's weights hold NaN ({weight}): its file is damaged, download it again."
+        return ""
+
+    # -- rungs
+
+    def _free(self, failure: Failure) -> str | None:
+        return self._recovery.free(failure, keep=self._companions.loaded())
+
+    def _smaller_attention(self, failure: Failure) -> str | None:
+        if self.patcher.load_device == HOST or not attends_within_budget(self.patcher):
+            return None
+        self._budget_bytes = smaller_budget_bytes(self.patcher.load_device)
+        return f"attention in pieces of {self._budget_bytes / 2**20:.0f} MiB"
+
+    def _split_conditions(self, failure: Failure, *, count: int) -> str | None:
+        if self._split or count < 2:
+            return None
+        self._split = True
+        return f"{count} conditions one at a time"
+
+    def _offload(self, failure: Failure) -> str | None:
+        if self.patcher.load_device == HOST or self.patcher.loaded_size() == 0:
+            return None
+        freed = self.patcher.partially_unload(self.patcher.offload_device, self.patcher.loaded_size() // 2)
+        model_management.soft_empty_cache()
+        share = self.patcher.loaded_size() / max(1, self.patcher.model_size())
+        return f"{share:.0%} of the weights resident" if freed else None
+
+    def _compute_in_fp32(self, failure: Failure) -> str | None:
+        if compute_dtype(self.patcher) == torch.float32:
+            return None
+        self._format.begin()
+        set_compute_dtype(self.patcher, torch.float32)
+        self._loaded = False
+        placement = placement_of(self.patcher)
+        assert placement is not None
+        reason = placement.reason or f"{failure.kind.value} in {placement.precision}, continued in fp32"
+        set_placement(self.patcher, dataclasses.replace(placement, precision="fp32", reason=reason))
+        return "the step repeated in fp32"
+
+    def _move(self, failure: Failure, *, accelerator: bool) -> str | None:
+        self._loaded = False  # also where the move fails half way
+        return self._recovery.move(failure, accelerator=accelerator)
+
+    def _use_cpu_engine(self) -> None:
+        """Has a run on the CPU compute by the plan, where the model was set up for another device.
+
+        Weights in another format than the plan's are held in it for the run where there is room, whatever they were
+        set up for: casting them at every use costs more, and keeps them from the faster layers.
+        """
+        placement = placement_of(self.patcher)
+        if placement is None or self.patcher.load_device != HOST:
+            return
+        plan, dtype = cpu_engine.work_on_cpu(placement, compute_dtype(self.patcher))
+        if not placement.carried_over and (plan is None or self.patcher.model_dtype() == dtype):
+            return
+        self._format.hold_where_room(dtype, plan)
+        set_compute_dtype(self.patcher, dtype)
+        if placement.carried_over and plan is not None:
+            cpu_engine.use_on_model(self.patcher, plan, owned=False)
+            if attends_within_budget(self.patcher):
+                self._attention = PlacedAttention(plan)
+            for control in self._companions.controls():
+                self._controls.use(control)
+        set_placement(self.patcher, dataclasses.replace(placement, precision=name_of(dtype)))
+
+    def _load(self) -> None:
+        """Loads the model and its companions, where it is to go on."""
+        self._settle()
+        self._use_cpu_engine()
+        comfy.samplers.cast_to_load_options(
+            self.guider.model_options, device=self.patcher.load_device, dtype=self.patcher.model_dtype()
+        )
+        model_management.load_models_gpu([self.patcher, *self._companions.loaded()])
+        self.patcher.model.current_patcher = self.patcher
+        self.keep_schedule_on_host()
+        self._loaded = True
+
+    def keep_schedule_on_host(self) -> None:
+        """Takes the model's noise levels to where the sampler, masks and guidance look them up."""
+        self.patcher.model.model_sampling.to(HOST)
+
+    def _settle(self) -> None:
+        """Gets what was lost back to the host, ready to load to the model's device."""
+        recover(self.patcher)
+        self._companions.follow(self.patcher.load_device)
+        self._conditions.forget()
+
+    def _on_failure(self, failure: Failure) -> None:
+        self._conditions.forget()
+        self._recovery.on_failure(failure)
+
+
+@contextlib.contextmanager
+def _one_condition_a_batch(model: Any) -> Iterator[None]:
+    """Has ComfyUI, which batches as many conditions as it reckons to fit, find in the block that no two do."""
+    stock = vars(model).get("memory_required")  # there where another pack has put its own on the object
+    model.memory_required = lambda *arguments, **keywords: float("inf")
+    try:
+        yield
+    finally:
+        del model.memory_required
+        if stock is not None:
+            model.memory_required = stock

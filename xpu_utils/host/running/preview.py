@@ -1,0 +1,74 @@
+"""Previews of placed models: the latent is on the host while ComfyUI's previewer is on a device."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from typing import Any
+
+import latent_preview
+import torch
+
+from ...recovery.faults import FaultKind
+from ...recovery.ladder import Failure
+from ..hooks import State, record, switched_off
+from ..recovery.rungs import STOPS
+from ..recovery.weights import HOST
+
+HOOK = "previews"
+
+
+def apply_preview_hook() -> None:
+    """Has previewers decode on their own device, and a preview that fails fail alone."""
+    if switched_off(HOOK):
+        return
+    stock = getattr(latent_preview, "get_previewer", None)
+    if stock is None:
+        record(HOOK, State.UNAVAILABLE, "this ComfyUI has no get_previewer")
+        return
+
+    @functools.wraps(stock)
+    def get_previewer(device: Any, *arguments: Any, **keywords: Any) -> Any:
+        previewer = stock(device, *arguments, **keywords)
+        if hasattr(previewer, "decode_latent_to_preview_image"):
+            previewer.decode_latent_to_preview_image = _Decoder(previewer.decode_latent_to_preview_image, device)
+        return previewer
+
+    latent_preview.get_previewer = get_previewer
+    record(
+        HOOK,
+        State.APPLIED,
+        "previewers decode on their own device",
+        in_force=lambda: latent_preview.get_previewer is get_previewer,
+    )
+
+
+class _Decoder:
+    """A previewer's way from a latent to a picture."""
+
+    def __init__(self, stock: Any, device: torch.device) -> None:
+        self._stock = stock
+        self._device = device
+        self._failed = False
+
+    def __call__(self, preview_format: Any, latent: torch.Tensor) -> Any:
+        """The picture of a latent; None, which leaves ComfyUI the progress bar, once decoding has failed."""
+        if self._failed:
+            return None
+        try:
+            there = latent.to(self._device) if latent.device == HOST else latent
+            return self._stock(preview_format, there)
+        except STOPS:
+            raise
+        except Exception as error:
+            failure = Failure.of(error)
+            if failure.kind is FaultKind.UNKNOWN:
+                raise
+        self._failed = True
+        logging.warning(
+            "XPU Nodes: previews on %s ended with %s (%s), sampling goes on.",
+            self._device,
+            failure.kind.value,
+            failure.message,
+        )
+        return None

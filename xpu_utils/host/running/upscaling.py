@@ -1,0 +1,207 @@
+"""Upscale models that stay on the device they were placed on, and go on where that fails."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from typing import Any
+
+import comfy.model_management as model_management
+import comfy.utils
+import torch
+from comfy.model_patcher import ModelPatcher
+
+from ...cpu.layers import channels_last
+from ...cpu.plan import CpuPlan
+from ...placement import AUTO, Placement
+from ...precision import name_of
+from ...recovery.faults import FaultKind, NotFiniteError
+from ...recovery.ladder import Failure, Rung
+from .. import cpu_engine
+from ..inventory import placement_for, placement_over
+from ..placing.formats import WorkFormat
+from ..recovery.lost import placement_of, set_placement
+from ..recovery.moving import unload
+from ..recovery.rungs import STOPS, Recovery, placement_after
+from ..recovery.weights import HOST, SOURCE
+from ..stages import decided
+
+STAGE = "upscale"
+
+LARGEST_TILE_PIXELS, SMALLEST_TILE_PIXELS, OVERLAP_PIXELS = 512, 128, 32
+"""As in ComfyUI's upscale node, which halves its tile after each torch.OutOfMemoryError, then gives up."""
+
+TILE_BYTES = 512 * 512 * 3 * 4 * 384
+"""What ComfyUI's upscale node reckons with for its first tile."""
+
+_WANT_OF_MEMORY = (FaultKind.OUT_OF_MEMORY, FaultKind.ALLOCATION_TOO_LARGE)
+
+
+def upscale(model: Any, image: torch.Tensor, device: str, precision: str) -> tuple[torch.Tensor, Placement]:
+    """Upscales pictures (N, H, W, 3) as ComfyUI's node does, but with the pictures on the host: they outlive a device.
+
+    Args:
+        model: an UPSCALE_MODEL of any loader; one that was placed already stays where it is with auto.
+
+    Raises:
+        LadderExhaustedError: neither this device nor another can do it.
+    """
+    placed = model
+    if not isinstance(model, PlacedUpscaler):
+        placed = PlacedUpscaler.of(model, placement_for(device, precision))
+    elif (device, precision) != (AUTO, AUTO):
+        placed = model.placed_again(placement_over(model.placement, device, precision))
+    decided(placed.placement)
+    try:
+        result = _in_tiles(placed, image.movedim(-1, -3))
+    finally:
+        placed.end()
+    return result.movedim(-3, -1).clamp(0, 1), placement_after(placed.patcher, placed.placement)
+
+
+def _in_tiles(placed: PlacedUpscaler, pictures: torch.Tensor) -> Any:
+    """Upscales pictures (N, 3, H, W), in smaller tiles after each want of memory."""
+    tile = LARGEST_TILE_PIXELS
+    while True:
+        steps = len(pictures) * comfy.utils.get_tiled_scale_steps(*pictures.shape[:-3:-1], tile, tile, OVERLAP_PIXELS)
+        bar = comfy.utils.ProgressBar(steps)
+        try:
+            return comfy.utils.tiled_scale(
+                pictures, placed, tile, tile, OVERLAP_PIXELS, upscale_amount=placed.scale, pbar=bar
+            )
+        except torch.OutOfMemoryError:
+            if tile == SMALLEST_TILE_PIXELS:
+                raise
+        tile //= 2
+
+
+def _format_for(model: Any, placement: Placement) -> tuple[torch.dtype | None, Placement]:
+    dtype, placement = cpu_engine.compute_dtype_for(placement)
+    return (_supported(model, dtype) if placement.precision == AUTO and dtype else dtype), placement
+
+
+def _supported(model: Any, dtype: torch.dtype) -> torch.dtype:
+    """The dtype, or fp32 where the model's architecture is known not to stand it."""
+    stands = {torch.bfloat16: model.supports_bfloat16, torch.float16: model.supports_half}
+    return dtype if stands.get(dtype, True) else torch.float32
+
+
+def _prepared(model: Any, dtype: torch.dtype | None, plan: CpuPlan | None) -> Any:
+    """The model in a dtype, laid out by the CPU's plan."""
+    if dtype is not None:
+        model.to(dtype=dtype)
+    if plan is not None and plan.channels_last:
+        channels_last(model.model)
+    return model
+
+
+class _SmallerTile(torch.OutOfMemoryError):
+    """Has the caller halve its tile."""
+
+
+class PlacedUpscaler:
+    """An UPSCALE_MODEL for ComfyUI's upscale node, which would move it to the default device.
+
+    Work begins with the first tile and ends with the node's `to("cpu")`; between them the weights are on the placed
+    device whatever device the node names. Tiles follow, and results return to where they came from. A failure for want
+    of memory reaches the node as the error after which it halves its tile; after the smallest tile, and after any
+    other failure that is known, the work goes on up the ladder.
+    """
+
+    def __init__(self, model: Any, placement: Placement) -> None:
+        """`model` is converted where it is, for an owner of it: see `of`."""
+        dtype, placement = _format_for(model, placement)
+        self._model = _prepared(model, dtype, cpu_engine.plan_for(placement))
+        self.patcher = ModelPatcher(model.model, load_device=placement.device.torch_device, offload_device=HOST)
+        set_placement(self.patcher, dataclasses.replace(placement, precision=name_of(model.dtype)))
+        self._recovery: Recovery | None = None
+        """Set while it works, as is the format that it works in."""
+        self._format: WorkFormat | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    @property
+    def placement(self) -> Placement:
+        placement = placement_of(self.patcher)
+        assert placement is not None
+        return placement
+
+    def placed_again(self, placement: Placement) -> PlacedUpscaler:
+        """The same model on another device or in another precision."""
+        again = PlacedUpscaler.of(self._model, placement)
+        again.patcher.set_attachments(SOURCE, self.patcher.get_attachment(SOURCE))
+        return again
+
+    @classmethod
+    def of(cls, model: Any, placement: Placement) -> PlacedUpscaler:
+        """A placed model over the same weights, or over a copy where it is to hold them in another way."""
+        dtype, _ = _format_for(model, placement)
+        converted = dtype not in (None, model.dtype) or cpu_engine.plan_for(placement) is not None
+        return cls(copy.deepcopy(model) if converted else model, placement)
+
+    def to(self, device: Any = None, **keywords: Any) -> PlacedUpscaler:
+        """Ends work where the device is the CPU."""
+        if str(device) == "cpu":
+            self.end()
+        return self
+
+    def end(self) -> None:
+        """Takes the weights back to the host, and the model back to where it was placed."""
+        if self._recovery is None or self._format is None:
+            return
+        self._format.restore()
+        self._recovery.restore()
+        self._recovery = self._format = None
+        unload(self.patcher)
+
+    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        """Upscales a batch of images (N, 3, H, W) in 0..1.
+
+        Raises:
+            torch.OutOfMemoryError: the device has not the memory, and the tile can be made smaller.
+            LadderExhaustedError: neither this device nor another can do it.
+        """
+        if self._recovery is None:
+            self._recovery = Recovery(self.patcher, STAGE)
+            self._format = WorkFormat(self.patcher, self._model.model)
+
+        def attempt() -> torch.Tensor:
+            try:
+                return self._upscale(image)
+            except RuntimeError as error:
+                failure = Failure.of(error)
+            if failure.kind in _WANT_OF_MEMORY and max(image.shape[-2:]) > SMALLEST_TILE_PIXELS:
+                raise _SmallerTile(failure.message) from failure.error
+            raise failure.error
+
+        rungs = {Rung.FP32: self._compute_in_fp32}
+        return self._recovery.carry_on(attempt, rungs, passing=(*STOPS, _SmallerTile))
+
+    def _upscale(self, image: torch.Tensor) -> torch.Tensor:
+        device = self.patcher.load_device
+        if device == HOST and self.placement.carried_over:
+            self._use_cpu_engine()
+        model_management.load_models_gpu([self.patcher], memory_required=TILE_BYTES)
+        answer = self._model(image.to(device, self._model.dtype))
+        if not bool(torch.isfinite(answer).all()) and bool(torch.isfinite(image).all()):
+            raise NotFiniteError("the upscaled tile holds NaN or infinity")
+        return answer.to(image.device, image.dtype)
+
+    def _use_cpu_engine(self) -> None:
+        """Has work that came to the CPU from another device be done in the format of the CPU's plan."""
+        plan, dtype = cpu_engine.work_on_cpu(self.placement, self._model.dtype)
+        dtype = _supported(self._model, dtype)
+        if self._model.dtype != dtype:
+            self._hold(dtype, plan)
+
+    def _compute_in_fp32(self, failure: Failure) -> str | None:
+        if self._model.dtype == torch.float32:
+            return None
+        self._hold(torch.float32)
+        return "fp32"
+
+    def _hold(self, dtype: torch.dtype, plan: CpuPlan | None = None) -> None:
+        assert self._format is not None
+        self._format.hold(dtype, plan)
+        set_placement(self.patcher, dataclasses.replace(self.placement, precision=name_of(dtype)))

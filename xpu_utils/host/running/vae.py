@@ -1,0 +1,319 @@
+"""A VAE that decodes and encodes in tiles where the whole does not fit, decided before memory runs out."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import comfy.model_management as model_management
+import comfy.sd
+import comfy.utils
+import torch
+
+from ...memory.tiles import Memory, Tile, Tiling, first_that_fits, next_smaller, tiles_for
+from ...precision import name_of
+from ...recovery.faults import FaultKind
+from ...recovery.ladder import Failure, Rung
+from ...weights.check import first_not_finite
+from .. import cpu_engine
+from ..inventory import host_inventory
+from ..placing.formats import WorkFormat
+from ..recovery.lost import placement_of, set_placement
+from ..recovery.moving import free_others
+from ..recovery.rungs import carry_on, check_finite, report
+from ..recovery.weights import HOST
+
+GIB = 1 << 30
+
+_RETRIED = (FaultKind.OUT_OF_MEMORY, FaultKind.ALLOCATION_TOO_LARGE)
+
+
+class PlacedVAE(comfy.sd.VAE):
+    """ComfyUI's VAE, with tiles chosen from the memory that is free, and smaller ones after a failure.
+
+    What fits as a whole goes ComfyUI's own way, so its result is ComfyUI's bit for bit. Tiles are blended by ComfyUI's
+    own functions. Audio and 3D shapes are ComfyUI's alone.
+    """
+
+    last_tiling: Tiling | None = None
+    """How the last call was done; None where it was done as a whole."""
+    vae_dtype: torch.dtype
+    _whole = False
+    _carrying = False
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes: its patcher is led elsewhere when a device fails or is lost."""
+        return torch.device(self.patcher.load_device)
+
+    @device.setter
+    def device(self, device: torch.device) -> None:
+        self.patcher.load_device = device
+
+    @classmethod
+    def of(cls, vae: comfy.sd.VAE) -> PlacedVAE:
+        """A VAE object over the same weights and with the same attributes."""
+        placed = cls.__new__(cls)
+        placed.__dict__.update(vae.__dict__)
+        return placed
+
+    def decode(self, samples_in: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
+        """Decodes a latent (N, C, H, W) or (N, C, T, H, W) into pictures (N, H, W, 3) or (N, T, H, W, 3).
+
+        Raises:
+            LadderExhaustedError: neither this device nor another can do it.
+            ValueError: the latent or the weights hold NaN.
+        """
+        _check_latent(samples_in)
+        return self._carried("decode", "The decoded picture", lambda: self._decode(samples_in, *arguments, **options))
+
+    def encode(self, pixel_samples: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
+        """Encodes pictures (N, H, W, 3) into a latent; raises as `decode` does."""
+        _check_picture(pixel_samples)
+        return self._carried("encode", "The encoded latent", lambda: self._encode(pixel_samples, *arguments, **options))
+
+    def decode_tiled(self, samples: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
+        """ComfyUI's, in the caller's tiles; raises as `decode` does."""
+        _check_latent(samples)
+        stock = super().decode_tiled
+        return self._carried("decode", "The decoded picture", lambda: stock(samples, *arguments, **options))
+
+    def encode_tiled(self, pixel_samples: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
+        """ComfyUI's, in the caller's tiles; raises as `decode` does."""
+        _check_picture(pixel_samples)
+        stock = super().encode_tiled
+        return self._carried("encode", "The encoded latent", lambda: stock(pixel_samples, *arguments, **options))
+
+    def _carried(self, stage: str, what: str, work: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """Does the work up the ladder, with an answer that is finite; on it already, just does it."""
+        if self._carrying:
+            return work()
+        dtype, self._format = self.vae_dtype, WorkFormat(self.patcher, self.first_stage_model)
+
+        def attempt() -> torch.Tensor:
+            self._use_cpu_engine()
+            answer = work()
+            check_finite(answer, self.patcher, what)
+            return answer
+
+        self._carrying = True
+        try:
+            return carry_on(self.patcher, stage, attempt, {Rung.FP32: self._compute_in_fp32})
+        finally:
+            self._carrying = False
+            self.vae_dtype = dtype
+            self._format.restore()
+
+    def _compute_in_fp32(self, failure: Failure) -> str | None:
+        if self.vae_dtype == torch.float32:
+            return None
+        self._format.hold(torch.float32)
+        self.vae_dtype = torch.float32
+        return "fp32"
+
+    def _use_cpu_engine(self) -> None:
+        """Has work that came to the CPU from another device be done by the CPU's plan, in its format."""
+        placement = placement_of(self.patcher)
+        if placement is None or self.device != HOST or not placement.carried_over:
+            return
+        plan, self.vae_dtype = cpu_engine.work_on_cpu(placement, self.vae_dtype)
+        self._format.hold(self.vae_dtype, plan)
+        if plan is not None:
+            cpu_engine.use_on_vae(self, plan, owned=False)
+        set_placement(self.patcher, dataclasses.replace(placement, precision=name_of(self.vae_dtype)))
+
+    def _decode(self, samples_in: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
+        def whole() -> torch.Tensor:
+            return super(PlacedVAE, self).decode(samples_in, *arguments, **options)
+
+        if not self._has_tiles(samples_in.ndim - 2):
+            return whole()
+        ratio = self.spacial_compression_decode()
+        frames = samples_in.shape[2] if samples_in.ndim == 5 else None
+
+        def estimate(tile: Tile) -> float:
+            shape = (1, samples_in.shape[1], *_frames(tile), tile.side_pixels // ratio, tile.side_pixels // ratio)
+            return float(self.memory_used_decode(shape, self.vae_dtype))
+
+        def tiled(tile: Tile) -> torch.Tensor:
+            side = tile.side_pixels // ratio
+            return self.decode_tiled(samples_in, tile_x=side, tile_y=side, overlap=side // 4, **_in_time(tile))
+
+        tiles = tiles_for(samples_in.shape[-2] * ratio, samples_in.shape[-1] * ratio, frames)
+        needed = self.memory_used_decode(samples_in.shape, self.vae_dtype)
+        return self._within_memory(whole, tiled, tiles, estimate, needed)
+
+    def _encode(self, pixel_samples: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
+        def whole() -> torch.Tensor:
+            return super(PlacedVAE, self).encode(pixel_samples, *arguments, **options)
+
+        if not self._has_tiles(self.latent_dim) or pixel_samples.ndim != 4:
+            return whole()
+        pictures, height, width, channels = pixel_samples.shape
+        shape: tuple[int, ...] = (pictures, channels, height, width)
+        frames = None
+        if self.latent_dim == 3:
+            length = 1 if getattr(self, "not_video", False) else pictures
+            shape, frames = (1, channels, length, height, width), self.downscale_ratio[0](length)
+
+        def estimate(tile: Tile) -> float:
+            length = () if tile.latent_frames is None else (self.upscale_ratio[0](tile.latent_frames),)
+            return float(
+                self.memory_used_encode((1, channels, *length, tile.side_pixels, tile.side_pixels), self.vae_dtype)
+            )
+
+        def tiled(tile: Tile) -> torch.Tensor:
+            side, time = tile.side_pixels, _in_time(tile)
+            time = {name: self.upscale_ratio[0](length) for name, length in time.items()}
+            return self.encode_tiled(pixel_samples, tile_x=side, tile_y=side, overlap=side // 4, **time)
+
+        needed = self.memory_used_encode(shape, self.vae_dtype)
+        return self._within_memory(whole, tiled, tiles_for(height, width, frames), estimate, needed)
+
+    def _has_tiles(self, dimensions: int) -> bool:
+        return dimensions in (2, 3) and getattr(self, "extra_1d_channel", None) is None
+
+    def _within_memory(
+        self,
+        whole: Callable[[], torch.Tensor],
+        tiled: Callable[[Tile], torch.Tensor],
+        tiles: Sequence[Tile],
+        estimate: Callable[[Tile], float],
+        needed_bytes: float,
+    ) -> torch.Tensor:
+        """Does the whole where it fits, else tiles; after each failure for want of memory, smaller tiles."""
+        self.last_tiling = None
+        self.throw_exception_if_invalid()
+        model_management.load_models_gpu(
+            [self.patcher], memory_required=needed_bytes, force_full_load=self.disable_offload
+        )
+        memory = _memory(self.device)
+        tile = None
+        if not memory.holds(needed_bytes):
+            tile = first_that_fits(tiles, estimate, memory)
+            self.last_tiling = Tiling(tile, f"because the whole needs about {needed_bytes / GIB:.1f} GiB and {memory}")
+        freed = False
+        while True:
+            try:
+                if tile is not None:
+                    return tiled(tile)
+                self._whole = True
+                return whole()
+            except (RuntimeError, MemoryError) as error:
+                failure = Failure.of(error)
+            finally:
+                self._whole = False
+            smaller = tiles[0] if tile is None else next_smaller(tiles, tile)
+            if failure.kind not in _RETRIED:
+                raise failure.error
+            rung = Rung.TILES if freed else Rung.FREE
+            if not freed:
+                freed = True
+                words = free_others(self.device, [self.patcher])
+            elif smaller is None:
+                raise failure.error
+            else:
+                why = f"because {'the whole' if tile is None else tile} ran out of memory"
+                tile, self.last_tiling = smaller, Tiling(smaller, why)
+                words = str(self.last_tiling)
+                model_management.soft_empty_cache()
+            report(failure, rung, device=str(self.device), stage="VAE", words=words)
+
+    def decode_tiled_(self, *arguments: Any, **options: Any) -> torch.Tensor:
+        self._leave_the_choice_of_tiles()
+        return super().decode_tiled_(*arguments, **options)
+
+    def encode_tiled_(self, *arguments: Any, **options: Any) -> torch.Tensor:
+        self._leave_the_choice_of_tiles()
+        return super().encode_tiled_(*arguments, **options)
+
+    def decode_tiled_3d(
+        self,
+        samples: torch.Tensor,
+        tile_t: int = 999,
+        tile_x: int = 32,
+        tile_y: int = 32,
+        overlap: tuple[int, int, int] = (1, 8, 8),
+    ) -> torch.Tensor:
+        """ComfyUI's, with a progress bar."""
+        self._leave_the_choice_of_tiles()
+        tile = (tile_t, tile_x, tile_y)
+        with _progress(self.first_stage_model, "decode", samples.shape, tile, overlap):
+            return super().decode_tiled_3d(samples, *tile, overlap)
+
+    def encode_tiled_3d(
+        self,
+        samples: torch.Tensor,
+        tile_t: int = 9999,
+        tile_x: int = 512,
+        tile_y: int = 512,
+        overlap: tuple[int, int, int] = (1, 64, 64),
+    ) -> torch.Tensor:
+        """ComfyUI's, with a progress bar."""
+        self._leave_the_choice_of_tiles()
+        tile = (tile_t, tile_x, tile_y)
+        with _progress(self.first_stage_model, "encode", samples.shape, tile, overlap):
+            return super().encode_tiled_3d(samples, *tile, overlap)
+
+    def _leave_the_choice_of_tiles(self) -> None:
+        """Ends ComfyUI's own retry after a failure of the whole: its tiles have one size, whatever is free."""
+        if self._whole:
+            raise torch.OutOfMemoryError("The VAE's whole input did not fit into memory.")
+
+
+def _check_latent(latent: torch.Tensor) -> None:
+    if first_not_finite({"latent": latent}) is not None:
+        raise ValueError("The latent holds NaN: look at the node before the decoder.")
+
+
+def _check_picture(picture: torch.Tensor) -> None:
+    if first_not_finite({"picture": picture}) is not None:
+        raise ValueError("The picture holds NaN: look at the node before the encoder.")
+
+
+def _frames(tile: Tile) -> tuple[int, ...]:
+    return () if tile.latent_frames is None else (tile.latent_frames,)
+
+
+def _in_time(tile: Tile) -> dict[str, int]:
+    """The host's arguments for cutting in time, in latent frames; none for pictures."""
+    if tile.latent_frames is None:
+        return {}
+    return {"tile_t": tile.latent_frames, "overlap_t": max(1, tile.latent_frames // 4)}
+
+
+def _memory(device: torch.device) -> Memory:
+    known = host_inventory().find(str(device))
+    limit = None if known is None else known.single_allocation_limit_bytes
+    return Memory(model_management.get_free_memory(device), limit)
+
+
+@contextlib.contextmanager
+def _progress(
+    model: Any, method: str, shape: Sequence[int], tile: Sequence[int], overlap: Sequence[int]
+) -> Iterator[None]:
+    """Counts the calls of a model's method in the block, one for each tile."""
+    bar = comfy.utils.ProgressBar(shape[0] * math.prod(map(_positions, shape[2:], tile, overlap)))
+    stock, of_instance = getattr(model, method), method in vars(model)
+
+    def counted(*arguments: Any) -> Any:
+        result = stock(*arguments)
+        bar.update(1)
+        return result
+
+    setattr(model, method, counted)
+    try:
+        yield
+    finally:
+        if of_instance:
+            setattr(model, method, stock)
+        else:
+            delattr(model, method)
+
+
+def _positions(size: int, tile: int, overlap: int) -> int:
+    """How many tiles ComfyUI's `tiled_scale_multidim` lays along a direction."""
+    return len(range(0, size - overlap, tile - overlap)) if size > tile else 1

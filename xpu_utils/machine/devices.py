@@ -1,0 +1,293 @@
+"""The devices of this machine: what can be used, what cannot, and why."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from ..recovery.faults import first_line
+from .host_memory import read_host_memory
+from .profiles import Architecture, Profile, architecture_of, profile_of
+from .selector import shows
+
+INTEL_VENDOR = "0x8086"
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """One place work can run."""
+
+    type: str
+    """torch device type: "xpu", "cuda", "cpu", ..."""
+    index: int | None
+    """Position among the devices of its type; None for the CPU."""
+    name: str
+    architecture: Architecture
+    total_bytes: int
+    integrated: bool
+    fp16: bool
+    bf16: bool
+    fp64: bool
+    driver_version: str
+    uuid: str
+    pci_device_id: int | None
+    pci_address: str
+    compute_units: int
+    single_allocation_limit_bytes: int | None
+
+    @property
+    def id(self) -> str:
+        """The name users and torch call it by: "xpu:0", "cpu"."""
+        return self.type if self.index is None else f"{self.type}:{self.index}"
+
+    @property
+    def torch_device(self) -> torch.device:
+        return torch.device(self.id)
+
+    @property
+    def profile(self) -> Profile:
+        return profile_of(self.architecture)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rejection:
+    """A device, or a whole kind of device, that cannot be used."""
+
+    what: str
+    why: str
+    fix: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Inventory:
+    """All devices, best first (accelerators, then the CPU), and the ones rejected."""
+
+    devices: tuple[Device, ...]
+    rejected: tuple[Rejection, ...]
+
+    @property
+    def accelerators(self) -> tuple[Device, ...]:
+        return tuple(device for device in self.devices if device.type != "cpu")
+
+    @property
+    def best(self) -> Device:
+        """An XPU if there is one, else another accelerator, else the CPU."""
+        return self.devices[0]
+
+    def find(self, device_id: str) -> Device | None:
+        """The device of that id ("xpu:1"; "xpu" means "xpu:0"), or None."""
+        wanted = device_id if ":" in device_id or device_id == "cpu" else f"{device_id}:0"
+        return next((device for device in self.devices if device.id == wanted), None)
+
+
+def find_devices(
+    environment: Mapping[str, str] | None = None, dri: Path = Path("/dev/dri"), sysfs: Path = Path("/sys/class/drm")
+) -> Inventory:
+    """Lists the devices PyTorch can use here, XPUs first, the CPU last, and why others cannot be.
+
+    Allocates nothing on any device. The arguments exist so that a recorded machine can be examined.
+    """
+    environment = os.environ if environment is None else environment
+    accelerators, failed = _accelerators()
+    rejected = (*failed, *_hidden_gpus(accelerators, failed, environment, dri, sysfs))
+    return Inventory(devices=(*accelerators, _cpu()), rejected=rejected)
+
+
+def _accelerators() -> tuple[list[Device], list[Rejection]]:
+    """Every accelerator PyTorch can use, XPUs first, and those that it shows and cannot ask."""
+    current = torch.accelerator.current_accelerator()
+    devices: list[Device] = []
+    failed: list[Rejection] = []
+    for kind in dict.fromkeys(["xpu", *([] if current is None else [current.type])]):
+        try:
+            count = _count(kind)
+        except RuntimeError as error:
+            failed.append(_failed(kind, error))
+            continue
+        for index in range(count):
+            try:
+                devices.append(_accelerator(kind, index))
+            except (RuntimeError, AssertionError) as error:  # PyTorch asserts that the index is valid
+                failed.append(_failed(f"{kind}:{index}", error))
+    return devices, failed
+
+
+def _failed(what: str, error: Exception) -> Rejection:
+    return Rejection(what, f"its driver failed: {first_line(error)}", "restart the machine, or update the driver")
+
+
+def _count(kind: str) -> int:
+    """How many devices of a kind PyTorch can use."""
+    module = getattr(torch, kind, None)
+    # device_count() before anything else: Arc A needs Sysman initialised first (pytorch #185198).
+    count = module.device_count() if module is not None and hasattr(module, "device_count") else 0
+    available = getattr(module, "is_available", lambda: True)
+    return count if count and available() else 0
+
+
+def _accelerator(kind: str, index: int) -> Device:
+    """Reads a device's properties, each with a default: torch builds differ in what they report."""
+    module = getattr(torch, kind)
+    properties = getattr(module, "get_device_properties", lambda index: None)(index)
+    name = str(getattr(properties, "name", f"{kind}:{index}"))
+    pci_device_id = _integer(getattr(properties, "device_id", None))
+    architecture = architecture_of(pci_device_id, name) if kind == "xpu" else Architecture.UNKNOWN
+    profile = profile_of(architecture)
+    total_bytes = int(getattr(properties, "total_memory", 0))
+    bf16_supported = getattr(module, "is_bf16_supported", lambda: "bf16" in profile.compute_dtypes)
+    return Device(
+        type=kind,
+        index=index,
+        name=name,
+        architecture=architecture,
+        total_bytes=total_bytes,
+        integrated=bool(
+            getattr(properties, "is_integrated_gpu", getattr(properties, "is_integrated", profile.integrated))
+        ),
+        fp16=bool(getattr(properties, "has_fp16", True)),
+        bf16=bool(bf16_supported()),
+        fp64=bool(getattr(properties, "has_fp64", kind == "cuda" or profile.fp64)),
+        driver_version=str(getattr(properties, "driver_version", "")),
+        uuid=str(getattr(properties, "uuid", "")),
+        pci_device_id=pci_device_id,
+        pci_address=_pci_address(properties),
+        compute_units=int(getattr(properties, "max_compute_units", getattr(properties, "multi_processor_count", 0))),
+        single_allocation_limit_bytes=profile.single_allocation_limit_bytes,
+    )
+
+
+def _integer(value: object) -> int | None:
+    return value if isinstance(value, int) else None
+
+
+def _pci_address(properties: Any) -> str:
+    """ "0000:03:00.0" where the build reports the parts, else empty."""
+    parts = [getattr(properties, f"pci_{part}_id", None) for part in ("domain", "bus", "device")]
+    if any(part is None for part in parts):
+        return ""
+    return f"{parts[0]:04x}:{parts[1]:02x}:{parts[2]:02x}.0"
+
+
+def _cpu() -> Device:
+    return Device(
+        type="cpu",
+        index=None,
+        name=cpu_name(),
+        architecture=Architecture.UNKNOWN,
+        total_bytes=read_host_memory().total_bytes,
+        integrated=True,
+        fp16=True,
+        bf16=True,
+        fp64=True,
+        driver_version="",
+        uuid="",
+        pci_device_id=None,
+        pci_address="",
+        compute_units=psutil.cpu_count(logical=False) or psutil.cpu_count() or 1,
+        single_allocation_limit_bytes=None,
+    )
+
+
+def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """The CPU's name as its maker gives it, where the system tells.
+
+    Virtual machines often have it without its number ("AMD EPYC"); family and model then tell generations apart.
+    """
+    text = cpuinfo.read_text(encoding="utf-8", errors="replace") if cpuinfo.is_file() else ""
+    told = dict(re.findall(r"^(model name|cpu family|model)\s*:\s*(\S.*?)\s*$", text, re.MULTILINE))
+    name = told.get("model name") or platform.processor() or platform.machine()
+    numbered = re.search(r"\d", name) or len(told) < 3
+    return name if numbered else f"{name} (family {told['cpu family']}, model {told['model']})"
+
+
+def _hidden_gpus(
+    accelerators: Sequence[Device], failed: Sequence[Rejection], environment: Mapping[str, str], dri: Path, sysfs: Path
+) -> list[Rejection]:
+    """One rejection for each Intel GPU that the kernel knows and PyTorch does not show, or one for all."""
+    if any(rejection.what == "xpu" for rejection in failed):
+        return []
+    xpus = [device for device in accelerators if device.type == "xpu"]
+    gpus = intel_gpus(sysfs)
+    # A device that failed, as one of a build that does not report ids, accounts for one GPU.
+    visible = [device.pci_device_id for device in xpus] + [None] * sum(":" in entry.what for entry in failed)
+    hidden = []
+    for node, pci_id in gpus:
+        if pci_id in visible:
+            visible.remove(pci_id)
+        elif None in visible:
+            visible.remove(None)
+        else:
+            hidden.append(f"Intel GPU {pci_id:#06x} ({node})")
+    if not hidden and not xpus and not failed:
+        hidden = ["xpu"]
+    if not hidden:
+        return []
+    why, fix = _xpu_obstacle(environment, _render_nodes(dri, sysfs), len(gpus), bool(xpus))
+    return [Rejection(what=name, why=why, fix=fix) for name in hidden]
+
+
+def _render_nodes(dri: Path, sysfs: Path) -> list[Path]:
+    """The render nodes that may be an Intel GPU's."""
+    intel = {name for name, _ in intel_gpus(sysfs)}
+    others = {node.name for node in sysfs.glob("renderD*")} - intel
+    return [node for node in sorted(dri.glob("renderD*")) if node.name not in others]
+
+
+def _xpu_obstacle(
+    environment: Mapping[str, str], nodes: Sequence[Path], gpus: int, xpu_present: bool
+) -> tuple[str, str]:
+    """Why PyTorch does not show an Intel GPU, and what to do."""
+    if not getattr(torch.version, "xpu", None) and not torch.xpu._is_compiled():
+        return (
+            f"this PyTorch ({torch.__version__}) is not an XPU build",
+            "install the XPU build of PyTorch (its index is .../whl/xpu)",
+        )
+    selector, mask = environment.get("ONEAPI_DEVICE_SELECTOR", ""), environment.get("ZE_AFFINITY_MASK", "")
+    if _selector_hides(selector, gpus, xpu_present):
+        return (
+            f"ONEAPI_DEVICE_SELECTOR={selector} hides it: PyTorch takes Level Zero GPUs only",
+            "unset ONEAPI_DEVICE_SELECTOR or set it to level_zero:gpu",
+        )
+    if mask and (xpu_present or "0" not in mask.split(",")):
+        return (f"ZE_AFFINITY_MASK={mask} hides it", "unset ZE_AFFINITY_MASK or name the device in it")
+    if platform.system() == "Windows":
+        return ("the Intel graphics driver reports no device", "install Intel's current graphics driver for Windows")
+    blocked = [node for node in nodes if not os.access(node, os.R_OK | os.W_OK)]
+    if blocked:
+        return (
+            f"no permission on {blocked[0]}",
+            "add your user to the groups render and video, then log in again",
+        )
+    if not gpus and not nodes:
+        return (
+            "no GPU driver is loaded: the kernel shows no render device of an Intel GPU",
+            "load the i915 or xe kernel driver",
+        )
+    return (
+        "the Level Zero driver reports no device",
+        "install Intel's compute runtime (intel-compute-runtime / intel-opencl-icd and libze1)",
+    )
+
+
+def _selector_hides(selector: str, gpus: int, xpu_present: bool) -> bool:
+    """Whether ONEAPI_DEVICE_SELECTOR hides a GPU; all of them, where no XPU shows."""
+    shown = [shows(selector, position) for position in range(max(gpus, 1))]
+    return not (all(shown) if xpu_present else any(shown))
+
+
+def intel_gpus(sysfs: Path = Path("/sys/class/drm")) -> list[tuple[str, int]]:
+    """(render node name, PCI device id) of every Intel GPU the Linux kernel knows; empty elsewhere."""
+    found = []
+    for node in sorted(sysfs.glob("renderD*")):
+        vendor, device = node / "device" / "vendor", node / "device" / "device"
+        if vendor.is_file() and vendor.read_text().strip() == INTEL_VENDOR:
+            found.append((node.name, int(device.read_text().strip(), 16)))
+    return found

@@ -1,0 +1,186 @@
+"""How much memory of a device is free: sources in order, each checked, the believed one named with the figure."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from ..machine.devices import Device
+from ..machine.host_memory import read_host_memory
+from ..telemetry.framework import AllocatorSource, DriverSource, allocator_bytes, memory_fraction
+from ..telemetry.kernel import KernelSource
+from ..telemetry.monitor import LazySource
+from ..telemetry.readings import MemoryReading, SourceFactory, Unavailable
+from ..telemetry.sysman import SysmanSource
+
+SOURCES: tuple[SourceFactory, ...] = (DriverSource, SysmanSource, KernelSource, AllocatorSource)
+"""In order of cost. The driver's own answer is the cheapest and, where it passes the checks, as good as Sysman's."""
+
+KNOWN_ALLOCATION_BYTES = 64 << 20
+"""A change of our own memory that every honest source shows, whatever else happens on the device."""
+
+FRESH_SECONDS = 0.1
+"""How long the share of other processes is at least taken as known: attention may ask in every layer."""
+
+LARGEST_COST = 0.05
+"""Share of the time that reading may take: a slow source (fdinfo with many processes) is asked more rarely, ..."""
+
+STALE_SECONDS = 1.0
+"""... but at least this often."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FreeMemory:
+    """What can be allocated on a device at one moment."""
+
+    device: str
+    free_bytes: int
+    """Never below 0 or above `total_bytes`; counts `cached_bytes`, as ComfyUI's own figure does."""
+    total_bytes: int
+    cached_bytes: int
+    """Held by PyTorch's allocator for this process, but in no tensor."""
+    source: str
+    """"torch" (the driver), "sysman", "kernel", "allocator" (blind to other processes), or "host" for the CPU."""
+    distrusted: tuple[str, ...] = ()
+    """Sources that were passed over, each with the reason: "torch: answers 0 bytes free"."""
+
+    def __str__(self) -> str:
+        line = f"{self.free_bytes / 2**30:.1f} of {self.total_bytes / 2**30:.1f} GiB free (source {self.source})"
+        return f"{line}, passed over {'; '.join(self.distrusted)}" if self.distrusted else line
+
+
+def read_memory(device: Device) -> FreeMemory:
+    """What is free on a device now. Cheap enough for every model call; allocates nothing.
+
+    Raises:
+        Unavailable: this build of PyTorch does not even tell what it holds itself.
+    """
+    if device.type == "cpu":
+        memory = read_host_memory()
+        return FreeMemory(device.id, memory.available_bytes, memory.total_bytes, 0, "host")
+    with _readers_lock:
+        reader = _readers.setdefault(device, MemoryReader(device))
+    return reader.read()
+
+
+class MemoryReader:
+    """Reads one device, remembering which sources cannot be believed. Safe to use from several threads."""
+
+    def __init__(
+        self,
+        device: Device,
+        *,
+        sources: Sequence[SourceFactory] = SOURCES,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._device = device
+        self._sources = [(LazySource(factory, device, clock), _FrozenCheck()) for factory in sources]
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._sample: _Sample | None = None
+        self._due_at = 0.0
+
+    def read(self) -> FreeMemory:
+        """What is free now: our own part exactly, that of others as it was a moment ago.
+
+        Raises:
+            Unavailable: PyTorch does not tell what it holds.
+        """
+        with self._lock:
+            reserved_bytes, active_bytes = allocator_bytes(self._device)
+            started = self._clock()
+            if self._sample is None or started >= self._due_at:
+                self._sample = self._take_sample(reserved_bytes)
+                cost_seconds = self._clock() - started
+                self._due_at = started + min(STALE_SECONDS, max(FRESH_SECONDS, cost_seconds / LARGEST_COST))
+            return _free_memory(self._device, self._sample, reserved_bytes, active_bytes)
+
+    def _take_sample(self, reserved_bytes: int) -> _Sample:
+        """The first source that answers and passes the checks."""
+        distrusted: list[str] = []
+        zero_seen = False
+        for source, frozen in self._sources:
+            try:
+                reading = source.read("memory")
+            except Unavailable as error:
+                distrusted.append(f"{source.name}: {error}")
+                continue
+            problem = _problem(reading, reserved_bytes, zero_seen) or frozen.problem(reading, reserved_bytes)
+            if not problem:
+                return self._believed(reading, reserved_bytes, source.name, tuple(distrusted))
+            zero_seen = zero_seen or (reading.free_bytes == 0 and reading.sees_others)
+            distrusted.append(f"{source.name}: {problem}")
+        raise Unavailable(f"no source tells the memory of {self._device.id} ({'; '.join(distrusted)})")
+
+    def _believed(
+        self, reading: MemoryReading, reserved_bytes: int, source: str, distrusted: tuple[str, ...]
+    ) -> _Sample:
+        if reading.sees_others:
+            others_bytes = max(0, reading.used_bytes - reserved_bytes)
+        else:  # what other processes held when a source that sees them was last believed is the best there is
+            others_bytes = self._sample.others_bytes if self._sample else 0
+        return _Sample(reading.total_bytes, others_bytes, source, distrusted)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sample:
+    """What does not change with our own allocations."""
+
+    total_bytes: int
+    others_bytes: int
+    """Used by anything that is not PyTorch's allocator in this process."""
+    source: str
+    distrusted: tuple[str, ...]
+
+
+class _FrozenCheck:
+    """Finds a source whose answer stands still while our own memory does not (pytorch #161381)."""
+
+    def __init__(self) -> None:
+        self._free_bytes: int | None = None
+        self._reserved_bytes = 0
+        self._frozen = False
+
+    def problem(self, reading: MemoryReading, reserved_bytes: int) -> str:
+        """Empty while the source can be believed; one that moves again is believed again."""
+        if reading.free_bytes != self._free_bytes:
+            self._free_bytes, self._reserved_bytes, self._frozen = reading.free_bytes, reserved_bytes, False
+        elif reading.sees_others and abs(reserved_bytes - self._reserved_bytes) >= KNOWN_ALLOCATION_BYTES:
+            self._frozen = True
+        return f"still answers {reading.free_bytes} bytes free after allocations" if self._frozen else ""
+
+
+def _problem(reading: MemoryReading, reserved_bytes: int, zero_seen: bool) -> str:
+    """Why a reading cannot be true; empty where it can."""
+    if reading.total_bytes <= 0:
+        return "answers 0 bytes in total"
+    if not reading.sees_others:
+        return ""
+    if not 0 <= reading.used_bytes <= reading.total_bytes:
+        return f"answers {reading.used_bytes} bytes used of {reading.total_bytes}"
+    if reading.used_bytes < reserved_bytes:
+        return f"sees {reading.used_bytes} bytes in use although {reserved_bytes} are held here"
+    # Some drivers answer 0 whatever is free (vllm #49273); a second source that says so too is believed.
+    if reading.free_bytes == 0 and not zero_seen:
+        return "answers 0 bytes free"
+    return ""
+
+
+def _free_memory(device: Device, sample: _Sample, reserved_bytes: int, active_bytes: int) -> FreeMemory:
+    """What the driver can still give, plus what the allocator holds in reserve."""
+    total_bytes = device.total_bytes or sample.total_bytes
+    limits = [
+        sample.total_bytes - sample.others_bytes - reserved_bytes,
+        int(memory_fraction(device) * total_bytes) - reserved_bytes,
+    ]
+    if device.integrated:  # the same memory as the host's, so what is in use there is not free here
+        limits.append(read_host_memory().available_bytes)
+    cached_bytes = max(0, reserved_bytes - active_bytes)
+    free_bytes = min(max(0, min(limits)) + cached_bytes, total_bytes)
+    return FreeMemory(device.id, free_bytes, total_bytes, cached_bytes, sample.source, sample.distrusted)
+
+
+_readers: dict[Device, MemoryReader] = {}
+_readers_lock = threading.Lock()

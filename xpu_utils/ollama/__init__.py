@@ -1,0 +1,1 @@
+"""Text from an Ollama server."""

@@ -1,0 +1,1 @@
+"""What fails, what is tried then, and the record of both."""

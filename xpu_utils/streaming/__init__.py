@@ -1,0 +1,1 @@
+"""Models larger than their device: what stays, what passes through, and when."""

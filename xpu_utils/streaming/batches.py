@@ -1,0 +1,98 @@
+"""A model's weights cut into pieces: leaves used one after the other that are copied to the device together."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
+
+import torch
+
+from ..weights.pinned import aligned
+from .leaves import Leaf
+
+
+class Piece:
+    """Leaves used one after the other, laid out one behind the other on the device."""
+
+    def __init__(self, leaves: Iterable[Leaf]) -> None:
+        self.leaves = tuple(leaves)
+        self.size_bytes = sum(leaf.size_bytes for leaf in self.leaves)
+        self.pinned = all(leaf.pinned for leaf in self.leaves)
+        self._copies = _merged(
+            (source, base + offset) for leaf, base in self._bases() for source, offset in leaf.copies()
+        )
+
+    def _bases(self) -> Iterator[tuple[Leaf, int]]:
+        base = 0
+        for leaf in self.leaves:
+            yield leaf, base
+            base += leaf.size_bytes
+
+    def placed(self, storage: torch.Tensor, base: int = 0) -> PlacedPiece:
+        """The piece in device memory, from byte `base` of `storage` (uint8, 1-D) on; nothing is copied yet."""
+        return PlacedPiece(
+            tuple((leaf, leaf.views(storage, base + start)) for leaf, start in self._bases()),
+            tuple((storage[base + start : base + start + len(source)], source) for source, start in self._copies),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class PlacedPiece:
+    """A piece with its room on the device."""
+
+    _views: tuple[tuple[Leaf, Mapping[str, torch.Tensor]], ...]
+    _copies: tuple[tuple[torch.Tensor, torch.Tensor], ...]
+
+    @property
+    def leaves(self) -> tuple[Leaf, ...]:
+        return tuple(leaf for leaf, _ in self._views)
+
+    def copy(self) -> tuple[int, int]:
+        """Queues the copies on the current stream; returns how many, and their bytes."""
+        for target, source in self._copies:
+            target.copy_(source, non_blocking=True)
+        return len(self._copies), sum(len(source) for _, source in self._copies)
+
+    def swap(self) -> None:
+        """Makes the leaves compute with this room."""
+        for leaf, parameters in self._views:
+            leaf.swap(parameters)
+
+    def restore(self) -> None:
+        """Gives the leaves their host parameters back."""
+        for leaf, _ in self._views:
+            leaf.restore()
+
+
+def cut(calls: Mapping[Leaf, int], piece_bytes: int) -> list[Piece]:
+    """Cuts the leaves of one pass into pieces of at most `piece_bytes`, or of one leaf.
+
+    Args:
+        calls: how often each leaf was used, in order of first use. One used more than once is a piece of its own,
+            and so is one that is not page-locked.
+    """
+    groups: list[list[Leaf]] = []
+    room_bytes = 0
+    for leaf, count in calls.items():
+        alone = count > 1 or not leaf.pinned
+        if alone or leaf.size_bytes > room_bytes:
+            groups.append([])
+            room_bytes = piece_bytes
+        groups[-1].append(leaf)
+        room_bytes = 0 if alone else room_bytes - leaf.size_bytes
+    return [Piece(group) for group in groups]
+
+
+def _merged(copies: Iterable[tuple[torch.Tensor, int]]) -> list[tuple[torch.Tensor, int]]:
+    """Joins copies whose bytes follow each other on both sides, the alignment's gaps included."""
+    joined: list[tuple[torch.Tensor, int]] = []
+    for source, offset in copies:
+        if joined:
+            last, start = joined[-1]
+            step = aligned(len(last))
+            same_slab = last.untyped_storage().data_ptr() == source.untyped_storage().data_ptr()
+            if same_slab and last.storage_offset() + step == source.storage_offset() and start + step == offset:
+                joined[-1] = (last.as_strided((step + len(source),), (1,)), start)
+                continue
+        joined.append((source, offset))
+    return joined

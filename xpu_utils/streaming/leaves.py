@@ -1,0 +1,168 @@
+"""Leaf modules whose weights can be on the host or on a device: where their bytes lie, and how they change places."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+from torch import nn
+
+from ..weights.pinned import Packer, PinnedMemoryError, PinnedPool, aligned
+
+LEAST_LEAF_BYTES = 64 << 10
+"""Smaller leaves (norms, mostly) are not worth a copy of their own and stay on the device."""
+
+_LEAST_PART_BYTES = 4 << 10
+"""Smaller components of a quantised weight (its scale) are moved to the device once."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """One plain tensor of a leaf: a parameter, or a component of a quantised one."""
+
+    host: torch.Tensor
+    offset: int
+    """Its first byte, relative to the leaf's."""
+
+    @property
+    def bytes(self) -> torch.Tensor:
+        """The tensor's memory as uint8, 1-D."""
+        return self.host.as_strided((self.host.numel(),), (1,)).view(torch.uint8)
+
+    def view(self, storage: torch.Tensor, base: int) -> torch.Tensor:
+        start = base + self.offset
+        flat = storage[start : start + self.host.numel() * self.host.element_size()].view(self.host.dtype)
+        return flat.as_strided(self.host.shape, self.host.stride())
+
+
+@dataclasses.dataclass(eq=False)
+class Leaf:
+    """A module without children that holds weights; it can compute with views of device memory in their place."""
+
+    name: str
+    module: nn.Module
+    size_bytes: int
+    pinned: bool
+    """Whether all its weights lie in page-locked memory."""
+    _host: Mapping[str, nn.Parameter]
+    _parts: Mapping[str, Mapping[str, _Part]]
+
+    def copies(self) -> Iterator[tuple[torch.Tensor, int]]:
+        """(host bytes as uint8 1-D, offset relative to the leaf's first byte on the device) of each weight."""
+        for parts in self._parts.values():
+            for part in parts.values():
+                yield part.bytes, part.offset
+
+    def views(self, storage: torch.Tensor, base: int) -> dict[str, torch.Tensor]:
+        """The leaf's parameters over device memory, which need not hold the weights yet.
+
+        Args:
+            storage: uint8, 1-D.
+            base: the leaf's first byte in it, aligned.
+        """
+        return {
+            name: _rebuilt(self._host[name], {key: part.view(storage, base) for key, part in parts.items()})
+            for name, parts in self._parts.items()
+        }
+
+    def swap(self, parameters: Mapping[str, torch.Tensor]) -> None:
+        """Makes the module compute with these parameters."""
+        self.module._parameters.update(parameters)  # type: ignore[arg-type]
+
+    def restore(self) -> None:
+        """Gives the module its host parameters back."""
+        self.module._parameters.update(self._host)
+
+
+def collect_leaves(
+    root: nn.Module, pool: PinnedPool, device: torch.device, *, streamable: Callable[[nn.Module], bool]
+) -> list[Leaf]:
+    """Finds the leaves worth streaming and moves their weights to page-locked memory, as far as the pool allows.
+
+    A weight that the pool holds already stays where it is. A weight that two modules share, or whose elements are
+    spread in memory, makes its leaf one that is not streamed.
+
+    Args:
+        device: where they are streamed to.
+        streamable: whether a module may compute with other parameters than its own.
+    """
+    packer = Packer(pool, device)
+    owners: dict[int, int] = {}
+    for module in root.modules():
+        for parameter in module.parameters(recurse=False):
+            owners[id(parameter)] = owners.get(id(parameter), 0) + 1
+    leaves = []
+    for name, module in root.named_modules():
+        host = {key: value for key, value in module._parameters.items() if value is not None}
+        if not host or not streamable(module) or any(True for child in module.children() for _ in child.parameters()):
+            continue
+        plain = {key: _components(value) for key, value in host.items()}
+        tensors = [tensor for components in plain.values() for tensor in components.values()]
+        shared = any(owners[id(value)] > 1 for value in host.values())
+        size_bytes = sum(aligned(tensor.numel() * tensor.element_size()) for tensor in tensors)
+        if size_bytes >= LEAST_LEAF_BYTES and not shared and all(_is_dense(tensor) for tensor in tensors):
+            leaves.append(_pinned_leaf(name, module, host, pool, packer))
+    return leaves
+
+
+def _pinned_leaf(
+    name: str, module: nn.Module, host: Mapping[str, nn.Parameter], pool: PinnedPool, packer: Packer
+) -> Leaf:
+    parts: dict[str, dict[str, _Part]] = {}
+    size_bytes, pinned = 0, True
+    for key, parameter in host.items():
+        parts[key] = {}
+        for component, tensor in _components(parameter).items():
+            if pinned and not pool.holds(tensor):
+                try:
+                    tensor = _moved(parameter, component, tensor, packer)
+                except PinnedMemoryError:
+                    pinned = False
+            parts[key][component] = _Part(tensor, size_bytes)
+            size_bytes += aligned(tensor.numel() * tensor.element_size())
+    return Leaf(name, module, size_bytes, pinned, host, parts)
+
+
+def _moved(parameter: nn.Parameter, component: str, tensor: torch.Tensor, packer: Packer) -> torch.Tensor:
+    """The tensor in page-locked memory; the parameter now lives there too, so that its old memory is freed."""
+    room = packer.place(tensor.numel() * tensor.element_size()).view(tensor.dtype)
+    moved = room.as_strided(tensor.shape, tensor.stride())
+    moved.copy_(tensor)
+    if component:
+        setattr(parameter, component, moved)
+    else:
+        parameter.data = moved
+    return moved
+
+
+def _components(parameter: nn.Parameter) -> dict[str, torch.Tensor]:
+    """The plain tensors behind a parameter: its data, or the larger inner ones of a wrapper (quantised) tensor."""
+    if not hasattr(parameter, "__tensor_flatten__"):
+        return {"": parameter.data}
+    names, _ = parameter.__tensor_flatten__()
+    inner = {name: getattr(parameter, name) for name in names}
+    return {
+        name: tensor for name, tensor in inner.items() if tensor.numel() * tensor.element_size() >= _LEAST_PART_BYTES
+    }
+
+
+def _rebuilt(parameter: nn.Parameter, components: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """The parameter over other memory; the small components of a quantised one are copied there now."""
+    if "" in components:
+        return nn.Parameter(components[""], requires_grad=False)
+    names, context = parameter.__tensor_flatten__()  # type: ignore[attr-defined]
+    device = next(iter(components.values())).device
+    inner = {name: components[name] if name in components else getattr(parameter, name).to(device) for name in names}
+    # Not wrapped in a Parameter: that may clone the components, which are not filled yet.
+    return type(parameter).__tensor_unflatten__(inner, context, parameter.shape, parameter.stride())  # type: ignore
+
+
+def _is_dense(tensor: torch.Tensor) -> bool:
+    """Whether the elements fill the tensor's memory without gaps or overlaps, in whatever order."""
+    expected = 1
+    for stride, length in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if length != 1 and stride != expected:
+            return False
+        expected *= length
+    return True

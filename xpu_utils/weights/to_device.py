@@ -1,0 +1,157 @@
+"""Fills tensors on an accelerator from a file: threads read it into page-locked buffers and queue their copies."""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import queue
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import torch
+
+from .pinned import PinnedPool
+from .spans import PerThread, Piece, SharedFile
+
+CHUNK_BYTES = 16 << 20
+"""One read, and one page-locked buffer."""
+
+GROUP_BYTES = 256 << 20
+"""Tensors that are waited for together; two groups are under way at a time."""
+
+_SPARE_BUFFERS = 4
+"""Beside one for each thread: those whose copies are under way."""
+_GAP_BYTES = 64 << 10
+"""What lies between two tensors is read with them up to this size: cheaper than a second read."""
+
+
+class _Group:
+    """Pieces of a file that are read and waited for together."""
+
+    def __init__(self, pieces: list[Piece]) -> None:
+        self._pieces = pieces
+        self._rooms = [_room(piece) for piece in pieces]
+        self._spans = [(piece.start, piece.start + piece.size_bytes) for piece in pieces]
+        self.size_bytes = sum(stop - start for start, stop in self._spans)
+        self.reads: list[concurrent.futures.Future[torch.Event]] = []
+
+    def chunks(self) -> Iterator[tuple[int, int]]:
+        """(first byte in the file, size) of the reads that fill the group."""
+        begin = end = self._spans[0][0]
+        for start, stop in self._spans:
+            if start > end + _GAP_BYTES:
+                yield from _cut(begin, end)
+                begin = start
+            end = max(end, stop)
+        yield from _cut(begin, end)
+
+    def parts(self, start: int, size_bytes: int) -> Iterator[tuple[torch.Tensor, int]]:
+        """What a read fills: pieces of device memory, and where in the read each begins."""
+        stop = start + size_bytes
+        for room, (first, last) in zip(self._rooms, self._spans, strict=True):
+            if first < stop and start < last:
+                begin, end = max(first, start), min(last, stop)
+                yield room[begin - first : end - first], begin - start
+
+    def convert(self) -> None:
+        """Puts what was read as another dtype into the targets."""
+        for piece, room in zip(self._pieces, self._rooms, strict=True):
+            if piece.dtype != piece.target.dtype:
+                piece.target.detach().copy_(room.view(piece.dtype).view(piece.target.shape))
+        self._rooms.clear()
+
+
+def _groups(pieces: Iterable[Piece]) -> Iterator[_Group]:
+    group: list[Piece] = []
+    size_bytes = 0
+    for piece in pieces:
+        if group and size_bytes + piece.size_bytes > GROUP_BYTES:
+            yield _Group(group)
+            group, size_bytes = [], 0
+        group.append(piece)
+        size_bytes += piece.size_bytes
+    if group:
+        yield _Group(group)
+
+
+def _room(piece: Piece) -> torch.Tensor:
+    """Device memory (uint8) for a piece as it is in the file: the target's own where nothing is converted."""
+    if piece.dtype == piece.target.dtype:
+        return piece.target.detach().view(-1).view(torch.uint8)
+    return torch.empty(piece.size_bytes, dtype=torch.uint8, device=piece.target.device)
+
+
+def _cut(begin: int, stop: int) -> Iterator[tuple[int, int]]:
+    for start in range(begin, stop, CHUNK_BYTES):
+        yield start, min(CHUNK_BYTES, stop - start)
+
+
+class DeviceReader:
+    """Threads that read a file into page-locked buffers and queue their copies to the device."""
+
+    def __init__(self, path: Path, device: torch.device, threads: int, pool: PinnedPool) -> None:
+        self._device = device
+        self._threads = threads
+        self._pool = pool
+        self._file = SharedFile(path)
+        self._stream = PerThread(lambda: torch.Stream(device))
+        self._buffers: queue.SimpleQueue[tuple[torch.Tensor, torch.Event | None]] = queue.SimpleQueue()
+
+    def __enter__(self) -> DeviceReader:
+        for _ in range(self._threads + _SPARE_BUFFERS):
+            self._buffers.put((self._pool.slab(CHUNK_BYTES, self._device), None))
+        self._executor = concurrent.futures.ThreadPoolExecutor(self._threads, "xpu-load")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._executor.shutdown(cancel_futures=True)
+        self._file.close()
+        try:
+            for stream in self._stream.made:
+                stream.synchronize()
+        finally:  # gives the memory back even while an error's traceback holds the reader
+            self._buffers = queue.SimpleQueue()
+
+    def read(self, pieces: Iterable[Piece]) -> Iterator[_Group]:
+        """Each group of pieces when its memory is filled, as far as the current stream is concerned."""
+        ahead = 2 + self._threads * CHUNK_BYTES // GROUP_BYTES
+        begun: collections.deque[_Group] = collections.deque()
+        for group in _groups(pieces):
+            if len(begun) == ahead:
+                yield self._finished(begun.popleft())
+            self._begin(group)
+            begun.append(group)
+        while begun:
+            yield self._finished(begun.popleft())
+
+    def _begin(self, group: _Group) -> None:
+        usable = torch.Event(self._device)  # the memory may still be in use for what had it before
+        usable.record(torch.accelerator.current_stream(self._device))
+        group.reads = [
+            self._executor.submit(self._fill, group, usable, start, size_bytes) for start, size_bytes in group.chunks()
+        ]
+
+    def _finished(self, group: _Group) -> _Group:
+        stream = torch.accelerator.current_stream(self._device)
+        for read in group.reads:
+            stream.wait_event(read.result())
+        return group
+
+    @torch.inference_mode()  # the targets may be inference tensors, and a thread begins without that mode
+    def _fill(self, group: _Group, usable: torch.Event, start: int, size_bytes: int) -> torch.Event:
+        """Reads one chunk and queues its copies; runs in a thread."""
+        buffer, copied = self._buffers.get()
+        try:
+            if copied is not None:
+                copied.synchronize()
+            self._file.read_into(buffer[:size_bytes], start)
+            stream = self._stream.get()
+            stream.wait_event(usable)
+            with stream:
+                for room, offset in group.parts(start, size_bytes):
+                    room.copy_(buffer[offset : offset + room.numel()], non_blocking=True)
+                copied = torch.Event(self._device)
+                copied.record(stream)
+            return copied
+        finally:
+            self._buffers.put((buffer, copied))
