@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import time
 from typing import Any
 
@@ -17,7 +18,7 @@ from tests import xpu_sim
 from xpu_utils.host import attention, hooks
 from xpu_utils.host.attention import BUDGET, MEASURED_BUDGET, OVERRIDE, PlacedAttention, device_budget
 from xpu_utils.host.inventory import placement_for
-from xpu_utils.memory.attention import attend_in_chunks, chunks_for
+from xpu_utils.memory.attention import SMALLEST_BYTES, AttentionBudget, attend_in_chunks, chunks_for
 
 DEVICE = torch.device("xpu:0")
 DIM = 40
@@ -113,48 +114,58 @@ def case_vae_block() -> Any:
 
 
 def case_one_piece() -> Any:
-    """Where the scores fit the host's function is called once, with its own arguments."""
+    """Where the scores fit a function is called once, with its own arguments; a budget set after a failure cuts."""
     calls = []
-    real = host_attention.attention_pytorch.__wrapped__
 
     def spy(*arguments: Any, **options: Any) -> Any:
         calls.append((arguments, sorted(options)))
-        return real(*arguments, **options)
+        return host_attention.attention_pytorch(*arguments, **options)
 
-    attention._scores_function.cache_clear()
-    host_attention.attention_pytorch.__wrapped__ = spy
+    override, (q, k, v) = PlacedAttention(None), _tensors(256, HEADS)
+    options = {MEASURED_BUDGET: device_budget(DEVICE)}
+    override(spy, q, k, v, HEADS, attn_precision=None, transformer_options=options)
+    same = calls[0][0][0] is q and calls[0][0][3] == HEADS
+    once = len(calls)
+    override(spy, q, k, v, HEADS, transformer_options={BUDGET: 1 << 20})
+    return {"same": same, "once": once, "pieces": len(calls) - once, "options": calls[0][1]}
+
+
+def case_functions_that_limit_themselves() -> Any:
+    """How often one of the host's is called for a call over the budget: as measured, and as set after a failure."""
+    (q, k, v), calls = _tensors(1024, HEADS), []
+    stock = host_attention.attention_split
+
+    def spy(*arguments: Any, **options: Any) -> Any:
+        calls.append(1)
+        return stock.__wrapped__(*arguments, **options)
+
+    host_attention.attention_split = spy
+    attention._limit_themselves.cache_clear()
     try:
-        override, (q, k, v) = PlacedAttention(None), _tensors(256, HEADS)
-        options = {MEASURED_BUDGET: device_budget(DEVICE)}
-        override(spy, q, k, v, HEADS, attn_precision=None, transformer_options=options)
-        same = calls[0][0][0] is q and calls[0][0][3] == HEADS
-        once = len(calls)
-        override(spy, q, k, v, HEADS, transformer_options={BUDGET: 1 << 20})
-        return {"same": same, "once": once, "pieces": len(calls) - once, "options": calls[0][1]}
+        found = {}
+        for key, budget in ((MEASURED_BUDGET, AttentionBudget(1 << 20)), (BUDGET, 1 << 20)):
+            calls.clear()
+            PlacedAttention(None)(spy, q, k, v, HEADS, transformer_options={key: budget})
+            found[key] = len(calls)
+        return {"measured": found[MEASURED_BUDGET], "set": found[BUDGET]}
     finally:
-        host_attention.attention_pytorch.__wrapped__ = real
-        attention._scores_function.cache_clear()
+        host_attention.attention_split = stock
+        attention._limit_themselves.cache_clear()
 
 
 def case_overhead() -> Any:
     """Processor time of the override itself where one piece suffices: what it adds to each of the host's calls."""
     q = torch.empty(1, 256, HEADS * DIM, device=DEVICE)
     options = {MEASURED_BUDGET: device_budget(DEVICE)}
-    override, function, calls = PlacedAttention(None), attention._scores_function(), 2000
+    override, calls = PlacedAttention(None), 2000
 
     def nothing(*arguments: Any, **given: Any) -> None:
         pass
 
-    attention._scores_function.cache_clear()
-    host_attention.attention_pytorch.__wrapped__ = nothing
-    try:
-        started = time.thread_time()
-        for _ in range(calls):
-            override(nothing, q, q, q, HEADS, attn_precision=None, transformer_options=options)
-        return {"microseconds_per_call": (time.thread_time() - started) / calls * 1e6}
-    finally:
-        host_attention.attention_pytorch.__wrapped__ = function
-        attention._scores_function.cache_clear()
+    started = time.thread_time()
+    for _ in range(calls):
+        override(nothing, q, q, q, HEADS, attn_precision=None, transformer_options=options)
+    return {"microseconds_per_call": (time.thread_time() - started) / calls * 1e6}
 
 
 def case_measured_once_a_call() -> Any:
@@ -173,7 +184,7 @@ def case_measured_once_a_call() -> Any:
         def model_call(x: Any, timestep: Any, concat: Any, context: Any, control: Any, options: Any) -> int:
             before = len(asked)
             for _ in range(7):
-                PlacedAttention(None)(attention._scores_function(), q, k, v, HEADS, transformer_options=options)
+                PlacedAttention(None)(host_attention.attention_pytorch, q, k, v, HEADS, transformer_options=options)
             return len(asked) - before
 
         within = attention._with_budget(model_call, q, None, None, None, None, {})
@@ -204,3 +215,42 @@ def case_override() -> Any:
         "kept_theirs": theirs.model_options["transformer_options"][OVERRIDE] is print,
         "stood_down": {hook.name: str(hook) for hook in hooks.hooks()}[attention.HOOK],
     }
+
+
+def case_beside_omnixpu() -> Any:
+    """Our attention with theirs in the host's place, loaded before and after a model was placed; runs last."""
+
+    def attend(options: Any, *tensors: torch.Tensor, heads: int = HEADS) -> Any:
+        return host_attention.optimized_attention(*tensors, heads, transformer_options=dict(options))
+
+    def under_a_budget(options: Any) -> int:
+        xpu_sim.current().reset_statistics()
+        attend({**options, BUDGET: SMALLEST_BYTES}, *_tensors(4096, HEADS))
+        return xpu_sim.current().statistics().devices[0].count("scaled_dot_product_attention")
+
+    before = _placed_options()
+    stock = under_a_budget(before)
+    omnixpu = importlib.import_module("tests.neighbours.omnixpu")
+    after = _placed_options()
+    found = {"stock": stock, "theirs": [under_a_budget(options) for options in (before, after)]}
+    tensors = _tensors(8192, HEADS)
+    peaks = [
+        _peak(lambda options=options: attend(options, *tensors)) for options in (after, {**after, BUDGET: 32 << 20})
+    ]
+    found["peaks"] = [peak["peak_bytes"] for peak in peaks]
+    wide = torch.empty(1, 1024, 4 * 128, dtype=torch.bfloat16, device=DEVICE)
+    measured = {**after, MEASURED_BUDGET: AttentionBudget(1 << 20)}
+    attend(measured, wide, wide, wide, heads=4)
+    found["whole"] = [list(shape) for shape in omnixpu.kernel_calls]
+    omnixpu.kernel_calls.clear()
+    pair = wide.expand(2, -1, -1)
+    attend(measured, pair, pair, pair, heads=4)
+    found["pieces"] = [list(shape) for shape in omnixpu.kernel_calls]
+    return found
+
+
+def _placed_options() -> Any:
+    """The transformer options of a model that was placed."""
+    patcher = ModelPatcher(torch.nn.Linear(1, 1), torch.device("cpu"), torch.device("cpu"))
+    attention.use_attention(patcher, placement_for("xpu:0", "auto"), None)
+    return patcher.model_options["transformer_options"]

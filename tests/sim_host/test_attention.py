@@ -77,3 +77,23 @@ def test_another_pack_s_attention_is_left_in_place(found: Any) -> None:
     assert override["stood_down"] == (
         "attention override: stood down, another pack has set its own attention on the model"
     )
+
+
+def test_the_hosts_functions_that_limit_themselves_are_left_alone_until_a_budget_is_set(found: Any) -> None:
+    called = found["functions_that_limit_themselves"]
+    assert called["measured"] == 1
+    assert called["set"] > 1
+
+
+def test_beside_omnixpu_a_budget_cuts_as_it_does_without(found: Any) -> None:
+    told = found["beside_omnixpu"]
+    assert told["stock"] > 1
+    assert told["theirs"] == [told["stock"]] * 2, "in both orders of loading"
+    assert told["set"] < told["measured"], "the attention rung lowers no peak"
+
+
+def test_their_kernel_gets_what_it_takes_whole_and_pieces_of_what_it_does_not(found: Any) -> None:
+    told = found["beside_omnixpu"]
+    assert told["whole"] == [[1, 4, 1024, 128]]
+    assert told["pieces"]
+    assert all(shape[0] == 1 for shape in told["pieces"])

@@ -22,6 +22,7 @@ from ..memory.attention import SMALLEST_BYTES, AttentionBudget, attend_in_chunks
 from ..placement import Placement
 from . import hooks
 from .inventory import host_inventory
+from .neighbours import attends_without_scores
 
 HOOK = "attention override"
 VAE_HOOK = "vae attention"
@@ -33,6 +34,12 @@ kernel is trusted to be fused."""
 MEASURED_BUDGET = "xpu_nodes.measured_attention_budget"
 """Key in a model call's transformer_options: its AttentionBudget, from the memory that was free when it began."""
 
+_APPLIED = "placed models attend within a memory budget, on the CPU by its plan"
+_ANOTHERS = "another pack has set its own attention on the model"
+_LIMIT_THEMSELVES = (
+    *("attention_sub_quad", "attention_split", "attention_xformers", "attention_flash"),
+    *("attention_sage", "attention3_sage", "attention_comfy_kitchen_int8"),
+)
 _NAMES = ("mask", "attn_precision", "skip_reshape", "skip_output_reshape")
 """The host's attention parameters behind q, k, v and heads, in order."""
 
@@ -52,12 +59,12 @@ def use_attention(model: Any, placement: Placement, plan: CpuPlan | None) -> Non
     if placement.device.type == "cpu" and plan is None and OVERRIDE not in options:
         return
     if not isinstance(options.get(OVERRIDE, PlacedAttention(plan)), PlacedAttention):
-        hooks.record(HOOK, hooks.State.STOOD_DOWN, "another pack has set its own attention on the model")
+        hooks.record(HOOK, hooks.State.STOOD_DOWN, _ANOTHERS)
         return
     options[OVERRIDE] = PlacedAttention(plan)
     model.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, HOOK)
     model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, HOOK, _with_budget)
-    hooks.record(HOOK, hooks.State.APPLIED, "placed models attend within a memory budget, on the CPU by its plan")
+    hooks.record(HOOK, hooks.State.APPLIED, _APPLIED)
 
 
 def attends_within_budget(model: Any) -> bool:
@@ -99,8 +106,15 @@ def _with_budget(
     transformer_options: Any = None,
     **conditions: Any,
 ) -> Any:
-    """An APPLY_MODEL wrapper that measures the call's budget once; the options are the call's own."""
+    """An APPLY_MODEL wrapper that measures the call's budget once; the options are the call's own.
+
+    It also sees whether another pack has put its attention in our place since the model was placed.
+    """
     options = {} if transformer_options is None else transformer_options
+    if isinstance(options.get(OVERRIDE), PlacedAttention):
+        hooks.record(HOOK, hooks.State.APPLIED, _APPLIED)
+    else:
+        hooks.record(HOOK, hooks.State.STOOD_DOWN, _ANOTHERS)
     if x.device.type != "cpu":
         options[MEASURED_BUDGET] = device_budget(x.device)
     return executor(x, timestep, c_concat, c_crossattn, control, options, **conditions)
@@ -127,19 +141,19 @@ class PlacedAttention:
 def _within_budget(
     function: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int, given: dict[str, Any]
 ) -> Any:
-    """The host's function, called for pieces where it is one that makes scores and they exceed the budget.
-
-    Its other functions (split, sub-quadratic, xformers, flash, sage) keep their scores small themselves.
-    """
-    if function is not _scores_function():
+    """A function of the host or of another pack, called for pieces where the scores of the whole exceed the budget."""
+    options = given.get("transformer_options") or {}
+    if BUDGET not in options and function in _limit_themselves():
         return function(q, k, v, heads, **given)
-    budget = _budget(given.get("transformer_options") or {}, q.device)
+    budget = _budget(options, q.device)
     mask, reshaped = given.get("mask"), bool(given.get("skip_reshape"))
     # From the shapes alone: a view of each tensor for each layer is milliseconds of the host's time a step.
     q_shape, k_shape = (t.shape if reshaped else _shape_by_heads(t, q.shape[-1] // heads) for t in (q, k))
     head_dim = q_shape[-1]
     padded = budget.padded_head_dim(head_dim, mask) if k_shape[1] == q_shape[1] else None
     chunks = chunks_for(q_shape, k_shape, budget.temporary_bytes) if budget.needs_scores(head_dim, mask) else None
+    if chunks is not None and BUDGET not in options and attends_without_scores(function, q_shape, q.dtype, given):
+        chunks = None
     if padded is None and chunks is None:
         return function(q, k, v, heads, **given)
     q4, k4, v4 = (q, k, v) if reshaped else _by_heads(q, k, v, head_dim)
@@ -162,9 +176,10 @@ def _budget(options: dict[str, Any], device: torch.device) -> AttentionBudget:
 
 
 @functools.lru_cache(maxsize=1)
-def _scores_function() -> Any:
-    """The host's function over scaled_dot_product_attention, as an override gets it: without its wrapper."""
-    return getattr(host_attention.attention_pytorch, "__wrapped__", host_attention.attention_pytorch)
+def _limit_themselves() -> frozenset[Any]:
+    """The host's functions that keep their scores small, as an override gets them: without their wrapper."""
+    functions = [getattr(host_attention, name, None) for name in _LIMIT_THEMSELVES]
+    return frozenset(getattr(function, "__wrapped__", function) for function in functions if function is not None)
 
 
 def _shape_by_heads(t: torch.Tensor, head_dim: int) -> tuple[int, int, int, int]:

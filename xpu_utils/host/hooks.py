@@ -31,18 +31,28 @@ class Hook:
 
 
 _hooks: dict[str, Hook] = {}
-_in_force: dict[str, Callable[[], bool]] = {}
+_liveness: dict[str, tuple[Callable[[], bool], str]] = {}
+"""By the name of an applied hook: whether it still acts, and the reason while it does not."""
 
 
-def record(name: str, state: State, reason: str, *, in_force: Callable[[], bool] | None = None) -> None:
+def record(
+    name: str,
+    state: State,
+    reason: str,
+    *,
+    in_force: Callable[[], bool] | None = None,
+    otherwise: str = "another pack replaced it after it was applied",
+) -> None:
     """Notes what became of a hook and logs it when that is news.
 
     Args:
-        in_force: tells later whether an applied hook is still in place, where another pack could replace it.
+        in_force: tells later whether an applied hook still acts, where another pack could replace or pass it.
+        otherwise: the reason while it does not.
     """
     hook = Hook(name, state, reason)
+    _liveness.pop(name, None)
     if in_force is not None:
-        _in_force[name] = in_force
+        _liveness[name] = (in_force, otherwise)
     if _hooks.get(name) != hook:
         _hooks[name] = hook
         logging.info("XPU Nodes: hook %s.", hook)
@@ -50,10 +60,14 @@ def record(name: str, state: State, reason: str, *, in_force: Callable[[], bool]
 
 def hooks() -> tuple[Hook, ...]:
     """All hooks recorded so far, by name, as they are now."""
-    for name, in_force in _in_force.items():
-        if _hooks[name].state is State.APPLIED and not in_force():
-            record(name, State.STOOD_DOWN, "another pack replaced it after it was applied")
-    return tuple(_hooks[name] for name in sorted(_hooks))
+    return tuple(_as_it_is(_hooks[name]) for name in sorted(_hooks))
+
+
+def _as_it_is(hook: Hook) -> Hook:
+    in_force, otherwise = _liveness.get(hook.name, (lambda: True, ""))
+    if hook.state is State.APPLIED and not in_force():
+        return Hook(hook.name, State.STOOD_DOWN, otherwise)
+    return hook
 
 
 def switched_off(name: str) -> bool:
