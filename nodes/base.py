@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping
 from inspect import cleandoc
 from typing import Any
@@ -31,6 +32,8 @@ class XPUNode(io.ComfyNode):
 
     TITLE: str
     STAGE: str
+    ALIASES: tuple[str, ...] = ()
+    """What else a user may search for: a stock node that this one takes the place of, by its class name first."""
 
     @classmethod
     def inputs(cls) -> list[io.Input]:
@@ -54,6 +57,7 @@ class XPUNode(io.ComfyNode):
             description=cleandoc(cls.__doc__ or ""),
             inputs=[*cls.inputs(), device_input(), precision_input(), *cls.last_inputs()],
             outputs=cls.outputs(),
+            **known_to(io.Schema, search_aliases=list(cls.ALIASES)),
         )
 
     @classmethod
@@ -78,6 +82,12 @@ class XPUModelNode(XPUNode):
     @classmethod
     def validate_inputs(cls, device: object = None, precision: object = None, resident: object = None) -> bool | str:
         return accepted(device=device, precision=precision, resident=resident)
+
+
+def known_to(described: Callable[..., Any], **keywords: Any) -> dict[str, Any]:
+    """Those of a node's or input's keywords that this ComfyUI has: newer ones have it found or shown better."""
+    parameters = inspect.signature(described).parameters
+    return {name: value for name, value in keywords.items() if name in parameters}
 
 
 def accepted(**values: object) -> bool | str:
@@ -108,6 +118,7 @@ def device_input() -> io.Combo.Input:
         "device",
         options=options,
         default=AUTO,
+        optional=True,
         tooltip="Where to run. auto: an XPU if there is one, else another accelerator, else the CPU. A device that "
         "this machine lacks becomes the best it has, and the node says so.",
     )
@@ -118,6 +129,7 @@ def precision_input() -> io.Combo.Input:
         "precision",
         options=list(PRECISIONS),
         default=AUTO,
+        optional=True,
         tooltip="The number format to compute in. auto: what is right for the device. cpu with fp32 gives exactly "
         "what the stock node gives.",
     )
@@ -131,4 +143,5 @@ def resident_input() -> io.Combo.Input:
         optional=True,
         tooltip="How much of the weights stays on the device. auto: as much as fits. The rest streams through a small "
         "buffer while the model computes; the picture is the same.",
+        **known_to(io.Combo.Input, advanced=True),
     )

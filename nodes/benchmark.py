@@ -10,6 +10,7 @@ from ..xpu_utils.bench.compare import as_json, as_table
 from ..xpu_utils.bench.quick import measure_device
 from ..xpu_utils.host.inventory import placement_for
 from ..xpu_utils.host.memory import free_memory
+from ..xpu_utils.placement import AUTO
 from .base import accepted, device_input
 
 
@@ -38,13 +39,13 @@ class XPUBenchmark(io.ComfyNode):
         return accepted(device=device)
 
     @classmethod
-    def fingerprint_inputs(cls, device: str) -> float:
+    def fingerprint_inputs(cls, device: str = AUTO) -> float:
         return float("nan")  # never equal to itself: a measurement is made anew
 
     @classmethod
-    def execute(cls, device: str) -> io.NodeOutput:
+    def execute(cls, device: str = AUTO) -> io.NodeOutput:
         free_memory()
-        measurements = measure_device(placement_for(device, "auto").device)
+        measurements = measure_device(placement_for(device, AUTO).device)
         table = as_table(measurements)
         return io.NodeOutput(table, as_json(measurements), ui={"text": [table]})
 

@@ -26,6 +26,7 @@ class XPULoadCheckpoint(XPUModelNode):
 
     TITLE = "XPU Load Checkpoint"
     STAGE = "load checkpoint"
+    ALIASES = ("CheckpointLoaderSimple",)
 
     @classmethod
     def inputs(cls) -> list[io.Input]:
@@ -36,7 +37,7 @@ class XPULoadCheckpoint(XPUModelNode):
         return [io.Model.Output(), io.Clip.Output(), io.Vae.Output()]
 
     @classmethod
-    def execute(cls, ckpt_name: str, device: str, precision: str, resident: str = AUTO) -> io.NodeOutput:
+    def execute(cls, ckpt_name: str, device: str = AUTO, precision: str = AUTO, resident: str = AUTO) -> io.NodeOutput:
         return cls.run(lambda: loading.load_checkpoint(ckpt_name, decide(device, precision), resident=resident))
 
 
@@ -48,6 +49,7 @@ class XPULoadDiffusionModel(XPUModelNode):
 
     TITLE = "XPU Load Diffusion Model"
     STAGE = "load diffusion model"
+    ALIASES = ("UNETLoader", "load unet")
 
     @classmethod
     def inputs(cls) -> list[io.Input]:
@@ -68,7 +70,7 @@ class XPULoadDiffusionModel(XPUModelNode):
 
     @classmethod
     def execute(
-        cls, unet_name: str, weight_dtype: str, device: str, precision: str, resident: str = AUTO
+        cls, unet_name: str, weight_dtype: str, device: str = AUTO, precision: str = AUTO, resident: str = AUTO
     ) -> io.NodeOutput:
         return cls.run(
             lambda: loading.load_diffusion_model(unet_name, weight_dtype, decide(device, precision), resident=resident)
@@ -83,15 +85,19 @@ class XPULoadCLIP(XPUNode):
 
     TITLE = "XPU Load CLIP"
     STAGE = "load text encoder"
+    ALIASES = ("CLIPLoader", "DualCLIPLoader", "TripleCLIPLoader", "load text encoder")
 
     @classmethod
     def inputs(cls) -> list[io.Input]:
         return [
             file_input("clip_name", "text_encoders"),
             io.Combo.Input("type", options=clip_types(), default="stable_diffusion"),
-            io.Combo.Input("clip_name2", options=["none", *model_files("text_encoders")], optional=True),
-            io.Combo.Input("clip_name3", options=["none", *model_files("text_encoders")], optional=True),
         ]
+
+    @classmethod
+    def last_inputs(cls) -> list[io.Input]:
+        options = ["none", *model_files("text_encoders")]
+        return [io.Combo.Input(name, options=options, optional=True) for name in ("clip_name2", "clip_name3")]
 
     @classmethod
     def outputs(cls) -> list[io.Output]:
@@ -103,9 +109,16 @@ class XPULoadCLIP(XPUNode):
 
     @classmethod
     def execute(
-        cls, clip_name: str, type: str, device: str, precision: str, clip_name2: str = "none", clip_name3: str = "none"
+        cls,
+        clip_name: str,
+        type: str,
+        device: str = AUTO,
+        precision: str = AUTO,
+        clip_name2: str = "none",
+        clip_name3: str = "none",
     ) -> io.NodeOutput:
         names = [name for name in (clip_name, clip_name2, clip_name3) if name != "none"]
+        device = AUTO if device == "default" else device  # as the stock loader's own device input calls it
         return cls.run(lambda: loading.load_clip(names, type, decide(device, precision)))
 
 
@@ -130,7 +143,7 @@ class FileLoader(XPUNode):
         return [cls.OUTPUT.Output()]
 
     @classmethod
-    def execute(cls, device: str, precision: str, **file: str) -> io.NodeOutput:
+    def execute(cls, device: str = AUTO, precision: str = AUTO, **file: str) -> io.NodeOutput:
         return cls.run(lambda: cls.load(file[cls.FILE[0]], decide(device, precision)))
 
 
@@ -141,6 +154,7 @@ class XPULoadVAE(FileLoader):
     """
 
     TITLE, STAGE = "XPU Load VAE", "load VAE"
+    ALIASES = ("VAELoader",)
     FILE, OUTPUT = ("vae_name", "vae"), io.Vae
     load = staticmethod(loading.load_vae)
 
@@ -153,6 +167,7 @@ class XPULoadControlNet(FileLoader):
     """Loads a ControlNet onto the chosen device, which may be another than the sampled model's."""
 
     TITLE, STAGE = "XPU Load ControlNet", "load ControlNet"
+    ALIASES = ("ControlNetLoader",)
     FILE, OUTPUT = ("control_net_name", "controlnet"), io.ControlNet
     load = staticmethod(loading.load_controlnet)
 
@@ -161,6 +176,7 @@ class XPULoadCLIPVision(FileLoader):
     """Loads a CLIP vision model onto the chosen device."""
 
     TITLE, STAGE = "XPU Load CLIP Vision", "load CLIP vision"
+    ALIASES = ("CLIPVisionLoader",)
     FILE, OUTPUT = ("clip_name", "clip_vision"), io.ClipVision
     load = staticmethod(loading.load_clip_vision)
 
@@ -169,6 +185,7 @@ class XPULoadUpscaleModel(FileLoader):
     """Loads an upscale model that stays on the chosen device, whatever node uses it."""
 
     TITLE, STAGE = "XPU Load Upscale Model", "load upscale model"
+    ALIASES = ("UpscaleModelLoader",)
     FILE, OUTPUT = ("model_name", "upscale_models"), io.UpscaleModel
     load = staticmethod(loading.load_upscale_model)
 

@@ -20,6 +20,7 @@ class XPUPlaceModel(XPUModelNode):
 
     TITLE = "XPU Place Model"
     STAGE = "place model"
+    ALIASES = ("select model device", "move model")
 
     @classmethod
     def inputs(cls) -> list[io.Input]:
@@ -30,7 +31,7 @@ class XPUPlaceModel(XPUModelNode):
         return [io.Model.Output()]
 
     @classmethod
-    def execute(cls, model: Any, device: str, precision: str, resident: str = AUTO) -> io.NodeOutput:
+    def execute(cls, model: Any, device: str = AUTO, precision: str = AUTO, resident: str = AUTO) -> io.NodeOutput:
         return cls.run(lambda: placing.place_model(model, decide(device, precision), resident=resident))
 
 
@@ -39,6 +40,7 @@ class XPUPlaceCLIP(XPUNode):
 
     TITLE = "XPU Place CLIP"
     STAGE = "place text encoder"
+    ALIASES = ("select clip device", "move text encoder")
 
     @classmethod
     def inputs(cls) -> list[io.Input]:
@@ -49,7 +51,7 @@ class XPUPlaceCLIP(XPUNode):
         return [io.Clip.Output()]
 
     @classmethod
-    def execute(cls, clip: Any, device: str, precision: str) -> io.NodeOutput:
+    def execute(cls, clip: Any, device: str = AUTO, precision: str = AUTO) -> io.NodeOutput:
         return cls.run(lambda: placing.place_clip(clip, decide(device, precision)))
 
 
@@ -61,6 +63,7 @@ class XPUPlaceVAE(XPUNode):
 
     TITLE = "XPU Place VAE"
     STAGE = "place VAE"
+    ALIASES = ("select vae device", "move vae")
 
     @classmethod
     def inputs(cls) -> list[io.Input]:
@@ -71,7 +74,7 @@ class XPUPlaceVAE(XPUNode):
         return [io.Vae.Output()]
 
     @classmethod
-    def execute(cls, vae: Any, device: str, precision: str) -> io.NodeOutput:
+    def execute(cls, vae: Any, device: str = AUTO, precision: str = AUTO) -> io.NodeOutput:
         return cls.run(lambda: placing.place_vae(vae, decide(device, precision)))
 
 

@@ -8,6 +8,7 @@ from comfy_api.latest import io
 
 from ..xpu_utils.host.choices import SAMPLERS, SCHEDULERS
 from ..xpu_utils.host.running.sampling import sample
+from ..xpu_utils.placement import AUTO
 from .base import XPUNode, accepted
 
 MAX_SEED = 0xFFFFFFFFFFFFFFFF
@@ -50,6 +51,7 @@ class XPUKSampler(SamplerNode):
     """
 
     TITLE = "XPU KSampler"
+    ALIASES = ("KSampler",)
 
     @classmethod
     def inputs(cls) -> list[io.Input]:
@@ -61,7 +63,9 @@ class XPUKSampler(SamplerNode):
         ]
 
     @classmethod
-    def execute(cls, model: Any, latent_image: Any, device: str, precision: str, **inputs: Any) -> io.NodeOutput:
+    def execute(
+        cls, model: Any, latent_image: Any, device: str = AUTO, precision: str = AUTO, **inputs: Any
+    ) -> io.NodeOutput:
         return cls.run(lambda: sample("KSampler", model, latent_image, device, precision, **inputs))
 
 
@@ -69,6 +73,7 @@ class XPUKSamplerAdvanced(SamplerNode):
     """Samples like KSamplerAdvanced, on the chosen device, with the checks of XPU KSampler."""
 
     TITLE = "XPU KSampler (Advanced)"
+    ALIASES = ("KSamplerAdvanced",)
 
     @classmethod
     def inputs(cls) -> list[io.Input]:
@@ -83,7 +88,9 @@ class XPUKSamplerAdvanced(SamplerNode):
         ]
 
     @classmethod
-    def execute(cls, model: Any, latent_image: Any, device: str, precision: str, **inputs: Any) -> io.NodeOutput:
+    def execute(
+        cls, model: Any, latent_image: Any, device: str = AUTO, precision: str = AUTO, **inputs: Any
+    ) -> io.NodeOutput:
         return cls.run(lambda: sample("KSamplerAdvanced", model, latent_image, device, precision, **inputs))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..xpu_utils.host.running import upscaling
+from ..xpu_utils.placement import AUTO
 from .base import XPUNode
 
 
@@ -19,6 +20,7 @@ class XPUUpscaleImage(XPUNode):
 
     TITLE = "XPU Upscale Image (using Model)"
     STAGE = "upscale"
+    ALIASES = ("ImageUpscaleWithModel",)
 
     @classmethod
     def inputs(cls) -> list[io.Input]:
@@ -29,7 +31,7 @@ class XPUUpscaleImage(XPUNode):
         return [io.Image.Output()]
 
     @classmethod
-    def execute(cls, upscale_model: Any, image: Any, device: str, precision: str) -> io.NodeOutput:
+    def execute(cls, upscale_model: Any, image: Any, device: str = AUTO, precision: str = AUTO) -> io.NodeOutput:
         return cls.run(lambda: upscaling.upscale(upscale_model, image, device, precision))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..xpu_utils.host.running import coding
+from ..xpu_utils.placement import AUTO
 from .base import XPUNode
 
 
@@ -19,6 +20,7 @@ class XPUVAEDecode(XPUNode):
 
     TITLE = "XPU VAE Decode"
     STAGE = "decode"
+    ALIASES = ("VAEDecode",)
 
     @classmethod
     def inputs(cls) -> list[io.Input]:
@@ -29,7 +31,7 @@ class XPUVAEDecode(XPUNode):
         return [io.Image.Output()]
 
     @classmethod
-    def execute(cls, samples: Any, vae: Any, device: str, precision: str) -> io.NodeOutput:
+    def execute(cls, samples: Any, vae: Any, device: str = AUTO, precision: str = AUTO) -> io.NodeOutput:
         return cls.run(lambda: coding.decode(vae, samples, device, precision))
 
 
@@ -38,6 +40,7 @@ class XPUVAEEncode(XPUNode):
 
     TITLE = "XPU VAE Encode"
     STAGE = "encode"
+    ALIASES = ("VAEEncode",)
 
     @classmethod
     def inputs(cls) -> list[io.Input]:
@@ -48,7 +51,7 @@ class XPUVAEEncode(XPUNode):
         return [io.Latent.Output()]
 
     @classmethod
-    def execute(cls, pixels: Any, vae: Any, device: str, precision: str) -> io.NodeOutput:
+    def execute(cls, pixels: Any, vae: Any, device: str = AUTO, precision: str = AUTO) -> io.NodeOutput:
         return cls.run(lambda: coding.encode(vae, pixels, device, precision))
 
 

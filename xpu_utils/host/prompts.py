@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from server import PromptServer
+from comfy_execution.utils import get_executing_context
 
 
 def current_prompt_id() -> str:
-    """The id of the prompt that is being executed; empty outside of one."""
-    return str(getattr(PromptServer.instance, "last_prompt_id", None) or "")
+    """The id of the prompt whose node is being executed in this thread; empty outside of one."""
+    context = get_executing_context()
+    return "" if context is None else context.prompt_id
