@@ -4,10 +4,12 @@ DEVICE ?= auto
 BIN := .venv/bin
 PIP := $(BIN)/pip install -q --no-compile -c constraints.txt
 READY := .venv/.ready
+# Python with the packages of the ComfyUI at COMFYUI_PATH, or of the registry's HOST_VERSION.
+ON_HOST := $(BIN)/python -m tests.harness.environment
 
-.PHONY: demo test suites prepare lint unit nix sim-tests sim-host sim-faults sim-sampling browser pictures host host-core host-own sim bench-cpu reliability
+.PHONY: demo test suites prepare lint unit nix sim-tests sim-host sim-faults sim-sampling browser pictures host hosts host-core host-own sim bench-cpu reliability
 demo: $(READY)
-	$(BIN)/python -m tests.harness.demo --device $(DEVICE) $(if $(HOST_VERSION),--host-version $(HOST_VERSION))
+	$(ON_HOST) -m tests.harness.demo --device $(DEVICE)
 
 # Three suites at a time, the longest first: each computes on one thread, and waits for servers a part of its time.
 test: $(READY)
@@ -19,7 +21,7 @@ suites: $(SHARING) unit lint
 # Hosts, models and programs, before the suites that share them run side by side.
 $(SHARING): prepare
 prepare: $(READY)
-	$(BIN)/python -m tests.harness.prepare
+	$(ON_HOST) -m tests.harness.prepare
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -32,29 +34,29 @@ unit: $(READY)
 
 # The simulated Intel devices, against PyTorch on the CPU and in a process of their own.
 sim-tests: $(READY)
-	$(BIN)/pytest tests/sim
+	$(ON_HOST) -m pytest tests/sim
 
 # The pack inside the real server on simulated devices.
 sim-host: $(READY)
-	$(BIN)/pytest tests/sim_host $(addprefix --ignore ,$(SIM_FAULTS) $(SIM_SAMPLING))
+	$(ON_HOST) -m pytest tests/sim_host $(addprefix --ignore ,$(SIM_FAULTS) $(SIM_SAMPLING))
 
 # Faults at every stage of a prompt there.
 SIM_FAULTS := tests/sim_host/test_faults.py
 sim-faults: $(READY)
-	$(BIN)/pytest $(SIM_FAULTS)
+	$(ON_HOST) -m pytest $(SIM_FAULTS)
 
 # Faults with every sampler and everything that a model may be given.
 SIM_SAMPLING := tests/sim_host/test_sampling.py tests/sim_host/test_left_behind.py
 sim-sampling: $(READY)
-	$(BIN)/pytest $(SIM_SAMPLING)
+	$(ON_HOST) -m pytest $(SIM_SAMPLING)
 
 # The panel in a real Chromium.
 browser: $(READY)
-	$(BIN)/pytest tests/browser
+	$(ON_HOST) -m pytest tests/browser
 
 # The pictures of the documentation, in docs/images.
 pictures: $(READY)
-	$(BIN)/python -m tests.browser.pictures
+	$(ON_HOST) -m tests.browser.pictures
 
 # Packaging; with NIXPKGS_LIB= and FLAKE_PARTS= also the modules (see docs/nix.md).
 nix: $(READY)
@@ -62,15 +64,19 @@ nix: $(READY)
 
 # The pack inside the real server, on the newest host that the registry offers.
 host: $(READY)
-	$(BIN)/pytest tests/host
+	$(ON_HOST) -m pytest tests/host
 
 # The core part again on the oldest host that is supported.
 host-core: $(READY)
-	HOST_VERSION=0.3.52 $(BIN)/pytest tests/host -m core
+	HOST_VERSION=0.3.52 $(ON_HOST) -m pytest tests/host -m core
+
+# The suites that need a ComfyUI on the one at COMFYUI_PATH, and its own tests: a table, also in out/hosts.
+hosts: prepare
+	$(ON_HOST) -m tests.harness.suites
 
 # ComfyUI's own tests, with the pack installed.
 host-own: $(READY)
-	$(BIN)/python -m tests.harness.host_suite
+	$(ON_HOST) -m tests.harness.host_suite
 
 # Stock ComfyUI, its best flags, OpenVINO if installed and this pack on this CPU, in turns; SHAPE=sd15|sdxl|dit|all|tiny.
 # CHART=docs/images/cpu.svg draws the README's chart.
@@ -78,15 +84,15 @@ SHAPE ?= sd15
 CHART ?= out/bench-cpu.svg
 bench-cpu: $(READY)
 	mkdir -p out
-	$(BIN)/python -m xpu_utils bench cpu --shape $(SHAPE) --json out/bench-cpu.json --chart $(CHART)
+	$(ON_HOST) -m xpu_utils bench cpu --shape $(SHAPE) --json out/bench-cpu.json --chart $(CHART)
 
 # Faults everywhere, stock ComfyUI beside us, a long queue, memory, attention: an hour; writes docs/reliability.md.
 reliability: prepare
-	$(BIN)/python -m tests.harness.reliability
+	$(ON_HOST) -m tests.harness.reliability
 
 # A server on a simulated Arc B580, to click through.
 sim: prepare
-	$(BIN)/python -m tests.harness.sim
+	$(ON_HOST) -m tests.harness.sim
 
 $(READY): requirements.txt requirements-dev.txt constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

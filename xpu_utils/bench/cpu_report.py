@@ -28,10 +28,9 @@ class Work:
 
 def machine(plan: CpuPlan, ceilings: Mapping[str, float], threads: int | None) -> dict[str, Any]:
     """What a reader needs to know of the machine to believe the figures."""
-    from tests.harness.hosts import host_path
+    from tests.harness.hosts import host_path, host_version
 
     found = capabilities()
-    version = (host_path() / "comfyui_version.py").read_text(encoding="utf-8").split('"')[-2]
     return {
         "cpu": found.name,
         "instructions": found.instructions,
@@ -39,7 +38,7 @@ def machine(plan: CpuPlan, ceilings: Mapping[str, float], threads: int | None) -
         "physical_cores": found.physical_cores,
         "threads": threads or plan.threads,
         "torch": found.torch_version,
-        "comfyui": version,
+        "comfyui": host_version(host_path()),
         "load_average": psutil.getloadavg(),
         "plan": {"precision": plan.precision, "channels_last": plan.channels_last, "linear": plan.onednn_linear},
         "gemm_gflops_per_core": dict(ceilings),

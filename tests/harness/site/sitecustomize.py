@@ -1,7 +1,8 @@
-"""What every ComfyUI process of the tests starts with: a torchvision that can be imported, and a shorter start.
+"""What every ComfyUI process of the tests starts with: what imports without CUDA, and a shorter start.
 
 torchvision's compiled library needs CUDA and stays unloaded beside a CPU build of PyTorch, so the two operators that
 its Python side registers against are declared here first; the pure-Python transforms, all that ComfyUI uses, then work.
+torchaudio needs CUDA as well and is not installed: where there is none, a stand-in is found, last on the path.
 
 A third of a server's start is garbage collection among what it imports, which is no garbage: none is collected until
 main.py has imported ComfyUI, and what was imported by then is never looked through.
@@ -32,6 +33,7 @@ class _DeclareOperators(importlib.abc.MetaPathFinder):
 
 
 sys.meta_path.insert(0, _DeclareOperators())
+sys.path.append(os.path.join(os.path.dirname(__file__), "stand_ins"))
 
 
 class _CollectWhenImported(importlib.abc.MetaPathFinder):

@@ -1,0 +1,1 @@
+"""Imported by ComfyUI, used by no test."""
