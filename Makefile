@@ -84,7 +84,7 @@ SHAPE ?= sd15
 CHART ?= out/bench-cpu.svg
 bench-cpu: $(READY)
 	mkdir -p out
-	$(ON_HOST) -m xpu_utils bench cpu --shape $(SHAPE) --json out/bench-cpu.json --chart $(CHART)
+	$(ON_HOST) -m tests.bench cpu --shape $(SHAPE) --json out/bench-cpu.json --chart $(CHART)
 
 # Faults everywhere, stock ComfyUI beside us, a long queue, memory, attention: an hour; writes docs/reliability.md.
 reliability: prepare

@@ -1,11 +1,12 @@
 # The service in a virtual machine, on the CPU: a graph through the API, with a generated checkpoint, and a node
 # that needs a Python package of its own.
-{ testers, runCommand, comfyui-xpu, comfyui-xpu-nodes }:
+{ testers, runCommand, comfyui-xpu }:
 let
   package = comfyui-xpu.override { acceleration = "cpu"; };
   models = runCommand "comfyui-test-models" { } ''
-    export HOME=$TMPDIR PYTHONPATH=${package.server}/share/comfyui:${comfyui-xpu-nodes}
-    ${package.environment}/bin/python -m xpu_utils.host.synthetic $out sd15-tiny
+    export HOME=$TMPDIR PYTHONPATH=${package.server}/share/comfyui
+    cd ${../..}
+    ${package.environment}/bin/python -m tests.harness.synthetic $out sd15-tiny
   '';
   node = runCommand "vm-node" { passthru.pythonDependencies = python: [ python.gguf ]; } ''
     mkdir $out

@@ -13,11 +13,11 @@ MODELS = CACHE / "models"
 
 
 def ensure_models(*layouts: str, models: Path = MODELS) -> Path:
-    """Generates the named layouts (see xpu_utils/host/synthetic.py) that are not there yet; returns the folder."""
+    """Generates the named layouts (see tests/harness/synthetic.py) that are not there yet; returns the folder."""
     missing = [layout for layout in layouts if not list(models.glob(f"*/{layout}.safetensors"))]
     if missing:
         environment = host_environment()
         environment["PYTHONPATH"] = f"{host_path()}{os.pathsep}{environment['PYTHONPATH']}"
-        command = [sys.executable, "-m", "xpu_utils.host.synthetic", str(models), *missing]
+        command = [sys.executable, "-m", "tests.harness.synthetic", str(models), *missing]
         subprocess.run(command, check=True, env=environment, cwd=ROOT)
     return models

@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
+from tests.bench.cpu_turns import BEST, MEASURES, OURS, STOCK
 from tests.harness.hosts import ROOT
-from xpu_utils.bench.cpu_turns import BEST, MEASURES, OURS, STOCK
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where one run has left its figures and its chart."""
     folder = tmp_path_factory.mktemp("bench")
-    command = [sys.executable, "-m", "xpu_utils", "bench", "cpu", "--shape", "tiny", "--rounds", "1", "--threads", "1"]
+    command = [sys.executable, "-m", "tests.bench", "cpu", "--shape", "tiny", "--rounds", "1", "--threads", "1"]
     command += ["--json", str(folder / "figures.json"), "--chart", str(folder / "chart.svg")]
     done = subprocess.run(command, cwd=ROOT, env={**os.environ}, capture_output=True, text=True, timeout=1500)
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]

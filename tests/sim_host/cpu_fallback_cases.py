@@ -21,6 +21,7 @@ from spandrel import ModelLoader
 
 from tests import xpu_sim
 from tests.harness.models import MODELS
+from tests.harness.synthetic import LAYOUTS, random_weights
 from xpu_utils.cpu.attention import Path
 from xpu_utils.cpu.plan import LARGEST, AttentionRule, CpuPlan
 from xpu_utils.host import attention, cpu_engine
@@ -31,7 +32,6 @@ from xpu_utils.host.recovery.rungs import RAN
 from xpu_utils.host.recovery.weights import remember
 from xpu_utils.host.running.cpu_controls import ControlsOnCpu
 from xpu_utils.host.running.upscaling import PlacedUpscaler, upscale
-from xpu_utils.host.synthetic import LAYOUTS, random_weights
 from xpu_utils.recovery.faults import lost_devices
 
 from .vae_cases import _vae

@@ -12,6 +12,7 @@ from comfy.controlnet import T2IAdapter
 from spandrel import ModelLoader
 
 from tests.harness.models import MODELS
+from tests.harness.synthetic import LAYOUTS, random_weights
 from xpu_utils.host import hooks
 from xpu_utils.host.inventory import placement_for
 from xpu_utils.host.loading import load as loading
@@ -19,7 +20,6 @@ from xpu_utils.host.placing import place as placing
 from xpu_utils.host.recovery.moving import unload
 from xpu_utils.host.running import coding, sampling
 from xpu_utils.host.running.upscaling import PlacedUpscaler, upscale
-from xpu_utils.host.synthetic import LAYOUTS, random_weights
 from xpu_utils.placement import Placement
 
 CONTROLNET = "controlnet-sd15-tiny.safetensors"

@@ -36,9 +36,8 @@ def test_every_way_of_streaming_gives_the_same_latent(found: Any) -> None:
     assert all(figures["equal"] for figures in report["figures"])
 
 
-@pytest.mark.parametrize("bench", ["load", "load_without_comfyui"])
-def test_every_way_of_loading_gives_the_same_weights(found: Any, bench: str) -> None:
-    told = found[bench]
+def test_every_way_of_loading_gives_the_same_weights(found: Any) -> None:
+    told = found["load"]
     assert told["code"] == 0
     assert all(figures["equal"] for figures in told["report"])
 

@@ -9,10 +9,10 @@ from comfy_extras.nodes_upscale_model import ImageUpscaleWithModel
 from spandrel import ModelLoader
 
 from tests import xpu_sim
+from tests.harness.synthetic import LAYOUTS, random_weights
 from xpu_utils.host.inventory import placement_for
 from xpu_utils.host.recovery.rungs import placement_after
 from xpu_utils.host.running.upscaling import PlacedUpscaler, upscale
-from xpu_utils.host.synthetic import LAYOUTS, random_weights
 from xpu_utils.recovery.faults import lost_devices
 
 SIDE = 200

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from xpu_utils.bench import cpu
-from xpu_utils.bench import cpu_turns as turns
+from tests.bench import cpu
+from tests.bench import cpu_turns as turns
+from tests.bench.cpu_report import Work, chart, summary, table
 from xpu_utils.bench.chart import bar_chart
-from xpu_utils.bench.cpu_report import Work, chart, summary, table
 from xpu_utils.cpu.allocator import keep_freed_memory
 
 EVENTS = (

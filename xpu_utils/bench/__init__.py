@@ -1,1 +1,1 @@
-"""Measurements: one module each, with `add_parser(subparsers)` for `python -m xpu_utils bench`."""
+"""What a device does with the operations that diffusion models are made of."""

@@ -1,22 +1,22 @@
-"""`python -m xpu_utils bench stream`: models larger than the device, streamed by us and offloaded by ComfyUI."""
+"""`python -m tests.bench stream`: models larger than the device, streamed by us and offloaded by ComfyUI."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from ..machine.devices import Device, find_devices
+from xpu_utils.machine.devices import Device, find_devices
+
 from .comfyui import use_comfyui
 from .link import host_to_device_bytes_per_s
 
 if TYPE_CHECKING:
-    from ..host.stream_bench import Sampled
+    from .stream_turns import Sampled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,12 +52,11 @@ class Report:
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = subparsers.add_parser("stream", help="sample models whose weights do not all fit (needs ComfyUI)")
+    parser = subparsers.add_parser("stream", help="sample models whose weights do not all fit")
     parser.add_argument("--device", default="auto", help="an accelerator, xpu:0 say")
     parser.add_argument("--shape", action="append", help="sdxl, flux-fp8, flux-bf16 or tiny; sdxl if none is named")
     parser.add_argument("--steps", type=int, default=14, help="sampling steps a round, the first five not timed")
     parser.add_argument("--rounds", type=int, default=3, help="rounds in which the variants take turns")
-    parser.add_argument("--comfyui", type=Path, default=os.environ.get("COMFYUI_PATH"), help="default: COMFYUI_PATH")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     parser.set_defaults(run=run)
 
@@ -66,9 +65,11 @@ def run(arguments: argparse.Namespace) -> tuple[int, str]:
     inventory = find_devices()
     device = inventory.best if arguments.device == "auto" else inventory.find(arguments.device)
     if device is None or device.type == "cpu":
-        return 2, f"bench stream: {arguments.device} is no accelerator of this machine, see `devices`."
-    if arguments.comfyui is None or not use_comfyui(arguments.comfyui):
-        return 2, "bench stream: no ComfyUI to compare with, set COMFYUI_PATH or --comfyui to its folder."
+        return (
+            2,
+            f"bench stream: {arguments.device} is no accelerator, see `python -m xpu_utils devices`.",
+        )
+    use_comfyui()
     reports = [measure(device, shape, arguments.steps, arguments.rounds) for shape in arguments.shape or ["sdxl"]]
     if arguments.json:
         arguments.json.write_text(json.dumps([dataclasses.asdict(report) for report in reports], indent=2))
@@ -78,12 +79,12 @@ def run(arguments: argparse.Namespace) -> tuple[int, str]:
 
 def measure(device: Device, shape: str, steps: int, rounds: int) -> Report:
     """Measures all variants of one shape."""
-    from ..host import stream_bench
+    from . import stream_turns
 
     rate = host_to_device_bytes_per_s(device.torch_device, pinned=True)
     pageable = host_to_device_bytes_per_s(device.torch_device, pinned=False)
-    model_bytes, sampled = stream_bench.measure(
-        stream_bench.SHAPES[shape], device.torch_device, steps=steps, rounds=rounds
+    model_bytes, sampled = stream_turns.measure(
+        stream_turns.SHAPES[shape], device.torch_device, steps=steps, rounds=rounds
     )
     figures = tuple(_figures(entry, sampled[0], model_bytes, rate) for entry in sampled)
     return Report(shape, device.name, torch.__version__, model_bytes, rate, pageable, figures)

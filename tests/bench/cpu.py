@@ -1,7 +1,6 @@
-"""`python -m xpu_utils bench cpu`: ComfyUI as it comes, with its best flags, with OpenVINO and with this pack.
+"""`python -m tests.bench cpu`: ComfyUI as it comes, with its best flags, with OpenVINO and with this pack.
 
 The same graph runs through real servers, one for each variant, in turns: a drift of the machine meets all of them.
-Run from the repository, whose tests bring the server harness and the generated checkpoints.
 """
 
 from __future__ import annotations
@@ -16,8 +15,10 @@ from typing import Any
 
 import torch
 
-from ..cpu.measure import gemm_gflops
-from ..cpu.plan import cpu_plan
+from tests.harness.hosts import ROOT, host_environment
+from xpu_utils.cpu.measure import gemm_gflops
+from xpu_utils.cpu.plan import cpu_plan
+
 from .cpu_report import Work, chart, machine, summary, table
 from .cpu_turns import FULL_SHAPES, SHAPES, Shape, checkpoint, measure, variants_for
 
@@ -91,12 +92,10 @@ def ceiling_gflops(dtype: torch.dtype) -> float:
 
 
 def model_calls(shape: Shape, options: list[str]) -> dict[str, Any]:
-    """What `xpu_utils/host/cpu_calls.py` answers, in a process of its own."""
-    from tests.harness.hosts import host_environment, host_path
-
+    """What `tests/bench/cpu_calls.py` answers, in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "calls.json"
-        command = [sys.executable, "-m", "xpu_utils.host.cpu_calls", str(checkpoint(shape)), str(file)]
+        command = [sys.executable, "-m", "tests.bench.cpu_calls", str(checkpoint(shape)), str(file)]
         command += ["--size", str(shape.size), *options]
-        subprocess.run(command, check=True, env=host_environment(), cwd=host_path())
+        subprocess.run(command, check=True, env=host_environment(), cwd=ROOT)
         return dict(json.loads(file.read_text(encoding="utf-8")))

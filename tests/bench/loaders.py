@@ -12,10 +12,10 @@ import comfy.sd
 import folder_paths
 import torch
 
-from ..residency import ALL
-from .inventory import placement_for
-from .loading.load import load_diffusion_model
-from .synthetic import LAYOUTS, write_model
+from tests.harness.synthetic import LAYOUTS, write_model
+from xpu_utils.host.inventory import placement_for
+from xpu_utils.host.loading.load import load_diffusion_model
+from xpu_utils.residency import ALL
 
 Load = Callable[[], dict[str, torch.Tensor]]
 

@@ -15,7 +15,11 @@ from typing import Any
 import psutil
 from tqdm import tqdm
 
-from . import openvino
+from tests.harness.models import ensure_models
+from tests.harness.server import PACK_NAME, running_server
+from tests.harness.workflows import text_to_image, with_our_nodes
+
+from . import openvino_pack as openvino
 
 MEASURES = {
     "step": "s/step",
@@ -59,7 +63,7 @@ BEST = Variant("stock, best flags", (*_ALWAYS, "--use-pytorch-cross-attention", 
 BEST_WITHOUT_BF16 = Variant(BEST.name, (*_ALWAYS, "--use-pytorch-cross-attention"))
 OURS = Variant("XPU Nodes", _ALWAYS, ours=True)
 OPENVINO = Variant(
-    "OpenVINO", (*_ALWAYS, "--use-pytorch-cross-attention"), pack=Path(__file__).parents[1] / "host" / "openvino_pack"
+    "OpenVINO", (*_ALWAYS, "--use-pytorch-cross-attention"), pack=Path(__file__).with_name("openvino_pack")
 )
 
 SHAPES = {
@@ -168,8 +172,6 @@ class ProcessClock:
 
 def checkpoint(shape: Shape) -> Path:
     """The shape's checkpoint, generated if it is not there yet."""
-    from tests.harness.models import ensure_models
-
     return ensure_models(shape.layout) / "checkpoints" / f"{shape.layout}.safetensors"
 
 
@@ -183,8 +185,6 @@ def read_through(file: Path) -> None:
 @contextlib.contextmanager
 def server(variant: Variant, shape: Shape, threads: int | None) -> Iterator[Any]:
     """A real server for a variant, without this pack for a stock one."""
-    from tests.harness.server import PACK_NAME, running_server
-
     models = checkpoint(shape).parents[1]
     environment = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
     packs: dict[str, Path] | None = None if variant.ours else {}
@@ -206,8 +206,6 @@ def server(variant: Variant, shape: Shape, threads: int | None) -> Iterator[Any]
 
 def graph(variant: Variant, shape: Shape, steps: int, turn: int) -> dict[str, Any]:
     """Text to picture; each turn has its own seed and prompt."""
-    from tests.harness.workflows import text_to_image, with_our_nodes
-
     latent = "EmptySD3LatentImage" if shape.layout.startswith("sd3") else "EmptyLatentImage"
     workflow = text_to_image(
         f"{shape.layout}.safetensors", size=shape.size, steps=steps, seed=100 + turn, latent=latent

@@ -9,8 +9,10 @@ from typing import Any
 
 import psutil
 
-from ..cpu.plan import CpuPlan, capabilities
-from .chart import bar_chart
+from tests.harness.hosts import host_path, host_version
+from xpu_utils.bench.chart import bar_chart
+from xpu_utils.cpu.plan import CpuPlan, capabilities
+
 from .cpu_turns import MEASURES, OURS, STOCK, Samples, Shape
 
 _CHARTED = {"step": "s/step", "decode": "VAE decode", "first_step": "load to first step"}
@@ -28,8 +30,6 @@ class Work:
 
 def machine(plan: CpuPlan, ceilings: Mapping[str, float], threads: int | None) -> dict[str, Any]:
     """What a reader needs to know of the machine to believe the figures."""
-    from tests.harness.hosts import host_path, host_version
-
     found = capabilities()
     return {
         "cpu": found.name,

@@ -17,9 +17,9 @@ import comfy.samplers
 import comfy.supported_models
 import torch
 
-from .inventory import placement_for
-from .placing.place import place_model
-from .streaming import ATTACHMENT, HOOK
+from xpu_utils.host.inventory import placement_for
+from xpu_utils.host.placing.place import place_model
+from xpu_utils.host.streaming import ATTACHMENT, HOOK
 
 HOST = torch.device("cpu")
 WARM_STEPS = 5

@@ -1,6 +1,6 @@
 """Single model calls on the CPU, compared: their error against fp32, and their time against OpenVINO's.
 
-`python -m xpu_utils.host.cpu_calls CHECKPOINT FILE --size PIXELS` writes JSON; run with ComfyUI on the import path.
+`python -m tests.bench.cpu_calls CHECKPOINT FILE --size PIXELS` writes JSON.
 With `--work` it writes how much there is to compute instead. For the networks of `synthetic`'s checkpoints.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib
 import json
 import math
 import time
@@ -19,7 +18,8 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from ..bench import openvino
+from . import openvino_pack as openvino
+from .comfyui import use_comfyui
 
 Call = Callable[[], torch.Tensor]
 Figures = dict[str, dict[str, float]]
@@ -34,11 +34,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--work", action="store_true", help="count weights and operations")
     arguments = parser.parse_args()
+    use_comfyui()
     from comfy.cli_args import args
 
     args.cpu = True
     args.use_pytorch_cross_attention = True  # OpenVINO converts torch's fused attention into its own
-    importlib.import_module("utils.extra_config")  # as ComfyUI does first: other packages bring a `utils` too
     with torch.inference_mode():
         if arguments.work:
             answer: Any = work(arguments.checkpoint, arguments.size)
@@ -104,7 +104,7 @@ def work(checkpoint: Path, size: int) -> dict[str, float]:
 
 def compare(checkpoint: Path, size: int, rounds: int, threads: int) -> Figures:
     """Name of a way to compute -> its errors, and its time for one call."""
-    from ..cpu.plan import cpu_plan
+    from xpu_utils.cpu.plan import cpu_plan
 
     figures: Figures = {}
     reference_model, reference_vae = load(checkpoint, "fp32")
@@ -137,10 +137,10 @@ def load(checkpoint: Path, precision: str, *, stock: bool = False) -> tuple[Any,
     import comfy.sd
     from comfy.cli_args import args
 
-    from ..machine.devices import find_devices
-    from ..placement import place
-    from . import cpu_engine
-    from .placing.place import place_model, place_vae
+    from xpu_utils.host import cpu_engine
+    from xpu_utils.host.placing.place import place_model, place_vae
+    from xpu_utils.machine.devices import find_devices
+    from xpu_utils.placement import place
 
     placement = place("cpu", find_devices(), precision=precision)
     dtype = cpu_engine.dtype_for(placement)

@@ -301,7 +301,7 @@ def write_model(layout: str, models: Path, *, seed: int = 0, dtype: torch.dtype 
 
 
 def main() -> None:
-    """`python -m xpu_utils.host.synthetic MODELS LAYOUT...`, run with ComfyUI on the import path."""
+    """`python -m tests.harness.synthetic MODELS LAYOUT...`, run with ComfyUI on the import path."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", type=Path, help="ComfyUI's models folder")
     parser.add_argument("layouts", nargs="+", choices=sorted(LAYOUTS))

@@ -1,0 +1,81 @@
+"""What the Comfy registry ships: the tracked files that `.comfyignore` leaves, unpacked elsewhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from xpu_utils.bench.compare import as_json
+from xpu_utils.bench.measure import Measurement
+
+ROOT = Path(__file__).parents[2]
+
+RUN = """
+import json, runpy, sys
+codes = {}
+for command in json.loads(sys.argv[1]):
+    sys.argv[1:] = command
+    try:
+        runpy.run_module("xpu_utils", run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        codes[" ".join(command)] = end.code
+print(json.dumps(codes))
+"""
+
+
+def listed(*options: str) -> set[str]:
+    command = ["git", "ls-files", *options]
+    return set(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines())
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("package") / "xpu-nodes"
+    for name in listed() - listed("--cached", "--ignored", "--exclude-from=.comfyignore"):
+        if (ROOT / name).is_file():  # else deleted and not yet committed
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, target)
+    return folder
+
+
+def test_it_holds_what_users_need_and_nothing_else(package: Path) -> None:
+    assert sorted(path.name for path in package.iterdir()) == [
+        "CHANGELOG.md",
+        "LICENSE",
+        "README.md",
+        "__init__.py",
+        "docs",
+        "example_workflows",
+        "locales",
+        "nodes",
+        "prestartup_script.py",
+        "pyproject.toml",
+        "requirements.txt",
+        "web",
+        "xpu_utils",
+    ]
+
+
+def test_every_command_runs_from_it(package: Path, tmp_path: Path) -> None:
+    """Each verb's help, and those that take no longer than their imports."""
+    measured = tmp_path / "measured.json"
+    measured.write_text(as_json([Measurement("copy", "cpu", "", 1.0, 1e9, "B/s")]))
+    commands = [["--help"], *([verb, "--help"] for verb in ("devices", "doctor", "bench"))]
+    commands += [["devices"], ["devices", "--json"], ["bench", "--compare", str(measured), str(measured)]]
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, json.dumps(commands)],
+        cwd=package,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(done.stdout.splitlines()[-1]) == {" ".join(command): 0 for command in commands}
