@@ -152,8 +152,7 @@ def set_next_fault(server: Server, node_id: str, *, step: int, also: Sequence[ob
     Args:
         also: further faults, set with this one.
     """
-    event = "progress" if step else "executing"
-    server.client.post("/fault_pack/next", {"event": event, "node": node_id, "step": step, "faults": [fault, *also]})
+    server.client.post("/fault_pack/next", {"node": node_id, "step": step, "faults": [fault, *also]})
 
 
 def fault_of(kind: str) -> dict[str, str]:

@@ -7,8 +7,10 @@ counts the calls of diffusion models.
 from __future__ import annotations
 
 import comfy.model_base
+import comfy.utils
 import nodes
 from aiohttp import web
+from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
 from tests.xpu_sim import Fault, current
@@ -16,7 +18,7 @@ from tests.xpu_sim import Fault, current
 NODE_CLASS_MAPPINGS = {}
 
 _waiting = {}
-"""Event, node, step and faults that are to be set next; empty where there are none."""
+"""Node, step and faults that are to be set next; empty where there are none."""
 _stop_at = []
 """The model call at which the prompt is interrupted, once."""
 _calls = [0]
@@ -24,7 +26,7 @@ _calls = [0]
 
 @PromptServer.instance.routes.post("/fault_pack/next")
 async def next_faults(request):
-    """Notes which faults to set when the server sends which event."""
+    """Notes which faults to set when which node begins, or has done how many of its steps."""
     _waiting.clear()
     _waiting.update(await request.json())
     return web.json_response({})
@@ -51,24 +53,32 @@ async def calls(request):
     return web.json_response({"calls": _calls[0]})
 
 
-def _watch(send):
+def _watched(send):
     def send_sync(event, data, sid=None):
-        if _reached(event, data):
-            faults = [Fault(**fault) for fault in _waiting["faults"]]
-            _waiting.clear()
-            current().set_faults(faults)
+        if event == "executing":
+            _reach(data.get("node"), 0)
         return send(event, data, sid)
 
     return send_sync
 
 
-def _reached(event, data):
-    return (
-        bool(_waiting)
-        and event == _waiting["event"]
-        and data.get("node") == _waiting["node"]
-        and data.get("value", 0) == _waiting["step"]
-    )
+def _stepped(update_absolute):
+    """Every step is seen here, of which newer hosts send the client some."""
+
+    def stepped(self, value, *arguments, **keywords):
+        update_absolute(self, value, *arguments, **keywords)
+        context = get_executing_context()
+        if context is not None:
+            _reach(context.node_id, value)
+
+    return stepped
+
+
+def _reach(node, step):
+    if _waiting and (node, step) == (_waiting["node"], _waiting["step"]):
+        faults = [Fault(**fault) for fault in _waiting["faults"]]
+        _waiting.clear()
+        current().set_faults(faults)
 
 
 def _counted(apply_model):
@@ -82,5 +92,6 @@ def _counted(apply_model):
     return counted
 
 
-PromptServer.instance.send_sync = _watch(PromptServer.instance.send_sync)
+PromptServer.instance.send_sync = _watched(PromptServer.instance.send_sync)
+comfy.utils.ProgressBar.update_absolute = _stepped(comfy.utils.ProgressBar.update_absolute)
 comfy.model_base.BaseModel.apply_model = _counted(comfy.model_base.BaseModel.apply_model)
