@@ -26,6 +26,7 @@ prepare: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	mkdir -p .cache/typing && ln -sfn ../.. .cache/typing/xpu_nodes
 	cd .cache/typing && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p xpu_nodes.nodes -p xpu_nodes.xpu_utils
 

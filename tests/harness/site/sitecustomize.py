@@ -1,6 +1,6 @@
 """What every ComfyUI process of the tests starts with: what imports without CUDA, and a shorter start.
 
-torchvision's compiled library needs CUDA and stays unloaded beside a CPU build of PyTorch, so the two operators that
+Where torchvision's compiled library needs CUDA it stays unloaded beside a CPU build of PyTorch: the two operators that
 its Python side registers against are declared here first; the pure-Python transforms, all that ComfyUI uses, then work.
 torchaudio needs CUDA as well and is not installed: where there is none, a stand-in is found, last on the path.
 
@@ -9,6 +9,7 @@ main.py has imported ComfyUI, and what was imported by then is never looked thro
 """
 
 import gc
+import glob
 import importlib.abc
 import importlib.machinery
 import os
@@ -27,9 +28,22 @@ class _DeclareOperators(importlib.abc.MetaPathFinder):
             import torch
 
             self.library = torch.library.Library("torchvision", "FRAGMENT")
-            arguments = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-            for name in ("nms", "qnms"):
-                self.library.define(name + arguments)
+            if not _compiled_library_loads(torch):
+                arguments = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+                for name in ("nms", "qnms"):
+                    self.library.define(name + arguments)
+
+
+def _compiled_library_loads(torch) -> bool:  # type: ignore[no-untyped-def]
+    """Whether torchvision was built for this PyTorch, and brings the operators itself."""
+    found = importlib.machinery.PathFinder.find_spec("torchvision")
+    for library in glob.glob(os.path.join(os.path.dirname(found.origin), "_C*")) if found else ():
+        try:
+            torch.ops.load_library(library)
+        except OSError:
+            continue
+        return True
+    return False
 
 
 sys.meta_path.insert(0, _DeclareOperators())
