@@ -29,6 +29,7 @@ lint: $(READY)
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	mkdir -p .cache/typing && ln -sfn ../.. .cache/typing/xpu_nodes
 	cd .cache/typing && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p xpu_nodes.nodes -p xpu_nodes.xpu_utils
+	cd .cache/typing && ../../$(BIN)/lint-imports ../../pyproject.toml
 
 unit: $(READY)
 	$(BIN)/pytest tests/unit

@@ -17,7 +17,7 @@ import torch
 
 from tests.harness.hosts import ROOT, host_environment
 from xpu_utils.cpu.measure import gemm_gflops
-from xpu_utils.cpu.plan import cpu_plan
+from xpu_utils.cpu.planning import cpu_plan
 
 from .cpu_report import Work, chart, machine, summary, table
 from .cpu_turns import FULL_SHAPES, SHAPES, Shape, checkpoint, measure, variants_for

@@ -104,7 +104,7 @@ def work(checkpoint: Path, size: int) -> dict[str, float]:
 
 def compare(checkpoint: Path, size: int, rounds: int, threads: int) -> Figures:
     """Name of a way to compute -> its errors, and its time for one call."""
-    from xpu_utils.cpu.plan import cpu_plan
+    from xpu_utils.cpu.planning import cpu_plan
 
     figures: Figures = {}
     reference_model, reference_vae = load(checkpoint, "fp32")

@@ -11,7 +11,8 @@ import psutil
 
 from tests.harness.hosts import host_path, host_version
 from xpu_utils.bench.chart import bar_chart
-from xpu_utils.cpu.plan import CpuPlan, capabilities
+from xpu_utils.cpu.capabilities import capabilities
+from xpu_utils.cpu.plan import CpuPlan
 
 from .cpu_turns import MEASURES, OURS, STOCK, Samples, Shape
 

@@ -11,7 +11,7 @@ import torch
 
 from tests.harness.server import Server
 from tests.harness.workflows import Workflow, text_to_image, with_our_nodes
-from xpu_utils.cpu.plan import cpu_plan
+from xpu_utils.cpu.planning import cpu_plan
 
 from .conftest import dumped, run_ok
 from .graphs import controlnet, custom_sampler, lora, sd3, sd15, separate_files_and_advanced_sampler, upscaled

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from xpu_utils.cpu import measure as cpu_measure
-from xpu_utils.cpu import plan as cpu
 from xpu_utils.cpu.attention import Path as AttentionPath
-from xpu_utils.cpu.plan import AttentionRule, CpuPlan, capabilities, cpu_plan, overridden
+from xpu_utils.cpu.capabilities import Capabilities, capabilities
+from xpu_utils.cpu.plan import LARGEST, OVERRIDES_VARIABLE, AttentionRule, CpuPlan, overridden
+from xpu_utils.cpu.planning import cpu_plan
 
 PLAN = CpuPlan(
     identity="x",
@@ -21,76 +22,76 @@ PLAN = CpuPlan(
     threads=2,
     keep_freed_memory=True,
     attention=(
-        AttentionRule("bf16", 128, cpu.LARGEST, AttentionPath.SOFTMAX),
-        AttentionRule("bf16", cpu.LARGEST, 64, AttentionPath.SIGMOID),
+        AttentionRule("bf16", 128, LARGEST, AttentionPath.SOFTMAX),
+        AttentionRule("bf16", LARGEST, 64, AttentionPath.SIGMOID),
     ),
     speeds={"gemm fp32": 80.0, "gemm bf16": 200.0},
 )
 
 
-@pytest.fixture
-def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Identities that were measured; the measurement itself is left out."""
-    identities: list[str] = []
+class Measurement:
+    """Notes whose measurement was asked for, and answers with the plan above."""
 
-    def measure(found: cpu.Capabilities) -> CpuPlan:
-        identities.append(found.identity)
+    def __init__(self) -> None:
+        self.identities: list[str] = []
+
+    def __call__(self, found: Capabilities) -> CpuPlan:
+        self.identities.append(found.identity)
         return dataclasses.replace(PLAN, identity=found.identity)
 
-    monkeypatch.setattr(cpu_measure, "measure_plan", measure)
-    return identities
+
+@pytest.fixture
+def measure() -> Measurement:
+    return Measurement()
 
 
-def test_a_machine_is_measured_once(tmp_path: Path, measured: list[str]) -> None:
+def test_a_machine_is_measured_once(tmp_path: Path, measure: Measurement) -> None:
     cache = tmp_path / "deep"
-    first = cpu_plan(cache)
-    assert cpu_plan(cache) == first
-    assert len(measured) == 1
+    first = cpu_plan(cache, measure=measure)
+    assert cpu_plan(cache, measure=measure) == first
+    assert len(measure.identities) == 1
 
 
 def test_another_identity_is_measured_too_and_both_are_kept(
-    tmp_path: Path, measured: list[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, measure: Measurement, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cpu_plan(tmp_path)
+    cpu_plan(tmp_path, measure=measure)
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
-    cpu_plan(tmp_path)
+    cpu_plan(tmp_path, measure=measure)
     monkeypatch.delenv("ONEDNN_MAX_CPU_ISA")
-    cpu_plan(tmp_path)
-    assert len(set(measured)) == len(measured) == 2
+    cpu_plan(tmp_path, measure=measure)
+    assert len(set(measure.identities)) == len(measure.identities) == 2
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", "not json", '{"identity": 1}'])
-def test_a_damaged_cache_is_measured_anew(tmp_path: Path, measured: list[str], content: str) -> None:
-    cpu_plan(tmp_path)
+def test_a_damaged_cache_is_measured_anew(tmp_path: Path, measure: Measurement, content: str) -> None:
+    cpu_plan(tmp_path, measure=measure)
     (file,) = tmp_path.iterdir()
     file.write_text(content)
-    plan = cpu_plan(tmp_path)
-    assert cpu_plan(tmp_path) == plan
-    assert len(measured) == 2
+    plan = cpu_plan(tmp_path, measure=measure)
+    assert cpu_plan(tmp_path, measure=measure) == plan
+    assert len(measure.identities) == 2
 
 
-def test_a_plan_of_an_older_version_is_measured_anew(tmp_path: Path, measured: list[str]) -> None:
-    cpu_plan(tmp_path)
+def test_a_plan_of_an_older_version_is_measured_anew(tmp_path: Path, measure: Measurement) -> None:
+    cpu_plan(tmp_path, measure=measure)
     (file,) = tmp_path.iterdir()
     file.write_text(file.read_text().replace('"threads"', '"cores"'))
-    cpu_plan(tmp_path)
-    assert len(measured) == 2
+    cpu_plan(tmp_path, measure=measure)
+    assert len(measure.identities) == 2
 
 
 def test_threads_are_those_of_this_process_whatever_the_measuring_one_was_allowed(
-    tmp_path: Path, measured: list[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, measure: Measurement
 ) -> None:
-    monkeypatch.setattr(cpu, "usable_cores", lambda: 1)
-    assert cpu_plan(tmp_path).threads == 1
-    monkeypatch.setattr(cpu, "usable_cores", lambda: 6)
-    assert cpu_plan(tmp_path).threads == 6
-    assert len(measured) == 1
+    assert cpu_plan(tmp_path, measure=measure, cores=lambda: 1).threads == 1
+    assert cpu_plan(tmp_path, measure=measure, cores=lambda: 6).threads == 6
+    assert len(measure.identities) == 1
 
 
-def test_plans_of_another_version_of_the_measurement_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = capabilities({}).identity
-    monkeypatch.setattr(cpu, "PLAN_VERSION", cpu.PLAN_VERSION + 1)
-    assert capabilities({}).identity != now
+def test_plans_of_another_version_of_the_measurement_are_not_used() -> None:
+    now = capabilities({})
+    assert dataclasses.replace(now, plan_version=now.plan_version + 1).identity != now.identity
 
 
 def test_a_precision_is_computed_in_where_it_was_measured_faster_than_fp32_or_is_chosen() -> None:
@@ -103,10 +104,10 @@ def test_a_precision_is_computed_in_where_it_was_measured_faster_than_fp32_or_is
 
 
 def test_the_user_overrides_what_was_measured(
-    tmp_path: Path, measured: list[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, measure: Measurement, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(cpu.OVERRIDES_VARIABLE, "precision=fp32, threads=7,attention=softmax,channels_last=off")
-    plan = cpu_plan(tmp_path)
+    monkeypatch.setenv(OVERRIDES_VARIABLE, "precision=fp32, threads=7,attention=softmax,channels_last=off")
+    plan = cpu_plan(tmp_path, measure=measure)
     assert (plan.precision, plan.dtype, plan.threads, plan.channels_last) == ("fp32", torch.float32, 7, False)
     assert plan.attention_path(torch.float32, 4096, 4096, 40) is AttentionPath.SOFTMAX
 
@@ -163,7 +164,7 @@ def test_measuring_leaves_torchs_threads_alone(monkeypatch: pytest.MonkeyPatch) 
     assert torch.get_num_threads() == before
 
 
-def test_an_unwritable_cache_does_not_stop_the_work(tmp_path: Path, measured: list[str]) -> None:
+def test_an_unwritable_cache_does_not_stop_the_work(tmp_path: Path, measure: Measurement) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("")
-    assert cpu_plan(blocked).precision == "bf16"
+    assert cpu_plan(blocked, measure=measure).precision == "bf16"

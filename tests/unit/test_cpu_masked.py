@@ -14,9 +14,8 @@ PROBE = """
 import dataclasses, torch
 from xpu_utils.cpu import measure as cpu_measure
 from xpu_utils.cpu import onednn
-from xpu_utils.cpu.attention import Path
-from xpu_utils.cpu.attention import attention
-from xpu_utils.cpu.plan import capabilities
+from xpu_utils.cpu.attention import Path, attention
+from xpu_utils.cpu.capabilities import capabilities
 
 q, k, v = (torch.randn(1, 2, 9, 16).bfloat16() for _ in range(3))
 outs = [attention(q, k, v, 2, path=path, skip_reshape=True).float() for path in Path]

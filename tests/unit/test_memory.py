@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xpu_utils.__main__ import main
-from xpu_utils.commands.devices import as_text
 from xpu_utils.machine.devices import Inventory
 from xpu_utils.machine.host_memory import HostMemory, read_host_memory
 from xpu_utils.memory import free as memory
 from xpu_utils.memory.free import KNOWN_ALLOCATION_BYTES, FreeMemory, MemoryReader, read_memory
+from xpu_utils.memory.listing import as_text
 from xpu_utils.telemetry.framework import AllocatorSource, DriverSource
 from xpu_utils.telemetry.readings import MemoryReading, Unavailable
 

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import enum
-import json
 
-from ..machine.devices import Device, Inventory, find_devices
-from ..memory.free import FreeMemory, read_memory
-from ..telemetry.readings import Unavailable
+from ..machine.devices import find_devices
+from ..memory.listing import as_json, as_text
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -21,46 +17,3 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(arguments: argparse.Namespace) -> tuple[int, str]:
     inventory = find_devices()
     return 0, as_json(inventory) if arguments.json else as_text(inventory)
-
-
-def as_json(inventory: Inventory) -> str:
-    devices = [
-        {"id": device.id, **dataclasses.asdict(device), "memory": _plain_memory(device)} for device in inventory.devices
-    ]
-    rejected = [dataclasses.asdict(rejection) for rejection in inventory.rejected]
-    return json.dumps({"devices": devices, "rejected": rejected}, indent=2, default=_plain)
-
-
-def _memory(device: Device) -> FreeMemory | str:
-    """What is free, or why nothing tells."""
-    try:
-        return read_memory(device)
-    except Unavailable as error:
-        return f"free memory unknown: {error}"
-
-
-def _plain_memory(device: Device) -> dict[str, object] | None:
-    memory = _memory(device)
-    return dataclasses.asdict(memory) if isinstance(memory, FreeMemory) else None
-
-
-def _plain(value: object) -> object:
-    return value.value if isinstance(value, enum.Enum) else str(value)
-
-
-def as_text(inventory: Inventory) -> str:
-    """Two lines a device, what it is and what of its memory is free, and one a rejection."""
-    lines = []
-    for device in inventory.devices:
-        formats = " ".join(name for name in ("fp16", "bf16", "fp64") if getattr(device, name))
-        kind = "integrated" if device.integrated else "discrete"
-        limit = device.single_allocation_limit_bytes
-        facts = [device.name, f"{device.total_bytes / (1 << 30):.1f} GiB", formats]
-        if device.type != "cpu":
-            facts[1:1] = [device.architecture.value, kind]
-            facts += [f"driver {device.driver_version or 'unknown'}"]
-        if limit is not None:
-            facts.append(f"at most {limit / (1 << 30):.0f} GiB in one allocation")
-        lines += [f"{device.id}: {', '.join(facts)}", f"{device.id}: {_memory(device)}"]
-    lines += [f"not usable, {entry.what}: {entry.why}; {entry.fix}." for entry in inventory.rejected]
-    return "\n".join(lines)

@@ -1,7 +1,7 @@
 """The measurement behind a CPU plan: a few seconds of products, convolutions and attention in every format.
 
 One thread is measured, by its own CPU time: other programs on the machine then disturb the comparison least, and what
-is fastest for one core is so for several, as long as each has enough to do (see `cpu.WORK_PER_THREAD`).
+is fastest for one core is so for several, as long as each has enough to do (see `plan.WORK_PER_THREAD`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from ..precision import dtype_of
 from . import onednn
 from .attention import Path, attention
-from .plan import LARGEST, AttentionRule, Capabilities, CpuPlan, usable_cores
+from .capabilities import Capabilities, usable_cores
+from .plan import LARGEST, AttentionRule, CpuPlan
 
 GAIN_NEEDED = 1.1
 """How much faster than the plainer choice (fp32, contiguous, SDPA) another must be: noise is below that."""

@@ -23,7 +23,8 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import Upsample as LatentUps
 
 from ..cpu.allocator import give_back_freed_memory, keep_freed_memory
 from ..cpu.layers import channels_last, fast_linears, fast_upsampling, picture_attention, stock_forward
-from ..cpu.plan import CpuPlan, cpu_plan
+from ..cpu.plan import CpuPlan
+from ..cpu.planning import cpu_plan
 from ..placement import AUTO, Placement
 from ..precision import dtype_of, name_of
 from . import hooks

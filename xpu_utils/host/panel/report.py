@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...commands.devices import as_text
+from ...memory.listing import as_text
 from ..hooks import hooks
 from ..inventory import host_inventory
 

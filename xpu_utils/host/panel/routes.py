@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 from aiohttp import web
 from server import PromptServer
 
-from ...commands.devices import as_json
 from ...doctor.examine import as_data
+from ...memory.listing import as_json
 from ...recovery.jobs import JOB_LIMIT, jobs
 from ...telemetry.monitor import Monitor
 from ..hooks import hooks
