@@ -37,12 +37,13 @@ def host_python(host: Path) -> Path:
     missing = [str(requirement) for requirement in _requirements(host) if not _is_met(requirement)]
     if not missing:
         return Path(sys.executable)
-    key = hashlib.sha256("\n".join([sys.prefix, *missing]).encode()).hexdigest()[:12]
+    ours = str(Path(sysconfig.get_path("purelib")).resolve())
+    key = hashlib.sha256("\n".join([ours, *missing]).encode()).hexdigest()[:12]
     folder = CACHE / "environments" / key
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if not (folder / ".ready").is_file():
-            _make(folder, host, missing)
+            _make(folder, host, missing, ours)
             (folder / ".ready").touch()
     return _python(folder)
 
@@ -62,11 +63,11 @@ def _is_met(requirement: Requirement) -> bool:
         return False
 
 
-def _make(folder: Path, host: Path, missing: list[str]) -> None:
-    """Makes an environment that sees our packages behind its own, and installs what is missing into it."""
+def _make(folder: Path, host: Path, missing: list[str], ours: str) -> None:
+    """Makes an environment that sees our packages, in `ours`, behind its own, and installs what is missing into it."""
     venv.create(folder, clear=True, symlinks=os.name != "nt")
     own = Path(sysconfig.get_path("purelib", vars={"base": str(folder)}))
-    (own / "behind.pth").write_text(sysconfig.get_path("purelib"))
+    (own / "behind.pth").write_text(ours)
     constraints = folder / "constraints.txt"
     constraints.write_text("\n".join(_constraints(missing)))
     command = [sys.executable, "-m", "pip", "--python", str(_python(folder)), "install", "-q", "-c", str(constraints)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 from tests.harness import environment
 from tests.harness.hosts import ROOT
 
-SHOW = "import torch, tqdm; print(torch.__file__); print(tqdm.VERSION)"
+SHOW = "import importlib.util, tqdm; print(importlib.util.find_spec('torch').origin); print(tqdm.VERSION)"
 
 
 @pytest.fixture
@@ -53,9 +54,10 @@ def test_what_a_host_pins_comes_before_ours_and_pytorch_stays_ours(comfyui: Path
     (comfyui / "requirements.txt").write_text("torch\ntqdm==999.0\n")
     python = environment.host_python(comfyui)
     shown = subprocess.run([python, "-c", SHOW], capture_output=True, text=True, check=True).stdout.splitlines()
-    import torch
-
-    assert shown == [torch.__file__, "that of the host"]
+    torch = importlib.util.find_spec("torch")
+    assert torch is not None
+    assert Path(shown[0]).samefile(str(torch.origin))
+    assert shown[1] == "that of the host"
     assert importlib.metadata.version("tqdm") == before
     (tmp_path / "wheels" / "tqdm-999.0-py3-none-any.whl").unlink()
     assert environment.host_python(comfyui) == python, "an environment is made once"
