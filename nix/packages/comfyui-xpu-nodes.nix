@@ -27,8 +27,8 @@ stdenvNoCC.mkDerivation {
     cp -r . $out
     runHook postInstall
   '';
-  # What ComfyUI's own environment lacks; torch, safetensors, numpy, pillow, psutil and tqdm are in it.
-  passthru.pythonDependencies = python: [ python.ollama ];
+  # What ComfyUI's own environment lacks; torch, safetensors, numpy, pillow, psutil, pydantic and tqdm are in it.
+  passthru.pythonDependencies = python: [ python.ollama python.platformdirs ];
   meta = {
     description = "XPU Nodes: ComfyUI nodes that make Intel GPUs dependable";
     homepage = "https://github.com/xpu-nodes/xpu-nodes";

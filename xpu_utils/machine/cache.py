@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import os
-import sys
 from pathlib import Path
+from typing import TypeVar
+
+import platformdirs
+import pydantic
+
+Kept = TypeVar("Kept")
 
 DIRECTORY_VARIABLE = "XPU_NODES_CACHE_DIR"
 """Environment variable naming the folder; without it the system's usual place for a user's caches."""
@@ -13,12 +20,34 @@ DIRECTORY_VARIABLE = "XPU_NODES_CACHE_DIR"
 def cache_directory() -> Path:
     """The folder for cached results; it may not exist yet."""
     own = os.environ.get(DIRECTORY_VARIABLE)
-    if own:
-        return Path(own)
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "xpu-nodes"
+    return Path(own) if own else platformdirs.user_cache_path("xpu-nodes", appauthor=False, opinion=False)
+
+
+def recall(file: Path, kind: type[Kept]) -> Kept | None:
+    """What `keep` stored of a dataclass; None where there is nothing that this version of the code can read."""
+    try:
+        return pydantic.TypeAdapter(kind).validate_json(file.read_bytes())
+    except (OSError, pydantic.ValidationError):
+        return None
+
+
+def keep(file: Path, value: object, *, what: str) -> None:
+    """Stores a dataclass as JSON; without a writable folder it is measured again at the next start.
+
+    Args:
+        what: the value in words, for the log.
+    """
+    # Not `dump_json`, which has no word for what is infinite.
+    data = pydantic.TypeAdapter(type(value)).dump_python(value, mode="json")
+    part = file.with_suffix(f".{os.getpid()}.part")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps(data, indent=1), encoding="utf-8")
+        part.replace(file)  # a reader sees nothing or all of it
+    except OSError as error:
+        logging.warning(
+            "XPU Nodes: %s cannot be kept in %s (%s), it will be found again at the next start.",
+            what,
+            file.parent,
+            error,
+        )

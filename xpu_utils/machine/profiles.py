@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import json
 import os
 import re
-import types
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_type_hints
 
-GIB = 1 << 30
+import pydantic
 
 OVERRIDES_VARIABLE = "XPU_NODES_PROFILES"
 """Environment variable naming a JSON file: {"battlemage": {"memory_fraction": 0.9}, ...}."""
@@ -56,16 +54,16 @@ class Profile:
 PROFILES: dict[Architecture, Profile] = {
     profile.architecture: profile
     for profile in (
-        Profile(Architecture.ALCHEMIST, single_allocation_limit_bytes=4 * GIB, flash_head_dims=()),
+        Profile(Architecture.ALCHEMIST, single_allocation_limit_bytes=4 << 30, flash_head_dims=()),
         Profile(Architecture.BATTLEMAGE),
-        Profile(Architecture.METEOR_LAKE, integrated=True, single_allocation_limit_bytes=4 * GIB, flash_head_dims=()),
+        Profile(Architecture.METEOR_LAKE, integrated=True, single_allocation_limit_bytes=4 << 30, flash_head_dims=()),
         Profile(Architecture.LUNAR_LAKE, integrated=True),
         Profile(Architecture.PANTHER_LAKE, integrated=True),
         Profile(
             Architecture.XE_LP,
             integrated=True,
             compute_dtypes=("fp16", "fp32"),
-            single_allocation_limit_bytes=4 * GIB,
+            single_allocation_limit_bytes=4 << 30,
             flash_head_dims=(),
         ),
         Profile(Architecture.DATA_CENTER_MAX, fp64=True),
@@ -114,10 +112,17 @@ def profile_of(architecture: Architecture) -> Profile:
     """The architecture's profile with the user's overrides applied.
 
     Raises:
-        ValueError: the overrides file names an unknown architecture or field, gives one a value of another type, or is
-            not JSON.
+        ValueError: the overrides file cannot be read, or holds something else than fields of known architectures.
     """
     return _overrides().get(architecture, PROFILES[architecture])
+
+
+_KEYS = {architecture.name.lower(): architecture for architecture in Architecture}
+_FIELDS: dict[str, Any] = {
+    name: (hint, None) for name, hint in get_type_hints(Profile).items() if name != "architecture"
+}
+_Override = pydantic.create_model("Override", __config__={"extra": "forbid", "strict": True}, **_FIELDS)
+_FILE: pydantic.TypeAdapter[dict[str, Any]] = pydantic.TypeAdapter(dict[Literal[tuple(_KEYS)], _Override])  # type: ignore
 
 
 def _overrides() -> dict[Architecture, Profile]:
@@ -125,46 +130,16 @@ def _overrides() -> dict[Architecture, Profile]:
     if not path:
         return {}
     try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise ValueError(f"{OVERRIDES_VARIABLE}: {path} cannot be read as JSON ({error}), mend or unset it.") from error
-    if not isinstance(data, dict):
+        given = _FILE.validate_json(Path(path).read_bytes())
+    except OSError as error:
+        raise ValueError(f"{OVERRIDES_VARIABLE}: {path} cannot be read ({error}), mend or unset it.") from error
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"] if part != "[key]") or "the whole"
         raise ValueError(
-            f'{OVERRIDES_VARIABLE}: {path} holds no object of architectures, write {{"battlemage": {{...}}}}.'
-        )
-    by_key = {architecture.name.lower(): architecture for architecture in Architecture}
-    result = {}
-    for key, values in data.items():
-        if key not in by_key:
-            raise ValueError(
-                f"{OVERRIDES_VARIABLE}: no architecture is called {key!r}, use one of {', '.join(by_key)}."
-            )
-        result[by_key[key]] = _overridden(key, PROFILES[by_key[key]], values)
-    return result
-
-
-def _overridden(key: str, profile: Profile, values: object) -> Profile:
-    if not isinstance(values, dict):
-        raise ValueError(f'{OVERRIDES_VARIABLE}: {key} holds no object of fields, write {{"memory_fraction": 0.9}}.')
-    hints = {name: hint for name, hint in get_type_hints(Profile).items() if name != "architecture"}
-    frozen: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+            f"{OVERRIDES_VARIABLE}: {path} is wrong at {where} ({first['msg']}), mend or unset it."
+        ) from error
+    return {
+        _KEYS[key]: dataclasses.replace(PROFILES[_KEYS[key]], **override.model_dump(exclude_unset=True))
+        for key, override in given.items()
     }
-    for name, value in frozen.items():
-        if name not in hints:
-            raise ValueError(
-                f"{OVERRIDES_VARIABLE}: a profile has no field {name!r}, use one of {', '.join(sorted(hints))}."
-            )
-        if not _fits(value, hints[name]):
-            kind = hints[name].__name__ if isinstance(hints[name], type) else hints[name]
-            raise ValueError(f"{OVERRIDES_VARIABLE}: {key}'s {name} cannot be {values[name]!r}, give it {kind}.")
-    return dataclasses.replace(profile, **frozen)
-
-
-def _fits(value: object, hint: Any) -> bool:
-    """Whether a value is of a field's type."""
-    if get_origin(hint) is tuple:
-        return isinstance(value, tuple) and all(_fits(entry, get_args(hint)[0]) for entry in value)
-    if isinstance(hint, types.UnionType):
-        return any(_fits(value, option) for option in get_args(hint))
-    return type(value) is hint or (hint is float and type(value) is int)

@@ -11,15 +11,13 @@ import hashlib
 import itertools
 import json
 import logging
-import os
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from ..machine.cache import cache_directory
+from ..machine.cache import cache_directory, keep, recall
 from ..machine.devices import Device
 from ..recovery.faults import FaultKind, classify
 from . import operations as numeric
@@ -76,7 +74,7 @@ def self_test(device: Device) -> SelfTest:
         return _result(device, (), finished=True)  # what every device is compared with
     with _lock:
         if device not in _known:
-            cached = _cached(device)
+            cached = recall(_file(device), SelfTest)
             _known[device] = cached if cached and cached.finished else _run(device, cached.results if cached else ())
         return _known[device]
 
@@ -115,7 +113,7 @@ def _run(device: Device, before: tuple[Result, ...]) -> SelfTest:
     found = _result(device, tuple(results), finished=finished.is_set())
     _log(device, found, time.perf_counter() - started)
     if found.finished or out_of_time:
-        _keep(device, found)
+        keep(_file(device), found, what=f"the self-test of {device.id}")
     return found
 
 
@@ -150,30 +148,8 @@ def _log(device: Device, found: SelfTest, seconds: float) -> None:
         )
 
 
-def _path(device: Device) -> Path:
+def _file(device: Device) -> Path:
     """One file for each device model, driver, PyTorch and set of operations."""
     key = (device.name, device.driver_version, torch.__version__, _names(), TOLERANCES)
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
     return cache_directory() / f"self-test-{digest}.json"
-
-
-def _cached(device: Device) -> SelfTest | None:
-    try:
-        data: dict[str, Any] = json.loads(_path(device).read_text(encoding="utf-8"))
-        return SelfTest(**{**data, "results": tuple(Result(**entry) for entry in data["results"])})
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        logging.info("XPU Nodes: the cached self-test of %s cannot be read (%s), testing again.", device.id, error)
-        return None
-
-
-def _keep(device: Device, found: SelfTest) -> None:
-    path = _path(device)
-    part = path.with_suffix(f".{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(dataclasses.asdict(found), indent=2), encoding="utf-8")
-        part.replace(path)  # a reader sees nothing or all of it
-    except OSError as error:
-        logging.warning("XPU Nodes: the self-test of %s cannot be kept (%s), it will be made again.", device.id, error)
