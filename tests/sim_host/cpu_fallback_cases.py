@@ -55,9 +55,13 @@ def _plan(plan: CpuPlan, *networks: torch.nn.Module) -> Iterator[dict[str, Any]]
     counts: Counter[str] = Counter()
     stock = (cpu_engine._machine_plan, attention.attend_on_cpu, cpu_engine.fast_upsampling)
 
-    def counted(name: str, function: Any, *arguments: Any, **options: Any) -> Any:
-        counts[name] += 1
-        return function(*arguments, **options)
+    def counted(name: str, function: Any) -> Any:
+        @functools.wraps(function)
+        def call(*arguments: Any, **options: Any) -> Any:
+            counts[name] += 1
+            return function(*arguments, **options)
+
+        return call
 
     def convolved(module: torch.nn.Conv2d, given: Any) -> None:
         if given[0].device.type == "cpu":
@@ -71,8 +75,8 @@ def _plan(plan: CpuPlan, *networks: torch.nn.Module) -> Iterator[dict[str, Any]]
         if isinstance(module, torch.nn.Conv2d) and module.kernel_size == (3, 3)
     ]
     cpu_engine._machine_plan = lambda: plan
-    attention.attend_on_cpu = cpu_engine.attend_on_cpu = functools.partial(counted, "attention", stock[1])
-    cpu_engine.fast_upsampling = functools.partial(counted, "upsampling", stock[2])
+    attention.attend_on_cpu = cpu_engine.attend_on_cpu = counted("attention", stock[1])
+    cpu_engine.fast_upsampling = counted("upsampling", stock[2])
     try:
         yield counts
     finally:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from ..calls import StandIn
 from ..precision import name_of
 from . import onednn
 from .attention import attention
@@ -17,11 +18,18 @@ from .plan import CpuPlan
 Forward = Callable[..., Any]
 
 
-def fast_linears(root: torch.nn.Module, plan: CpuPlan) -> Iterator[tuple[str, Forward]]:
-    """(dotted name of a forward, its stand-in) for the linear layers, where the plan finds oneDNN's product faster."""
+def fast_linears(
+    root: torch.nn.Module, plan: CpuPlan, before: Callable[[], None] | None = None
+) -> Iterator[tuple[str, StandIn]]:
+    """(dotted name of a forward, its stand-in) for the linear layers, where the plan finds oneDNN's product faster.
+
+    Args:
+        before: what the layers' own forwards do first.
+    """
     for name, module in root.named_modules():
         if isinstance(module, torch.nn.Linear):
-            yield f"{name}.forward", functools.partial(_linear, plan.onednn_linear, module, stock_forward(module))
+            stand_in = StandIn(stock_forward(module), _linear, plan.onednn_linear, module, before=before)
+            yield f"{name}.forward", stand_in
 
 
 @torch.inference_mode()  # weights loaded by a node may be written in that mode only
@@ -45,11 +53,11 @@ def stock_forward(module: torch.nn.Module) -> Forward:
     return functools.partial(type(module).forward, module)
 
 
-def _linear(precisions: tuple[str, ...], module: Any, stock: Forward, given: torch.Tensor) -> Any:
-    """x W^T + b by one oneDNN primitive; the stock forward where weights are cast, patched on the fly or quantised."""
+def _linear(precisions: tuple[str, ...], module: Any, given: torch.Tensor) -> torch.Tensor | None:
+    """x W^T + b by one oneDNN primitive; None where weights are cast, patched on the fly or quantised."""
     fast = name_of(given.dtype) in precisions and onednn.linear_works(given.dtype)
     if not (fast and _plain(module, given)):
-        return stock(given)
+        return None
     return onednn.linear(given, module.weight, module.bias)
 
 

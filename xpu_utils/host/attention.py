@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from comfy.ldm.modules.diffusionmodules.model import vae_attention
 from comfy.patcher_extension import WrappersMP
 
+from ..calls import Call, StandIn
 from ..cpu.attention import attention
 from ..cpu.plan import CpuPlan
 from ..memory.attention import SMALLEST_BYTES, AttentionBudget, attend_in_chunks, attend_padded, budget_for, chunks_for
@@ -40,8 +41,12 @@ _LIMIT_THEMSELVES = (
     *("attention_sub_quad", "attention_split", "attention_xformers", "attention_flash"),
     *("attention_sage", "attention3_sage", "attention_comfy_kitchen_int8"),
 )
-_NAMES = ("mask", "attn_precision", "skip_reshape", "skip_output_reshape")
-"""The host's attention parameters behind q, k, v and heads, in order."""
+HINTS = ("transformer_options", "enable_gqa", "low_precision_attention", "_inside_attn_wrapper")
+"""What attention is told and what does not change its result here."""
+
+_ATTENTION = ("q", "k", "v", "heads", "mask", "attn_precision", "skip_reshape", "skip_output_reshape")
+_APPLY_MODEL = ("x", "t", "c_concat", "c_crossattn", "control", "transformer_options")
+"""The parameters of the host's functions."""
 
 
 def use_attention(model: Any, placement: Placement, plan: CpuPlan | None) -> None:
@@ -96,28 +101,22 @@ def _facts(device: torch.device) -> tuple[int | None, tuple[int, ...], bool]:
     return known.single_allocation_limit_bytes, known.profile.flash_head_dims, known.profile.pad_head_dims
 
 
-def _with_budget(
-    executor: Any,
-    x: torch.Tensor,
-    timestep: Any,
-    c_concat: Any = None,
-    c_crossattn: Any = None,
-    control: Any = None,
-    transformer_options: Any = None,
-    **conditions: Any,
-) -> Any:
+def _with_budget(executor: Any, /, *arguments: Any, **keywords: Any) -> Any:
     """An APPLY_MODEL wrapper that measures the call's budget once; the options are the call's own.
 
     It also sees whether another pack has put its attention in our place since the model was placed.
     """
-    options = {} if transformer_options is None else transformer_options
+    call = Call(_APPLY_MODEL, arguments, keywords)
+    device, options = call.get("x").device, call.get("transformer_options")
+    if options is None:
+        call = call.changed(transformer_options=(options := {}))
     if isinstance(options.get(OVERRIDE), PlacedAttention):
         hooks.record(HOOK, hooks.State.APPLIED, _APPLIED)
     else:
         hooks.record(HOOK, hooks.State.STOOD_DOWN, _ANOTHERS)
-    if x.device.type != "cpu":
-        options[MEASURED_BUDGET] = device_budget(x.device)
-    return executor(x, timestep, c_concat, c_crossattn, control, options, **conditions)
+    if device.type != "cpu":
+        options[MEASURED_BUDGET] = device_budget(device)
+    return call.on(executor)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,35 +126,34 @@ class PlacedAttention:
     plan: CpuPlan | None
     """Paths on the CPU; None leaves that to the host."""
 
-    def __call__(
-        self, function: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int, *rest: Any, **options: Any
-    ) -> Any:
-        given = {**dict(zip(_NAMES, rest, strict=False)), **options}
-        if q.device.type != "cpu":
-            return _within_budget(function, q, k, v, heads, given)
+    def __call__(self, function: Any, /, *arguments: Any, **keywords: Any) -> Any:
+        call = Call(_ATTENTION, arguments, keywords)
+        if call.get("q").device.type != "cpu":
+            return _within_budget(function, call)
         if self.plan is not None:
-            return attend_on_cpu(self.plan, q, k, v, heads, **given)
-        return function(q, k, v, heads, **given)
+            return StandIn(function, attend_on_cpu, self.plan, hints=HINTS)(*arguments, **keywords)
+        return call.on(function)
 
 
-def _within_budget(
-    function: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int, given: dict[str, Any]
-) -> Any:
+def _within_budget(function: Any, call: Call) -> Any:
     """A function of the host or of another pack, called for pieces where the scores of the whole exceed the budget."""
+    given = call.given()
     options = given.get("transformer_options") or {}
     if BUDGET not in options and function in _limit_themselves():
-        return function(q, k, v, heads, **given)
+        return call.on(function)
+    q, k, v, heads = (given.pop(name) for name in _ATTENTION[:4])
     budget = _budget(options, q.device)
     mask, reshaped = given.get("mask"), bool(given.get("skip_reshape"))
     # From the shapes alone: a view of each tensor for each layer is milliseconds of the host's time a step.
     q_shape, k_shape = (t.shape if reshaped else _shape_by_heads(t, q.shape[-1] // heads) for t in (q, k))
     head_dim = q_shape[-1]
-    padded = budget.padded_head_dim(head_dim, mask) if k_shape[1] == q_shape[1] else None
+    paddable = k_shape[1] == q_shape[1] and _nothing_else_asked(call)
+    padded = budget.padded_head_dim(head_dim, mask) if paddable else None
     chunks = chunks_for(q_shape, k_shape, budget.temporary_bytes) if budget.needs_scores(head_dim, mask) else None
     if chunks is not None and BUDGET not in options and attends_without_scores(function, q_shape, q.dtype, given):
         chunks = None
     if padded is None and chunks is None:
-        return function(q, k, v, heads, **given)
+        return call.on(function)
     q4, k4, v4 = (q, k, v) if reshaped else _by_heads(q, k, v, head_dim)
     if padded is not None:
         out = attend_padded(q4, k4, v4, padded, given.get("scale"))
@@ -167,6 +165,13 @@ def _within_budget(
 
         out = attend_in_chunks(attend, q4, k4, v4, mask, chunks)
     return out if given.get("skip_output_reshape") else out.transpose(1, 2).flatten(2)
+
+
+def _nothing_else_asked(call: Call) -> bool:
+    """Whether a call says nothing but what all of the host's attention functions know."""
+    known = {*_ATTENTION, *HINTS, "scale"}
+    others = [value for name, value in call.keywords.items() if name not in known]
+    return len(call.arguments) <= len(_ATTENTION) and all(value is None for value in others)
 
 
 def _budget(options: dict[str, Any], device: torch.device) -> AttentionBudget:
@@ -202,7 +207,6 @@ def attend_on_cpu(
     skip_reshape: bool = False,
     skip_output_reshape: bool = False,
     scale: float | None = None,
-    **_: Any,
 ) -> torch.Tensor:
     """The host's attention call on the CPU, by the plan's path for its shape."""
     dtype = attn_precision or q.dtype
@@ -226,24 +230,27 @@ def use_vae_attention(patcher: Any) -> None:
     if hooks.switched_off(VAE_HOOK):
         return
     hooks.record(VAE_HOOK, hooks.State.APPLIED, "VAEs on accelerators attend within a memory budget")
-    stock = _stock_vae_attention()
     for name, module in patcher.model.named_modules():
         if hasattr(module, "optimized_attention"):
-            patcher.add_object_patch(f"{name}.optimized_attention", functools.partial(_attend_to_pixels, stock))
+            stand_in = StandIn(stock_vae_attention(), _attend_to_pixels)
+            patcher.add_object_patch(f"{name}.optimized_attention", stand_in)
 
 
-_stock_vae_attention = functools.lru_cache(maxsize=1)(vae_attention)  # it logs its choice at every call
+stock_vae_attention = functools.lru_cache(maxsize=1)(vae_attention)  # it logs its choice at every call
 
 
-def _attend_to_pixels(stock: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> Any:
-    """Attention of a VAE with one head over all pixels: (batch, channels, height, width) in and out."""
+def _attend_to_pixels(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor | None:
+    """Attention of a VAE with one head over all pixels, in pieces: (batch, channels, height, width) in and out.
+
+    None where it need not be in pieces.
+    """
     if q.device.type == "cpu":
-        return stock(q, k, v)
+        return None
     budget = device_budget(q.device)
     q1, k1, v1 = (t.flatten(2).transpose(1, 2).unsqueeze(1) for t in (q, k, v))
     chunks = chunks_for(q1.shape, k1.shape, budget.temporary_bytes) if budget.needs_scores(q.shape[1], None) else None
     if chunks is None:
-        return stock(q, k, v)
+        return None
     out = attend_in_chunks(_attend, q1, k1, v1, None, chunks)
     return out.squeeze(1).transpose(1, 2).reshape(q.shape)
 

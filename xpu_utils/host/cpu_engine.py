@@ -21,6 +21,7 @@ from comfy.ldm.modules.diffusionmodules.model import AttnBlock
 from comfy.ldm.modules.diffusionmodules.model import Upsample as PictureUpsample
 from comfy.ldm.modules.diffusionmodules.openaimodel import Upsample as LatentUpsample
 
+from ..calls import Call, StandIn
 from ..cpu.allocator import give_back_freed_memory, keep_freed_memory
 from ..cpu.layers import channels_last, fast_linears, fast_upsampling, picture_attention, stock_forward
 from ..cpu.plan import CpuPlan
@@ -28,11 +29,14 @@ from ..cpu.planning import cpu_plan
 from ..placement import AUTO, Placement
 from ..precision import dtype_of, name_of
 from . import hooks
-from .attention import attend_on_cpu
+from .attention import HINTS, attend_on_cpu, stock_vae_attention
 
 ENGINE = "cpu engine"
 THREADS = "cpu threads"
 ALLOCATOR = "allocator"
+
+_TRANSFORMER = ("input_tokens", "attention_mask", "embeds")
+"""The parameters of every text encoder's transformer, as far as all have the same ones."""
 
 
 def plan_for(placement: Placement) -> CpuPlan | None:
@@ -129,10 +133,14 @@ def use_on_clip(clip: Any, plan: CpuPlan, dtype: torch.dtype | None) -> None:
             clip.patcher.add_object_patch(f"{name}.transformer.forward".removeprefix("."), forward)
 
 
-def _text_transformer(stock: Any, faster: torch.dtype, *arguments: Any, embeds: Any = None, **options: Any) -> Any:
+def _text_transformer(stock: Any, faster: torch.dtype, /, *arguments: Any, **keywords: Any) -> Any:
     """A text encoder's transformer in another dtype than the fp32 its caller names; the caller casts the result."""
-    options["dtype"] = faster
-    return stock(*arguments, embeds=None if embeds is None else embeds.to(faster), **options)
+    call = Call(_TRANSFORMER, arguments, keywords)
+    if call.get("dtype") is None:  # the caller names none: nothing is known of what it does with the result
+        return call.on(stock)
+    embeds = call.get("embeds")
+    faster_embeds = {} if embeds is None else {"embeds": embeds.to(faster)}
+    return call.changed(dtype=faster, **faster_embeds).on(stock)
 
 
 def use_on_vae(vae: Any, plan: CpuPlan, *, owned: bool) -> None:
@@ -140,7 +148,8 @@ def use_on_vae(vae: Any, plan: CpuPlan, *, owned: bool) -> None:
     _use_on_patcher(vae.patcher, plan)
     for name, module in vae.first_stage_model.named_modules():
         if isinstance(module, AttnBlock):
-            vae.patcher.add_object_patch(f"{name}.optimized_attention", functools.partial(picture_attention, plan))
+            stand_in = StandIn(stock_vae_attention(), picture_attention, plan)
+            vae.patcher.add_object_patch(f"{name}.optimized_attention", stand_in)
     if owned and plan.channels_last:
         channels_last(vae.first_stage_model)
 
@@ -157,17 +166,12 @@ def use_on_controlnet(control: Any, plan: CpuPlan) -> None:
 
 
 def _use_on_patcher(patcher: Any, plan: CpuPlan) -> None:
-    for name, forward in fast_linears(patcher.model, plan):
-        patcher.add_object_patch(name, functools.partial(_interruptible, forward))
+    for name, stand_in in fast_linears(patcher.model, plan, _stop_if_asked):
+        patcher.add_object_patch(name, stand_in)
     for name, module in patcher.model.named_modules():
         if isinstance(module, (PictureUpsample, LatentUpsample)):
-            patcher.add_object_patch(f"{name}.forward", functools.partial(_upsample, module, stock_forward(module)))
-
-
-def _interruptible(forward: Any, given: torch.Tensor) -> Any:
-    """A stand-in's forward after what the host's own layers do first."""
-    _stop_if_asked()
-    return forward(given)
+            stand_in = StandIn(stock_forward(module), _upsample, module, before=_stop_if_asked)
+            patcher.add_object_patch(f"{name}.forward", stand_in)
 
 
 def _stop_if_asked() -> None:
@@ -176,16 +180,9 @@ def _stop_if_asked() -> None:
         comfy.ops.run_every_op()
 
 
-def _upsample(module: Any, stock: Any, given: torch.Tensor, *arguments: Any, **keywords: Any) -> Any:
-    """The forward of ComfyUI's up-sampling layers (VAE and UNet), cheaper where it doubles and convolves.
-
-    What else a host asks of them, in whatever place or by whatever name, only the stock forward knows how to do.
-    """
-    _stop_if_asked()
-    others = [*arguments, *(value for name, value in keywords.items() if name != "output_shape")]
-    plain = all(value is None for value in others) and _doubles(module, given, keywords.get("output_shape"))
-    fast = fast_upsampling(getattr(module, "conv", None), given) if plain else None
-    return stock(given, *arguments, **keywords) if fast is None else fast
+def _upsample(module: Any, given: torch.Tensor, *, output_shape: Any = None) -> torch.Tensor | None:
+    """The forward of ComfyUI's up-sampling layers (VAE and UNet), cheaper where it doubles and convolves."""
+    return fast_upsampling(getattr(module, "conv", None), given) if _doubles(module, given, output_shape) else None
 
 
 def _doubles(module: Any, given: torch.Tensor, output_shape: Any) -> bool:
@@ -198,7 +195,8 @@ def _replace_attention_modules(patcher: Any, plan: CpuPlan) -> None:
     """For hosts and models that pass no options down to their attention layers: replaces the layers' forwards."""
     for name, module in patcher.model.named_modules():
         if isinstance(module, host_attention.CrossAttention):
-            patcher.add_object_patch(f"{name}.forward", functools.partial(_cross_attention, module, plan))
+            stand_in = StandIn(stock_forward(module), _cross_attention, module, plan, hints=HINTS)
+            patcher.add_object_patch(f"{name}.forward", stand_in)
 
 
 def _cross_attention(
@@ -208,7 +206,6 @@ def _cross_attention(
     context: torch.Tensor | None = None,
     value: torch.Tensor | None = None,
     mask: torch.Tensor | None = None,
-    transformer_options: Any = None,
 ) -> Any:
     """The forward of ComfyUI's CrossAttention with another attention function."""
     context = x if context is None else context

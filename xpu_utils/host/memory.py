@@ -11,6 +11,7 @@ from typing import Any
 import comfy.model_management as model_management
 import torch
 
+from ..calls import StandIn
 from ..machine.devices import Device
 from ..memory.free import read_memory
 from ..recovery.faults import first_line
@@ -63,19 +64,18 @@ def _why_stand_down(stock: Any, devices: Mapping[torch.device, Device]) -> str:
 
 
 def _truthful(stock: Callable[..., Any], devices: Mapping[torch.device, Device]) -> Callable[..., Any]:
-    @functools.wraps(stock)
-    def get_free_memory(dev: Any = None, torch_free_too: bool = False, **keywords: Any) -> Any:
+    def get_free_memory(dev: Any = None, torch_free_too: bool = False) -> Any:
         wanted = model_management.get_torch_device() if dev is None else dev
         device = devices.get(_with_index(wanted))
         if device is None:
-            return stock(dev, torch_free_too, **keywords)
+            return None
         try:
             memory = read_memory(device)
         except Unavailable:
-            return stock(dev, torch_free_too, **keywords)
+            return None
         return (memory.free_bytes, memory.cached_bytes) if torch_free_too else memory.free_bytes
 
-    return get_free_memory
+    return functools.wraps(stock)(StandIn(stock, get_free_memory))
 
 
 def _with_index(device: Any) -> Any:

@@ -18,6 +18,7 @@ import comfy.utils
 import torch
 from comfy.patcher_extension import CallbacksMP, PatcherInjection
 
+from ..calls import Call
 from ..recovery.faults import lost_devices
 from ..residency import AUTO, resident_share
 from ..streaming.leaves import collect_leaves
@@ -33,6 +34,11 @@ ATTACHMENT = "xpu_nodes.streaming"
 """Key of the attachment, the injection and the callback on a patcher."""
 
 HOST = torch.device("cpu")
+
+_LOAD = ("device_to", "lowvram_model_memory", "force_patch_weights", "full_load")
+_PATCH = ("key", "device_to")
+_UNLOAD = ("device_to", "memory_to_free")
+"""The first parameters of the host's methods."""
 
 _lessons: dict[tuple[object, ...], Lesson] = {}
 """What streams have learnt in this process, by device and by names and sizes of the leaves: a few KB each."""
@@ -96,6 +102,8 @@ def _obstacle(model: Any, share: float | None) -> str:
         return "another node has replaced the diffusion model (compiled it, say)"
     if is_dynamic(model) and share is None:
         return "this ComfyUI streams weights by itself on this device"
+    if is_dynamic(model) and getattr(model, "cached_patcher_init", None) is None:
+        return "this ComfyUI streams weights by itself on this device, and cannot load this model another way"
     return ""
 
 
@@ -188,22 +196,26 @@ def _move_others(model: torch.nn.Module, streamed: set[torch.nn.Module], device:
 class StreamingPatcher:
     """Mixed into a patcher's class by `attach`: what ComfyUI's memory management asks, answered by the stream."""
 
-    def load(
-        self: Any,
-        device_to: Any = None,
-        lowvram_model_memory: float = 0,
-        force_patch_weights: bool = False,
-        full_load: bool = False,
-        **keywords: Any,
-    ) -> None:
+    def clone(self: Any, *arguments: Any, **keywords: Any) -> Any:
+        """ComfyUI's or another pack's clone, which streams as well; over weights of its own it has its own stream."""
+        copy = super().clone(*arguments, **keywords)  # type: ignore[misc]
+        if type(copy) in type(self).__mro__:  # packs whose `clone` sets the class (GGUF) know nothing of ours
+            copy.__class__ = type(self)
+        if copy.model is not self.model:
+            copy.set_attachments(ATTACHMENT, _Session(self.get_attachment(ATTACHMENT).share))
+        return copy
+
+    def load(self: Any, *arguments: Any, **keywords: Any) -> None:
         """Loads all weights as ComfyUI does if they fit, else opens the stream."""
+        call, stock_load = Call(_LOAD, arguments, keywords), super().load  # type: ignore[misc]
+        device_to, lowvram_model_memory = call.get("device_to"), call.get("lowvram_model_memory", 0)
+        force_patch_weights, full_load = call.get("force_patch_weights", False), call.get("full_load", False)
         session = self.get_attachment(ATTACHMENT)
         session.owner = weakref.ref(self)
-        stock_load = functools.partial(super().load, **keywords)  # type: ignore[misc]
         available_bytes = float("inf") if full_load else lowvram_model_memory
         if device_to.type == "cpu" or session.fits(self.model_size(), available_bytes):
             session.close()
-            stock_load(device_to, lowvram_model_memory, force_patch_weights, True)
+            call.changed(full_load=True).on(stock_load)
             return
         unchanged = self.model.current_weight_patches_uuid == self.patches_uuid and not force_patch_weights
         if session.stream is not None and unchanged:
@@ -213,14 +225,14 @@ class StreamingPatcher:
         else:
             session.close()
             with _loading_to_host(self, session, device_to):
-                stock_load(HOST, 0, force_patch_weights, True)
+                call.changed(device_to=HOST, lowvram_model_memory=0, full_load=True).on(stock_load)
             try:
                 session.open(self, device_to, available_bytes)
             except PinnedMemoryError as error:
                 hooks.record(HOOK, hooks.State.STOOD_DOWN, str(error))
                 self.unpatch_model(HOST, unpatch_weights=True)
                 self.patch_model(load_weights=False)
-                stock_load(device_to, lowvram_model_memory, force_patch_weights, full_load)
+                call.on(stock_load)
                 return
             for callback in self.get_all_callbacks(CallbacksMP.ON_LOAD):
                 callback(self, device_to, lowvram_model_memory, force_patch_weights, full_load)
@@ -229,23 +241,26 @@ class StreamingPatcher:
         self.model.model_loaded_weight_memory = session.device_bytes
         logging.info("XPU Nodes: %s", _summary(self, session))
 
-    def patch_weight_to_device(self: Any, key: str, device_to: Any = None, **keywords: Any) -> Any:
+    def patch_weight_to_device(self: Any, *arguments: Any, **keywords: Any) -> Any:
         """Applies a weight's patches; while loading to the host, on the device all the same, as a full load does."""
         session = self.get_attachment(ATTACHMENT)
         stock_patch = super().patch_weight_to_device  # type: ignore[misc]
+        call = Call(_PATCH, arguments, keywords)
+        key = call.get("key")
         if session.patching_device is None or key not in self.patches:
-            return stock_patch(key, device_to=device_to, **keywords)
-        result = stock_patch(key, device_to=session.patching_device, **keywords)
+            return call.on(stock_patch)
+        result = call.changed(device_to=session.patching_device).on(stock_patch)
         comfy.utils.set_attr_param(self.model, key, comfy.utils.get_attr(self.model, key).to(HOST))
         return result
 
-    def partially_unload(self: Any, device_to: Any, memory_to_free: float = 0, **keywords: Any) -> int:
+    def partially_unload(self: Any, *arguments: Any, **keywords: Any) -> int:
         """Gives back resident weights; the stream carries on with less."""
         stream = self.get_attachment(ATTACHMENT).stream
+        call = Call(_UNLOAD, arguments, keywords)
         if stream is None:
-            return int(super().partially_unload(device_to, memory_to_free, **keywords))  # type: ignore[misc]
+            return int(call.on(super().partially_unload))  # type: ignore[misc]
         held_bytes = stream.resident_bytes if stream.settled else stream.budget_bytes
-        freed_bytes = stream.set_budget(int(held_bytes - memory_to_free))
+        freed_bytes = stream.set_budget(int(held_bytes - call.get("memory_to_free", 0)))
         self.model.model_loaded_weight_memory = self.get_attachment(ATTACHMENT).device_bytes
         return int(freed_bytes)
 
@@ -268,14 +283,14 @@ def _loading_to_host(model: Any, session: _Session, device: torch.device) -> Ite
             model.callbacks[CallbacksMP.ON_LOAD] = told
 
 
-def _inject(model: Any) -> None:
+def _inject(model: Any, *_: Any) -> None:
     stream = model.get_attachment(ATTACHMENT).stream
     if stream is not None:
         keys = {key for patches in model.hook_patches.values() for key in patches}
         stream.install(refresh={key.removeprefix("diffusion_model.").rpartition(".")[0] for key in keys})
 
 
-def _eject(model: Any) -> None:
+def _eject(model: Any, *_: Any) -> None:
     session = model.get_attachment(ATTACHMENT)
     stream = session.stream
     if stream is not None and session.may_be_closed_by(model):
@@ -284,7 +299,7 @@ def _eject(model: Any) -> None:
         stream.remove()
 
 
-def _detached(model: Any, unpatch_all: bool) -> None:
+def _detached(model: Any, unpatch_all: bool, *_: Any) -> None:
     """Whoever loads the weights next finds them as they were, wherever that is."""
     session = model.get_attachment(ATTACHMENT)
     if session.stream is None or not session.may_be_closed_by(model):

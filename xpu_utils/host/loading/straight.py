@@ -24,6 +24,7 @@ import comfy.utils
 import torch
 from torch.overrides import TorchFunctionMode
 
+from ...calls import Call
 from ...weights.check import SAFETENSORS_SUFFIXES, tensors_in
 from ...weights.fill import fill
 from ...weights.header import LoadError, entries
@@ -118,8 +119,8 @@ def _told_of_files(reading: Reading) -> Iterator[None]:
     stock, thread = comfy.utils.load_torch_file, threading.get_ident()
 
     @functools.wraps(stock)
-    def load_torch_file(ckpt: Any, *arguments: Any, **keywords: Any) -> Any:
-        answer = stock(ckpt, *arguments, **keywords)
+    def load_torch_file(*arguments: Any, **keywords: Any) -> Any:
+        ckpt, answer = Call(("ckpt",), arguments, keywords).get("ckpt"), stock(*arguments, **keywords)
         if threading.get_ident() == thread and str(ckpt).lower().endswith(SAFETENSORS_SUFFIXES):
             reading.note(Path(ckpt), answer[0] if isinstance(answer, tuple) else answer)
         return answer

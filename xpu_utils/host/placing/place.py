@@ -202,7 +202,7 @@ def _why_not_bridged(control: Any) -> str:
     return ""
 
 
-def _bridged(module: Any, stock: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
+def _bridged(module: Any, stock: Callable[..., Any], /, *arguments: Any, **keywords: Any) -> Any:
     """A module's forward with inputs from any device, and the answer on the device of its first tensor input."""
     origin = next(value.device for value in (*arguments, *keywords.values()) if isinstance(value, torch.Tensor))
     home = module.device  # kept by the patcher: where it loaded the weights to

@@ -41,7 +41,7 @@ def set_placement(patcher: Any, placement: Placement) -> None:
     """Gives a patcher its placement, and has it and its later clones led around devices that get lost."""
     patcher.set_attachments(PLACEMENT, placement)
     patcher.remove_callbacks_with_key(CallbacksMP.ON_CLONE, PLACEMENT)
-    patcher.add_callback_with_key(CallbacksMP.ON_CLONE, PLACEMENT, lambda original, clone: _placed.add(clone))
+    patcher.add_callback_with_key(CallbacksMP.ON_CLONE, PLACEMENT, lambda original, clone, *_: _placed.add(clone))
     _placed.add(patcher)
 
 
@@ -128,8 +128,8 @@ def _default_to_a_living_device() -> None:
         return
 
     @functools.wraps(stock)
-    def get_torch_device() -> torch.device:
-        device = stock()
+    def get_torch_device(*arguments: Any, **keywords: Any) -> torch.device:
+        device = stock(*arguments, **keywords)
         return host_inventory().best.torch_device if is_lost(device) else device
 
     get_torch_device.xpu_nodes = True  # type: ignore[attr-defined]

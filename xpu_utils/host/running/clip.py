@@ -40,7 +40,7 @@ class PlacedCLIP(comfy.sd.CLIP):
     def encode_from_tokens_scheduled(self, *arguments: Any, **keywords: Any) -> Any:
         return self._carried(super().encode_from_tokens_scheduled, *arguments, **keywords)
 
-    def _carried(self, encode: Any, *arguments: Any, **keywords: Any) -> Any:
+    def _carried(self, encode: Any, /, *arguments: Any, **keywords: Any) -> Any:
         """Encodes on the ladder, unless a call that is on it already asks."""
         if self._encoding:
             return encode(*arguments, **keywords)

@@ -19,6 +19,7 @@ import comfy.samplers
 import torch
 from comfy.patcher_extension import WrappersMP
 
+from ...calls import Call
 from ...cpu.threads import HostThreads
 from ...precision import name_of
 from ...recovery.faults import NotFiniteError
@@ -39,6 +40,11 @@ WRAPPER = "xpu_nodes.model_call"
 HOOK = "model calls"
 
 STAGE = "sample"
+
+_SAMPLE = ("model_wrap", "sigmas", "extra_args", "callback", "noise", "latent_image", "denoise_mask")
+_LATENTS = ("noise", "latent_image", "denoise_mask")
+_COND_BATCH = ("model", "conds", "x_in", "timestep", "model_options")
+"""The parameters of the host's functions."""
 
 _run: contextvars.ContextVar[SamplingRun | None] = contextvars.ContextVar("xpu_nodes_sampling_run", default=None)
 
@@ -67,39 +73,28 @@ def _outer_sample(executor: Callable[..., Any], *arguments: Any, **keywords: Any
         run.restore()
 
 
-def _sampler_sample(
-    executor: Callable[..., Any],
-    guider: Any,
-    sigmas: torch.Tensor,
-    extra_args: dict[str, Any],
-    callback: Any,
-    noise: torch.Tensor,
-    latent_image: torch.Tensor | None = None,
-    denoise_mask: torch.Tensor | None = None,
-    *rest: Any,
-    **keywords: Any,
-) -> Any:
-    run = _run.get()
+def _sampler_sample(executor: Callable[..., Any], /, *arguments: Any, **keywords: Any) -> Any:
+    call, run = Call(_SAMPLE, arguments, keywords), _run.get()
+    guider = call.get("model_wrap")
     if run is None or run.guider is not guider:
-        return executor(guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, *rest, **keywords)
+        return call.on(executor)
     guider.conds = moved(guider.conds, HOST)
-    options = extra_args.get("model_options", {}).get("transformer_options", {})
+    given = call.given()
+    run.sigmas = given["sigmas"].to(HOST)
+    options = given["extra_args"].get("model_options", {}).get("transformer_options", {})
     if "sample_sigmas" in options:
-        options["sample_sigmas"] = sigmas.to(HOST)
-    run.sigmas = sigmas.to(HOST)
+        options["sample_sigmas"] = run.sigmas
     run.keep_schedule_on_host()
-    on_host = [None if value is None else value.to(HOST) for value in (noise, latent_image, denoise_mask)]
+    on_host = {name: given[name].to(HOST) for name in _LATENTS if given.get(name) is not None}
     with run.threads_between_calls():
-        return executor(guider, run.sigmas, extra_args, callback, *on_host, *rest, **keywords)
+        return call.changed(sigmas=run.sigmas, **on_host).on(executor)
 
 
-def _calc_cond_batch(
-    executor: Callable[..., Any], model: Any, conds: list[Any], x: torch.Tensor, timestep: torch.Tensor, options: Any
-) -> Any:
-    run = _run.get()
-    if run is None or run.patcher.model is not model or run.sigmas is None:
-        return executor(model, conds, x, timestep, options)
-    return run.call(executor, conds, x, timestep, options)
+def _calc_cond_batch(executor: Callable[..., Any], /, *arguments: Any, **keywords: Any) -> Any:
+    call, run = Call(_COND_BATCH, arguments, keywords), _run.get()
+    if run is None or run.patcher.model is not call.get("model") or run.sigmas is None:
+        return call.on(executor)
+    return run.call(executor, call)
 
 
 class SamplingRun:
@@ -175,10 +170,9 @@ class SamplingRun:
         on_host = self.patcher.load_device == HOST or not self._loaded
         return self._threads.all() if on_host and self._threads is not None else contextlib.nullcontext()
 
-    def call(
-        self, executor: Callable[..., Any], conds: list[Any], x: torch.Tensor, timestep: torch.Tensor, options: Any
-    ) -> list[torch.Tensor]:
+    def call(self, executor: Callable[..., Any], call: Call) -> list[torch.Tensor]:
         """Answers the denoised latents of each condition, on the host."""
+        conds, x, timestep = (call.get(name) for name in ("conds", "x_in", "timestep"))
         actions: dict[Rung, RungAction] = {
             Rung.FREE: self._free,
             Rung.ATTENTION: self._smaller_attention,
@@ -194,7 +188,7 @@ class SamplingRun:
             with self._threads_within_a_call():
                 if not self._loaded:
                     self._load()
-                answers = self._on_device(executor, conds, x, timestep, options)
+                answers = self._on_device(executor, call)
             self._check_finite(answers, x, conds, step)
             return answers
 
@@ -212,16 +206,17 @@ class SamplingRun:
                 unload(self.patcher)
             raise
 
-    def _on_device(
-        self, executor: Callable[..., Any], conds: list[Any], x: torch.Tensor, timestep: torch.Tensor, options: Any
-    ) -> list[torch.Tensor]:
+    def _on_device(self, executor: Callable[..., Any], call: Call) -> list[torch.Tensor]:
         device = self.patcher.load_device
-        model = self.patcher.model
-        there = [self._conditions.on(cond, device) for cond in conds]
-        options = self._options_on(options, device)
-        x, timestep = x.to(device), timestep.to(device)
-        with _one_condition_a_batch(model) if self._split else contextlib.nullcontext():
-            answers = executor(model, there, x, timestep, options)
+        options = self._options_on(call.get("model_options"), device)
+        there = call.changed(
+            conds=[self._conditions.on(cond, device) for cond in call.get("conds")],
+            x_in=call.get("x_in").to(device),
+            timestep=call.get("timestep").to(device),
+            model_options=options,
+        )
+        with _one_condition_a_batch(self.patcher.model) if self._split else contextlib.nullcontext():
+            answers = there.on(executor)
         bring_records_to_host(options)
         return [answer.to(HOST) for answer in answers]
 

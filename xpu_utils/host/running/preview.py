@@ -9,6 +9,7 @@ from typing import Any
 import latent_preview
 import torch
 
+from ...calls import Call
 from ...recovery.faults import FaultKind
 from ...recovery.ladder import Failure
 from ..hooks import State, record, switched_off
@@ -28,8 +29,9 @@ def apply_preview_hook() -> None:
         return
 
     @functools.wraps(stock)
-    def get_previewer(device: Any, *arguments: Any, **keywords: Any) -> Any:
-        previewer = stock(device, *arguments, **keywords)
+    def get_previewer(*arguments: Any, **keywords: Any) -> Any:
+        call = Call(("device",), arguments, keywords)
+        previewer, device = call.on(stock), call.get("device")
         if hasattr(previewer, "decode_latent_to_preview_image"):
             previewer.decode_latent_to_preview_image = _Decoder(previewer.decode_latent_to_preview_image, device)
         return previewer
@@ -51,13 +53,13 @@ class _Decoder:
         self._device = device
         self._failed = False
 
-    def __call__(self, preview_format: Any, latent: torch.Tensor) -> Any:
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
         """The picture of a latent; None, which leaves ComfyUI the progress bar, once decoding has failed."""
         if self._failed:
             return None
         try:
-            there = latent.to(self._device) if latent.device == HOST else latent
-            return self._stock(preview_format, there)
+            there = [self._moved(value) for value in arguments]
+            return self._stock(*there, **{name: self._moved(value) for name, value in keywords.items()})
         except STOPS:
             raise
         except Exception as error:
@@ -72,3 +74,6 @@ class _Decoder:
             failure.message,
         )
         return None
+
+    def _moved(self, value: Any) -> Any:
+        return value.to(self._device) if isinstance(value, torch.Tensor) and value.device == HOST else value

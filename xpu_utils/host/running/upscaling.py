@@ -140,9 +140,9 @@ class PlacedUpscaler:
         converted = dtype not in (None, model.dtype) or cpu_engine.plan_for(placement) is not None
         return cls(copy.deepcopy(model) if converted else model, placement)
 
-    def to(self, device: Any = None, **keywords: Any) -> PlacedUpscaler:
+    def to(self, *arguments: Any, **keywords: Any) -> PlacedUpscaler:
         """Ends work where the device is the CPU."""
-        if str(device) == "cpu":
+        if "cpu" in map(str, (*arguments, *keywords.values())):
             self.end()
         return self
 
@@ -155,7 +155,7 @@ class PlacedUpscaler:
         self._recovery = self._format = None
         unload(self.patcher)
 
-    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+    def __call__(self, image: torch.Tensor, *arguments: Any, **keywords: Any) -> torch.Tensor:
         """Upscales a batch of images (N, 3, H, W) in 0..1.
 
         Raises:
@@ -168,7 +168,7 @@ class PlacedUpscaler:
 
         def attempt() -> torch.Tensor:
             try:
-                return self._upscale(image)
+                return self._upscale(image, *arguments, **keywords)
             except RuntimeError as error:
                 failure = Failure.of(error)
             if failure.kind in _WANT_OF_MEMORY and max(image.shape[-2:]) > SMALLEST_TILE_PIXELS:
@@ -178,12 +178,12 @@ class PlacedUpscaler:
         rungs = {Rung.FP32: self._compute_in_fp32}
         return self._recovery.carry_on(attempt, rungs, passing=(*STOPS, _SmallerTile))
 
-    def _upscale(self, image: torch.Tensor) -> torch.Tensor:
+    def _upscale(self, image: torch.Tensor, *arguments: Any, **keywords: Any) -> torch.Tensor:
         device = self.patcher.load_device
         if device == HOST and self.placement.carried_over:
             self._use_cpu_engine()
         model_management.load_models_gpu([self.patcher], memory_required=TILE_BYTES)
-        answer = self._model(image.to(device, self._model.dtype))
+        answer = self._model(image.to(device, self._model.dtype), *arguments, **keywords)
         if not bool(torch.isfinite(answer).all()) and bool(torch.isfinite(image).all()):
             raise NotFiniteError("the upscaled tile holds NaN or infinity")
         return answer.to(image.device, image.dtype)

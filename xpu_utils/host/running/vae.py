@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -129,7 +130,7 @@ class PlacedVAE(comfy.sd.VAE):
         def whole() -> torch.Tensor:
             return super(PlacedVAE, self).decode(samples_in, *arguments, **options)
 
-        if not self._has_tiles(samples_in.ndim - 2):
+        if arguments or options or not self._has_tiles(samples_in.ndim - 2):  # tiles know only of the latent
             return whole()
         ratio = self.spacial_compression_decode()
         frames = samples_in.shape[2] if samples_in.ndim == 5 else None
@@ -150,7 +151,7 @@ class PlacedVAE(comfy.sd.VAE):
         def whole() -> torch.Tensor:
             return super(PlacedVAE, self).encode(pixel_samples, *arguments, **options)
 
-        if not self._has_tiles(self.latent_dim) or pixel_samples.ndim != 4:
+        if arguments or options or not self._has_tiles(self.latent_dim) or pixel_samples.ndim != 4:
             return whole()
         pictures, height, width, channels = pixel_samples.shape
         shape: tuple[int, ...] = (pictures, channels, height, width)
@@ -230,33 +231,28 @@ class PlacedVAE(comfy.sd.VAE):
         self._leave_the_choice_of_tiles()
         return super().encode_tiled_(*arguments, **options)
 
-    def decode_tiled_3d(
-        self,
-        samples: torch.Tensor,
-        tile_t: int = 999,
-        tile_x: int = 32,
-        tile_y: int = 32,
-        overlap: tuple[int, int, int] = (1, 8, 8),
-    ) -> torch.Tensor:
+    def decode_tiled_3d(self, *arguments: Any, **keywords: Any) -> torch.Tensor:
         """ComfyUI's, with a progress bar."""
         self._leave_the_choice_of_tiles()
-        tile = (tile_t, tile_x, tile_y)
-        with _progress(self.first_stage_model, "decode", samples.shape, tile, overlap):
-            return super().decode_tiled_3d(samples, *tile, overlap)
+        stock = super().decode_tiled_3d
+        with _progress(self.first_stage_model, "decode", _tiles(stock, *arguments, **keywords)):
+            return stock(*arguments, **keywords)
 
-    def encode_tiled_3d(
-        self,
-        samples: torch.Tensor,
-        tile_t: int = 9999,
-        tile_x: int = 512,
-        tile_y: int = 512,
-        overlap: tuple[int, int, int] = (1, 64, 64),
-    ) -> torch.Tensor:
+    def encode_tiled_3d(self, *arguments: Any, **keywords: Any) -> torch.Tensor:
         """ComfyUI's, with a progress bar."""
         self._leave_the_choice_of_tiles()
-        tile = (tile_t, tile_x, tile_y)
-        with _progress(self.first_stage_model, "encode", samples.shape, tile, overlap):
-            return super().encode_tiled_3d(samples, *tile, overlap)
+        stock = super().encode_tiled_3d
+        with _progress(self.first_stage_model, "encode", _tiles(stock, *arguments, **keywords)):
+            return stock(*arguments, **keywords)
+
+    def _decode_tiled_owned(self, *arguments: Any, **keywords: Any) -> torch.Tensor:
+        """Newer hosts' way for models that lay tiles themselves."""
+        self._leave_the_choice_of_tiles()
+        return super()._decode_tiled_owned(*arguments, **keywords)
+
+    def _encode_tiled_owned(self, *arguments: Any, **keywords: Any) -> torch.Tensor:
+        self._leave_the_choice_of_tiles()
+        return super()._encode_tiled_owned(*arguments, **keywords)
 
     def _leave_the_choice_of_tiles(self) -> None:
         """Ends ComfyUI's own retry after a failure of the whole: its tiles have one size, whatever is free."""
@@ -291,16 +287,24 @@ def _memory(device: torch.device) -> Memory:
     return Memory(model_management.get_free_memory(device), limit)
 
 
+def _tiles(stock: Callable[..., Any], *arguments: Any, **keywords: Any) -> int:
+    """How many tiles one of the host's functions in space and time lays, when it is called so."""
+    bound = inspect.signature(stock).bind(*arguments, **keywords)
+    bound.apply_defaults()
+    asked = bound.arguments
+    shape = next(iter(asked.values())).shape
+    tile = (asked["tile_t"], asked["tile_x"], asked["tile_y"])
+    return int(shape[0] * math.prod(map(_positions, shape[2:], tile, asked["overlap"])))
+
+
 @contextlib.contextmanager
-def _progress(
-    model: Any, method: str, shape: Sequence[int], tile: Sequence[int], overlap: Sequence[int]
-) -> Iterator[None]:
+def _progress(model: Any, method: str, tiles: int) -> Iterator[None]:
     """Counts the calls of a model's method in the block, one for each tile."""
-    bar = comfy.utils.ProgressBar(shape[0] * math.prod(map(_positions, shape[2:], tile, overlap)))
+    bar = comfy.utils.ProgressBar(tiles)
     stock, of_instance = getattr(model, method), method in vars(model)
 
-    def counted(*arguments: Any) -> Any:
-        result = stock(*arguments)
+    def counted(*arguments: Any, **keywords: Any) -> Any:
+        result = stock(*arguments, **keywords)
         bar.update(1)
         return result
 
