@@ -3,11 +3,10 @@ ComfyUI's own sampler."""
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -16,6 +15,7 @@ import comfy.model_patcher
 import comfy.samplers
 import comfy.supported_models
 import torch
+from comfy.ldm.flux.model import FluxParams
 
 from xpu_utils.host.inventory import placement_for
 from xpu_utils.host.placing.place import place_model
@@ -89,6 +89,7 @@ _FLUX = {
     "theta": 10000,
     "qkv_bias": True,
     "guidance_embed": True,
+    "txt_ids_dims": [],
 }
 _FP8 = torch.float8_e4m3fn
 
@@ -102,12 +103,20 @@ SHAPES = {
 
 def build(shape: Shape, device: torch.device, *, seed: int = 0) -> Any:
     """A patcher around a model of random weights, on the host, that loads to the device."""
-    config = getattr(comfy.supported_models, shape.family)(dict(shape.config))
+    config = getattr(comfy.supported_models, shape.family)(_known(shape.config))
     cast = None if shape.weight_dtype == shape.compute_dtype else shape.compute_dtype
     config.set_inference_dtype(shape.weight_dtype, cast)
     model = config.get_model({}, device=HOST)
     _fill(model.diffusion_model, device, seed)
     return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=HOST)
+
+
+def _known(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration without the parameters that this host's networks do not have yet."""
+    if config.get("image_model") != "flux":
+        return dict(config)
+    parameters = {field.name for field in dataclasses.fields(FluxParams)}
+    return {name: value for name, value in config.items() if name == "image_model" or name in parameters}
 
 
 def _fill(module: torch.nn.Module, device: torch.device, seed: int) -> None:
@@ -257,8 +266,7 @@ def measure(shape: Shape, device: torch.device, *, steps: int, rounds: int) -> t
 
     ComfyUI's variants have a model of their own: ours moves its weights to page-locked memory for good.
     """
-    core = build(shape, device)
-    ours = comfy.model_patcher.ModelPatcher(copy.deepcopy(core.model), load_device=device, offload_device=HOST)
+    core, ours = build(shape, device), build(shape, device)
     placement = placement_for(str(device), "auto")
     patchers = {
         variant: core if variant.resident is None else place_model(ours, placement, resident=variant.resident)[0]

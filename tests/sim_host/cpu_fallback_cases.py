@@ -29,7 +29,7 @@ from xpu_utils.host.inventory import placement_for
 from xpu_utils.host.placing.place import place_clip, place_controlnet, place_model, place_vae
 from xpu_utils.host.recovery.lost import lose_dead, placement_of
 from xpu_utils.host.recovery.rungs import RAN
-from xpu_utils.host.recovery.weights import remember
+from xpu_utils.host.recovery.weights import SOURCE, WeightSource
 from xpu_utils.host.running.cpu_controls import ControlsOnCpu
 from xpu_utils.host.running.upscaling import PlacedUpscaler, upscale
 from xpu_utils.recovery.faults import lost_devices
@@ -268,8 +268,9 @@ def case_zz_lost() -> Any:
 
 def _remembered(patcher: Any) -> Any:
     """The patcher, whose weights can be had again although no file is known."""
-    copied = copy.deepcopy(patcher.model)
-    remember(patcher, "a test's copy", lambda: copied)
+    tensors = [*patcher.model.named_parameters(), *patcher.model.named_buffers()]
+    kept = {name: tensor.detach().clone() for name, tensor in tensors}
+    patcher.set_attachments(SOURCE, WeightSource("a test's copy", lambda: kept))
     return patcher
 
 

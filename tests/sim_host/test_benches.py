@@ -36,6 +36,11 @@ def test_every_way_of_streaming_gives_the_same_latent(found: Any) -> None:
     assert all(figures["equal"] for figures in report["figures"])
 
 
+def test_flux_is_built_on_hosts_that_ask_for_more_of_it_and_for_less(found: Any) -> None:
+    assert found["a_small_flux"]["finite"]
+    assert found["a_small_flux"]["spread"] > 0.1
+
+
 def test_every_way_of_loading_gives_the_same_weights(found: Any) -> None:
     told = found["load"]
     assert told["code"] == 0

@@ -38,6 +38,19 @@ def test_what_fits_is_the_host_s_bit_for_bit(found: Any, case: str) -> None:
     assert whole["spread"] > 0.01, "a constant result would equal anything"
 
 
+def test_where_the_model_lays_its_own_tiles_their_size_is_chosen_here_all_the_same(found: Any) -> None:
+    told = found["tiles_that_the_model_lays"]
+    assert told["shape"]
+    assert told["tile"] is not None
+    assert told["why"] == "because the whole ran out of memory"
+
+
+def test_the_host_notes_the_formats_that_weights_have(found: Any) -> None:
+    told = found["formats_that_the_host_notes"]
+    assert len(told["while"]) == 2, "in bf16, and in fp32 after NaN"
+    assert [told["placed"], *told["while"], told["after"]] == [[], [], [], []]
+
+
 @pytest.mark.parametrize(
     ("case", "side", "largest_difference", "mean_difference"),
     [

@@ -155,7 +155,8 @@ def _video(vae: Any) -> torch.Tensor:
 
 
 def case_video_in_space() -> Any:
-    return _whole_and_tiled("wan", _video, 1000 * MIB)
+    needed_bytes = _vae("wan").memory_used_decode((1, 16, 3, SIDE // 8, SIDE // 8), torch.float32)
+    return _whole_and_tiled("wan", _video, int(0.57 * needed_bytes))
 
 
 def case_video_encode() -> Any:
@@ -183,6 +184,52 @@ def case_video_in_time() -> Any:
     finally:
         comfy.utils.ProgressBar = stock
     return {**result, "progress": [(bar.current, bar.total) for bar in bars]}
+
+
+def case_tiles_that_the_model_lays() -> Any:
+    """A VAE that newer hosts let cut its input by itself, and that runs out of memory twice."""
+    _with_total(PLENTY_BYTES)
+    expected, vae = _video(_vae("wan")), _placed("wan")
+    vae.handles_tiling = True
+    vae.first_stage_model.decode_tiled = lambda latent, **tiles: vae.first_stage_model.decode(latent)
+    simulation = xpu_sim.current()
+    simulation.set_faults([xpu_sim.Fault(operator="convolution", kind="out_of_memory", nth=9, times=2)])
+    try:
+        return _compared(vae, _video, expected)
+    finally:
+        simulation.clear_faults()
+        del vae.first_stage_model.decode_tiled
+
+
+def case_formats_that_the_host_notes() -> Any:
+    """The dtypes that newer hosts noted of weights, where they are not the weights' own: placed, and after a fault."""
+    _with_total(PLENTY_BYTES)
+    vae, _ = place_vae(_vae("kl"), placement_for("xpu:0", "bf16"))
+    found = {"placed": _noted_wrongly(vae.first_stage_model)}
+    simulation = xpu_sim.current()
+    simulation.set_faults([xpu_sim.Fault(operator="convolution", kind="nan", nth=9)])
+    stock, seen = vae.first_stage_model.decode, []
+
+    def decode(*arguments: Any, **options: Any) -> Any:
+        seen.append(_noted_wrongly(vae.first_stage_model))
+        return stock(*arguments, **options)
+
+    vae.first_stage_model.decode = decode
+    try:
+        _decode(vae)
+    finally:
+        simulation.clear_faults()
+        del vae.first_stage_model.decode
+    return {**found, "while": seen, "after": _noted_wrongly(vae.first_stage_model)}
+
+
+def _noted_wrongly(network: torch.nn.Module) -> list[str]:
+    return [
+        name
+        for name, module in network.named_modules()
+        for own, parameter in module.named_parameters(recurse=False)
+        if getattr(module, f"{own}_comfy_model_dtype", parameter.dtype) != parameter.dtype
+    ]
 
 
 def case_retries() -> Any:

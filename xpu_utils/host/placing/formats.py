@@ -35,6 +35,12 @@ def set_compute_dtype(model: Any, dtype: torch.dtype | None) -> None:
         model.set_model_compute_dtype(dtype)
 
 
+def note_dtypes(network: torch.nn.Module) -> None:
+    """Has newer hosts, which cast a weight to the dtype that they noted of it, note the one that it has now."""
+    if hasattr(model_management, "archive_model_dtypes"):
+        model_management.archive_model_dtypes(network)
+
+
 class WorkFormat:
     """Another format and other layers for a patcher's model until `restore`, which leaves weights as they were."""
 
@@ -77,6 +83,7 @@ class WorkFormat:
         from_fp32 = self._dtype == torch.float32
         self._conversions.append(convert(self._network, dtype, from_fp32=from_fp32, channels_last=_last(plan)))
         self._name(dtype)
+        note_dtypes(self._network)
 
     def restore(self) -> None:
         """Undoes everything since the first `begin`."""
@@ -88,6 +95,7 @@ class WorkFormat:
             conversion.undo()
         self._conversions.clear()
         self._name(self._dtype)
+        note_dtypes(self._network)
         self._patcher.object_patches, self._patcher.force_cast_weights = self._before
         self._patcher.patches_uuid = uuid.uuid4()
         self._before = None

@@ -26,7 +26,7 @@ from ..running.conditions import moved
 from ..running.model_call import watch
 from ..running.vae import PlacedVAE
 from ..streaming import attach
-from .formats import compute_dtype, set_compute_dtype
+from .formats import compute_dtype, note_dtypes, set_compute_dtype
 
 BRIDGE = "ControlNet bridge"
 
@@ -144,6 +144,7 @@ def place_vae(vae: Any, placement: Placement, *, owned: bool = False) -> tuple[A
             placed.patcher.model = placed.first_stage_model
             placed.patcher.backup, placed.patcher.object_patches_backup = {}, {}  # clones share them, models cannot
         placed.first_stage_model.to(dtype)
+        note_dtypes(placed.first_stage_model)
         placed.vae_dtype = dtype
         placed.patcher.size = 0  # measured again when next asked for
         owned = True

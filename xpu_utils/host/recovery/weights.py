@@ -164,6 +164,8 @@ def _forget_load_state(patcher: Any) -> None:
     """Clears what ComfyUI notes on a model while it is loaded, without touching the lost device."""
     model = patcher.model
     patcher.backup.clear()
+    for newer in ("backup_buffers", "pinned"):
+        getattr(patcher, newer, set()).clear()
     for name, original in list(patcher.object_patches_backup.items()):
         comfy.utils.set_attr(model, name, original)
     patcher.object_patches_backup.clear()
@@ -173,7 +175,7 @@ def _forget_load_state(patcher: Any) -> None:
         if hasattr(module, "comfy_patched_weights"):
             del module.comfy_patched_weights
     model.device = HOST
-    model.model_loaded_weight_memory = 0
+    model.model_loaded_weight_memory = model.model_offload_buffer_memory = 0
     model.model_lowvram = False
     model.lowvram_patch_counter = 0
     model.current_weight_patches_uuid = None
