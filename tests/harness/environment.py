@@ -21,9 +21,11 @@ from packaging.utils import canonicalize_name
 
 from .hosts import CACHE, ROOT, host_path
 
-LEFT_OUT = frozenset({"torch", "torchvision", "torchaudio", "comfyui-workflow-templates"})
+LEFT_OUT = frozenset(
+    {*("torch", "torchvision", "torchaudio"), *("comfyui-workflow-templates", "comfyui-embedded-docs")}
+)
 """Never taken from a host's requirements: PyTorch and what is built for it, which site/ makes fit, and hundreds of
-megabytes of example pictures."""
+megabytes of examples and help pages."""
 
 
 def host_python(host: Path) -> Path:
