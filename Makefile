@@ -7,7 +7,7 @@ READY := .venv/.ready
 # Python with the packages of the ComfyUI at COMFYUI_PATH, or of the registry's HOST_VERSION.
 ON_HOST := $(BIN)/python -m tests.harness.environment
 
-.PHONY: demo test suites prepare lint unit nix sim-tests sim-host sim-faults sim-sampling browser pictures host hosts host-core host-own sim bench-cpu reliability
+.PHONY: demo test suites prepare lint unit nix sim-tests sim-host sim-faults sim-sampling browser front-ends pictures host hosts host-core host-own sim bench-cpu reliability
 demo: $(READY)
 	$(ON_HOST) -m tests.harness.demo --device $(DEVICE)
 
@@ -55,6 +55,10 @@ sim-sampling: $(READY)
 # The panel in a real Chromium.
 browser: $(READY)
 	$(ON_HOST) -m pytest tests/browser
+
+# All of that with every front end that users have, on classic and on Vue nodes: half an hour; prints a table.
+front-ends: $(READY)
+	$(ON_HOST) -m tests.browser.table
 
 # The pictures of the documentation, in docs/images.
 pictures: $(READY)

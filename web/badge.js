@@ -1,41 +1,43 @@
 import { app } from "../../scripts/app.js";
 import { busiest } from "./cards.js";
 import { events, samples, watch } from "./connection.js";
+import { live, TAB_ID } from "./live.js";
 import { memoryShare } from "./memory_bar.js";
-import { TAB_ID } from "./panel.js";
-import { BADGE, setting, settingsChanged } from "./settings.js";
+import { BADGE, setting } from "./settings.js";
 
-const CLASS = "xpu-badge";
-
-/** Front ends before 1.27 have no place for the button: after so many samples without one, none are asked for. */
+/** Focus mode hides the top bar: after so many samples that nobody showed, none are asked for. */
 const PATIENCE_SAMPLES = 10;
 
-/** The button of the top bar; its label is replaced by the figures as they come. */
-export const badgeButton = {
-  icon: "pi pi-microchip",
-  label: "XPU",
-  tooltip: "XPU: memory and load",
-  class: CLASS,
-  onClick: () => app.extensionManager.command.execute(`Workspace.ToggleSidebarTab.${TAB_ID}`),
-};
-
 let unwatch = null;
-let missed = 0;
+let unseen = 0;
 
-/** Begins to show figures, as long as the setting says so. */
-export function startBadge() {
-  events.addEventListener("sample", (event) => show(event.detail));
-  settingsChanged.addEventListener("change", follow);
-  follow();
+/** What the top bar shows of ours. The front end asks again when a sample came or the setting changed, while it shows. */
+export function badgeButtons() {
+  const { sample } = live();
+  const wanted = setting(BADGE);
+  unseen = 0;
+  queueMicrotask(wanted ? startWatching : stopWatching);
+  return wanted ? [button(sample ? badgeText(sample) : "XPU")] : [];
 }
 
-function follow() {
-  const wanted = setting(BADGE);
-  missed = 0;
-  if (wanted) unwatch ??= watch();
-  else stopWatching();
-  document.body.classList.toggle("xpu-no-badge", !wanted);
+/** Begins to hand samples on to the button. */
+export function startBadge() {
+  events.addEventListener("sample", (event) => show(event.detail));
   if (samples.length > 0) show(samples.at(-1));
+}
+
+function button(label) {
+  return {
+    icon: "pi pi-microchip",
+    label,
+    tooltip: label === "XPU" ? "XPU: memory and load" : `XPU: ${label}`,
+    class: "xpu-badge",
+    onClick: () => app.extensionManager.command.execute(`Workspace.ToggleSidebarTab.${TAB_ID}`),
+  };
+}
+
+function startWatching() {
+  unwatch ??= watch();
 }
 
 function stopWatching() {
@@ -44,15 +46,9 @@ function stopWatching() {
 }
 
 function show(sample) {
-  const label = document.querySelector(`.${CLASS} .p-button-label`);
-  if (!label) {
-    missed += 1;
-    if (missed >= PATIENCE_SAMPLES) stopWatching();
-    return;
-  }
-  const text = badgeText(sample);
-  label.textContent = text;
-  label.closest(`.${CLASS}`).setAttribute("aria-label", `XPU: ${text}`);
+  live().sample = sample;
+  unseen += 1;
+  if (unseen >= PATIENCE_SAMPLES) stopWatching();
 }
 
 /** The device with the fullest memory: "xpu:0 42 %, load 97 %". */

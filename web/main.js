@@ -1,8 +1,8 @@
 import { app } from "../../scripts/app.js";
-import { badgeButton, startBadge } from "./badge.js";
+import { badgeButtons, startBadge } from "./badge.js";
 import { connect } from "./connection.js";
 import { addStyle } from "./dom.js";
-import { startNodeBadges } from "./node_badge.js";
+import { addBadges, startNodeBadges } from "./node_badge.js";
 import { restoreResults, startResults } from "./node_results.js";
 import { addText, startTexts } from "./node_text.js";
 import { sidebarTab } from "./panel.js";
@@ -12,8 +12,13 @@ import { startToasts } from "./toasts.js";
 app.registerExtension({
   name: "xpu-nodes",
   settings,
-  actionBarButtons: [badgeButton],
-  nodeCreated: addText,
+  get actionBarButtons() {
+    return badgeButtons();
+  },
+  nodeCreated(node) {
+    addBadges(node);
+    addText(node);
+  },
   afterConfigureGraph: restoreResults,
   setup() {
     addStyle();

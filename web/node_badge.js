@@ -1,34 +1,36 @@
+import { live } from "./live.js";
 import { onResult } from "./node_results.js";
 
 const USUAL = { fgColor: "#ffffff", bgColor: "#1f4d7a" };
 const DIFFERS = { fgColor: "#ffffff", bgColor: "#b3261e" };
 const RUNG = { fgColor: "#ffffff", bgColor: "#7a4f00" };
+const NOT_SHOWN = { text: "", bgColor: "transparent" };
 
-/** node -> the stage it ran last */
-const stages = new WeakMap();
+/** Gives a node of ours badges: the device it ran on, red where that is not the one asked for, and the rungs it took. */
+export function addBadges(node) {
+  if (node.comfyClass?.startsWith("XPU")) node.badges?.push(() => deviceBadge(node), () => rungBadge(node));
+}
 
-/** Shows on each of our nodes the device it ran on, red where that is not the one asked for, and the rungs it took. */
+/** Begins to hear on which devices nodes ran. */
 export function startNodeBadges() {
   onResult((node, output) => {
     const stage = output.xpu?.at(-1);
-    if (!stage) return;
-    if (!stages.has(node)) {
-      const badges = [() => badge(deviceText, node), () => badge(rungText, node)];
-      node.badges = [...(node.badges ?? []), ...badges];
-    }
-    stages.set(node, stage);
+    if (stage) live().stages.set(node, stage);
   });
 }
 
-function badge(text, node) {
-  const stage = stages.get(node);
-  const colours = text === rungText ? RUNG : differs(stage) ? DIFFERS : USUAL;
-  return new window.LGraphBadge({ text: text(stage), ...colours });
+/** "xpu:0" or "xpu:0, not xpu:1" */
+function deviceBadge(node) {
+  const stage = live().stages.get(node);
+  if (!stage) return badge(NOT_SHOWN);
+  if (differs(stage)) return badge({ text: `${stage.effective}, not ${stage.requested}`, ...DIFFERS });
+  return badge({ text: stage.effective, ...USUAL });
 }
 
-/** "xpu:0" or "xpu:0, not xpu:1" */
-function deviceText(stage) {
-  return differs(stage) ? `${stage.effective}, not ${stage.requested}` : stage.effective;
+/** "395 MiB freed, 45 % resident" */
+function rungBadge(node) {
+  const text = live().stages.get(node)?.rungs.join(", ");
+  return badge(text ? { text, ...RUNG } : NOT_SHOWN);
 }
 
 /** A reason alone does not mean another device: it may be tiles, or another precision. */
@@ -36,7 +38,6 @@ function differs(stage) {
   return stage.reason !== "" && ![stage.effective, "auto"].includes(stage.requested);
 }
 
-/** "395 MiB freed, 45 % resident"; empty, and so not drawn, where nothing failed. */
-function rungText(stage) {
-  return stage.rungs.join(", ");
+function badge(options) {
+  return new window.LGraphBadge(options);
 }

@@ -3,9 +3,8 @@ import { events, freeMemory, samples, watch } from "./connection.js";
 import { actionButton, copyText, element } from "./dom.js";
 import { Findings } from "./findings.js";
 import { Job } from "./job.js";
+import { shown, TAB_ID } from "./live.js";
 import { report } from "./report.js";
-
-export const TAB_ID = "xpu-nodes";
 
 let mounted = null;
 
@@ -16,6 +15,7 @@ export const sidebarTab = {
   title: "XPU",
   tooltip: "Devices: memory, load, doctor",
   type: "custom",
+  shown,
   render(container) {
     this.destroy(); // the front end may render again without destroying first
     mounted = new Panel();

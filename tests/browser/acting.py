@@ -72,11 +72,33 @@ def setting(page: Page, name: str, value: object) -> None:
 
 
 def badges(page: Page) -> dict[str, list[list[str]]]:
-    """Text and colour of the badges that our nodes wear, by the node's type."""
+    """Text and colour of the badges that our nodes wear, by the node's type: drawn ones, or those that Vue built."""
     result: dict[str, list[list[str]]] = page.evaluate(
-        """() => Object.fromEntries(window.app.graph.nodes.filter((node) => node.type.startsWith("XPU")).map(
-            (node) => [node.type, node.badges.map((badge) => (typeof badge === "function" ? badge() : badge))
-                .filter((badge) => badge.text && !badge.text.endsWith("xpu-nodes"))
-                .map((badge) => [badge.text, badge.bgColor])]))"""
+        """() => {
+            const hex = (colour) => "#" + (colour.match(/\\d+/g) ?? []).slice(0, 3)
+                .map((part) => Number(part).toString(16).padStart(2, "0")).join("");
+            const drawn = ({badges}) => badges.map((badge) => (typeof badge === "function" ? badge() : badge))
+                .map(({text, bgColor}) => [text, bgColor]);
+            const built = ({id}) => [...document.querySelectorAll(
+                `[data-node-id="${id}"] [style*="background-color"]:not(:has(*))`
+            )].map((element) => [element.textContent.trim(), hex(element.style.backgroundColor)]);
+            const worn = window.LiteGraph.vueNodesMode ? built : drawn;
+            return Object.fromEntries(window.app.graph.nodes.filter(({type}) => type.startsWith("XPU")).map(
+                (node) => [node.type, worn(node).filter(([text]) => text && !text.endsWith("xpu-nodes"))]));
+        }"""
     )
     return result
+
+
+def shown_text(page: Page, node_type: str) -> tuple[str, bool]:
+    """What a report node shows, and whether nobody can write it."""
+    text, read_only = page.evaluate(
+        """(type) => {
+            const {id, widgets} = window.app.graph.nodes.find((node) => node.type === type);
+            const built = document.querySelector(`[data-node-id="${id}"] textarea`);
+            const {value, readOnly} = built ?? widgets.find(({name}) => name === 'report').inputEl;
+            return [value, readOnly];
+        }""",
+        node_type,
+    )
+    return text, read_only

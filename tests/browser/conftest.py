@@ -1,17 +1,23 @@
-"""A real headless Chromium on the real front end of a real server, on a simulated Arc B580."""
+"""A real headless Chromium on the real front end of a real server, on a simulated Arc B580.
+
+FRONT_END=1.58.1 tests with that front end instead of the host's own, VUE_NODES=1 with nodes that Vue builds.
+"""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, ViewportSize, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, ViewportSize, expect, sync_playwright
 
+from tests.harness.front_ends import FRONT_ENDS, ensure_front_end
 from tests.harness.hosts import ROOT
 from tests.harness.models import ensure_models
 from tests.harness.programs import ensure_chromium
-from tests.harness.server import Server
+from tests.harness.server import PACK_NAME, Server
 from tests.harness.simulated import simulated_server
 from tests.xpu_sim.control import Client as Simulation
 
@@ -27,13 +33,19 @@ FLAGS = (
 HOST_SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.InstalledVersion": "1.32.9", "Comfy.Minimap.Visible": False}
 """What a returning user has: no first-run dialogues in front of the page."""
 
+FRONT_END = os.environ.get("FRONT_END")
+VUE_NODES = {"Comfy.VueNodes.Enabled": os.environ.get("VUE_NODES") == "1"}
+
+PACKS = {PACK_NAME: ROOT, "front-ends": Path(__file__).with_name("front_end_pack")}
+
 
 @pytest.fixture(scope="session")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Simulation]]:
     base = tmp_path_factory.mktemp("browser")
-    write_settings(base, HOST_SETTINGS)
+    write_settings(base, {**HOST_SETTINGS, **VUE_NODES})
+    models, environment = ensure_models("sd15-tiny"), {"FRONT_ENDS": str(FRONT_ENDS)}
     # The simulation may have to be built first.
-    with simulated_server(base, {}, models=ensure_models("sd15-tiny"), timeout_s=400) as running:
+    with simulated_server(base, {}, models=models, packs=PACKS, environment=environment, timeout_s=400) as running:
         yield running
 
 
@@ -57,11 +69,9 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="session")
 def page(browser: Browser, server: Server) -> Iterator[Page]:
     """The front end with the XPU tab open; `ERRORS` holds what went wrong in it."""
-    context = browser.new_context(viewport=DESKTOP)
+    context = new_context(browser, server, FRONT_END)
     context.grant_permissions(["clipboard-read", "clipboard-write"])
     opened = context.new_page()
-    opened.on("console", _note)
-    opened.on("pageerror", lambda error: ERRORS.append(str(error)))
     open_panel(opened, server)
     yield opened
     context.close()
@@ -69,6 +79,17 @@ def page(browser: Browser, server: Server) -> Iterator[Page]:
 
 ERRORS: list[str] = []
 DESKTOP: ViewportSize = {"width": 1280, "height": 800}
+
+
+def new_context(browser: Browser, server: Server, front_end: str | None) -> BrowserContext:
+    """A user whose pages are of this front end, the host's own where None, and whose errors are noted."""
+    context = browser.new_context(viewport=DESKTOP)
+    if front_end:
+        ensure_front_end(front_end)
+        context.add_cookies([{"name": "front-end", "value": front_end, "url": f"http://{server.address}"}])
+    context.on("console", _note)
+    context.on("weberror", lambda error: ERRORS.append(str(error.error)))
+    return context
 
 
 def _note(message: ConsoleMessage) -> None:

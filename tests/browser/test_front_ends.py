@@ -1,89 +1,133 @@
-"""Other front ends than the one of the default host: what they lack is done without."""
+"""Other front ends than the one of the default host: what we show is there too, and what they lack is done without."""
 
 from __future__ import annotations
 
-import mimetypes
-import subprocess
-import sys
-import tempfile
-import zipfile
+import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, Route, expect
+from playwright.sync_api import Browser, Page, expect
 
-from tests.harness.hosts import CACHE
+from tests.harness.front_ends import NEWER, OLDEST
 from tests.harness.server import Server
+from tests.harness.workflows import node, text_to_image, with_our_nodes
+from tests.xpu_sim.control import Client as Simulation
 
-from .acting import TOGGLE_TAB, eventually
-
-OLDEST = "1.25.10"
-"""The front end of ComfyUI 0.3.52, the oldest host that is supported."""
+from .acting import TOGGLE_TAB, badges, eventually, open_panel, setting, shown_text, start, wait_done
+from .conftest import VUE_NODES, new_context, screenshot
+from .test_nodes import BLUE, RED
 
 TAB = "() => window.app?.extensionManager?.sidebarTab?.sidebarTabs.some(({id}) => id === 'xpu-nodes')"
-SAMPLES = "async () => (await import('/extensions/xpu-nodes/connection.js')).samples.length"
 TEN_MORE = """async () => {
     const {events, samples} = await import('/extensions/xpu-nodes/connection.js');
     for (let count = 0; count < 10; count++) {
-        events.dispatchEvent(new CustomEvent('sample', {detail: samples.at(-1)}));
+        events.dispatchEvent(new CustomEvent('sample', {detail: {...samples.at(-1)}}));
     }
 }"""
 WATCHING = "async () => (await import('/extensions/xpu-nodes/connection.js')).watching()"
+ASK_AUTO = """() => {
+    const sampler = window.app.graph.nodes.find(({type}) => type === 'XPUKSampler');
+    sampler.widgets.find(({name}) => name === 'device').value = 'auto';
+}"""
+BADGE = re.compile(r"xpu:0 \d+ %, load \d+ %")
 
 
 @pytest.fixture(scope="module")
-def oldest_files() -> Path:
-    """The static files of the oldest front end, from its package."""
-    target = CACHE / "front-ends" / OLDEST
-    if not target.is_dir():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-            command = (sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", scratch)
-            subprocess.run([*command, f"comfyui-frontend-package=={OLDEST}"], check=True)
-            (wheel,) = Path(scratch).glob("*.whl")
-            unpacked = Path(scratch) / "unpacked"
-            with zipfile.ZipFile(wheel) as archive:
-                archive.extractall(unpacked)
-            unpacked.rename(target)
-    return target / "comfyui_frontend_package" / "static"
-
-
-@pytest.fixture(scope="module")
-def oldest(browser: Browser, server: Server, oldest_files: Path) -> Iterator[Page]:
-    """The oldest front end on the same server: its files are answered in place of the server's."""
-    context = browser.new_context()
+def oldest(browser: Browser, server: Server) -> Iterator[Page]:
+    context = new_context(browser, server, OLDEST)
     opened = context.new_page()
-    problems: list[str] = []
-    opened.on("pageerror", lambda error: problems.append(str(error)))
-
-    def serve(route: Route) -> None:
-        path = route.request.url.split(server.address, 1)[1].partition("?")[0].lstrip("/") or "index.html"
-        file = oldest_files / path
-        if file.is_file():
-            route.fulfill(body=file.read_bytes(), content_type=mimetypes.guess_type(path)[0])
-        else:
-            route.continue_()
-
-    opened.route(f"http://{server.address}/**", serve)
     opened.goto(f"http://{server.address}")
     opened.wait_for_function(TAB)
     yield opened
     context.close()
-    assert problems == []
 
 
-def test_a_front_end_without_a_place_for_the_badge_stops_asking_for_samples(oldest: Page) -> None:
-    assert oldest.locator(".xpu-badge").count() == 0
-    eventually(lambda: oldest.evaluate(SAMPLES) > 0)
-    assert oldest.evaluate(WATCHING) is True
-    oldest.evaluate(TEN_MORE)
-    eventually(lambda: oldest.evaluate(WATCHING) is False)
+@pytest.fixture(scope="module", params=NEWER)
+def newer(request: pytest.FixtureRequest, browser: Browser, server: Server) -> Iterator[Page]:
+    """A newer front end on the same server, with the XPU tab open."""
+    context = new_context(browser, server, request.param)
+    opened = context.new_page()
+    open_panel(opened, server)
+    yield opened
+    screenshot(opened, f"front-end-{request.param}")
+    context.close()
 
 
-def test_the_panel_opens_in_the_oldest_front_end(oldest: Page) -> None:
+def test_a_front_end_without_a_place_for_the_badge_asks_for_samples_while_the_panel_is_open(oldest: Page) -> None:
     oldest.evaluate(TOGGLE_TAB)
     expect(oldest.locator(".xpu-card")).to_be_visible()
+    assert oldest.evaluate(WATCHING) is True
+    oldest.evaluate(TOGGLE_TAB)
+    eventually(lambda: oldest.evaluate(WATCHING) is False)
+    assert oldest.locator(".xpu-badge").count() == 0
+
+
+def test_nodes_wear_where_they_ran_in_the_oldest_front_end(oldest: Page, server: Server) -> None:
+    start(oldest, with_our_nodes(text_to_image(steps=1, seed=41)))
+    wait_done(server)
+    eventually(lambda: badges(oldest)["XPUVAEDecode"] == [["xpu:0", BLUE]])
+
+
+def test_a_badge_that_is_not_shown_stops_asking_for_samples_until_it_is_shown_again(page: Page) -> None:
+    page.evaluate(TOGGLE_TAB)
+    page.evaluate("() => { window.app.extensionManager.focusMode = true; }")
+    expect(page.locator(".xpu-badge")).to_be_hidden()
+    page.evaluate(TEN_MORE)
+    eventually(lambda: page.evaluate(WATCHING) is False)
+    page.evaluate("() => { window.app.extensionManager.focusMode = false; }")
+    expect(page.locator(".xpu-badge")).to_have_text(BADGE)
+    eventually(lambda: page.evaluate(WATCHING) is True)
+    page.evaluate(TOGGLE_TAB)
+    expect(page.locator(".xpu-card")).to_be_visible()
+
+
+def test_badge_and_panel_show_the_device_in_newer_front_ends(newer: Page) -> None:
+    expect(newer.locator(".xpu-badge")).to_have_text(BADGE)
+    expect(newer.locator(".xpu-card")).to_contain_text("Intel Arc B580")
+    expect(newer.locator(".xpu-memory")).to_contain_text(re.compile(r"of 12\.0\sGiB"))
+
+
+def test_a_fault_is_announced_and_its_rung_told_in_newer_front_ends(
+    newer: Page, server: Server, simulation: Simulation
+) -> None:
+    simulation.set_faults({"operator": "convolution", "kind": "out_of_device_memory", "nth": 60})
+    try:
+        start(newer, with_our_nodes(text_to_image(steps=2, seed=31)))
+        told = re.compile(r"xpu:0: .+ at step \d: continued with .+")
+        expect(newer.get_by_role("alert").filter(has_text=told).first).to_be_visible(timeout=60_000)
+        wait_done(server)
+    finally:
+        simulation.set_faults()
+    (fault,) = server.client.get("/xpu/jobs?limit=1")["jobs"][0]["faults"]
+    eventually(lambda: len(badges(newer)["XPUKSampler"]) == 2)
+    assert [text for text, _ in badges(newer)["XPUKSampler"]] == ["xpu:0", fault["rung"]]
+
+
+def test_vue_nodes_wear_where_they_ran_in_newer_front_ends(newer: Page, server: Server) -> None:
+    assert_told_on_vue_nodes(newer, server)
+
+
+def test_vue_nodes_wear_where_they_ran(page: Page, server: Server) -> None:
+    assert_told_on_vue_nodes(page, server)
+
+
+def assert_told_on_vue_nodes(page: Page, server: Server) -> None:
+    """Runs a workflow twice on nodes that Vue builds: what they say changes with what happened."""
+    setting(page, "Comfy.VueNodes.Enabled", True)
+    try:
+        workflow = {**with_our_nodes(text_to_image(steps=1)), "info": node("XPUDeviceInfo")}
+        workflow["sampler"]["inputs"]["device"] = "xpu:7"
+        start(page, workflow)
+        wait_done(server)
+        eventually(lambda: badges(page)["XPUKSampler"] == [["xpu:0, not xpu:7", RED]])
+        page.evaluate(ASK_AUTO)
+        page.evaluate("() => window.app.queuePrompt(0)")
+        eventually(lambda: badges(page)["XPUKSampler"] == [["xpu:0", BLUE]])
+        wait_done(server)
+        eventually(lambda: "Arc(TM) B580" in shown_text(page, "XPUDeviceInfo")[0])
+        assert shown_text(page, "XPUDeviceInfo")[1]
+    finally:
+        setting(page, "Comfy.VueNodes.Enabled", VUE_NODES["Comfy.VueNodes.Enabled"])
 
 
 def test_a_front_end_with_the_old_form_of_toasts_announces_faults(page: Page) -> None:

@@ -12,7 +12,7 @@ from tests.harness.server import Server
 from tests.harness.workflows import node, text_to_image, with_our_nodes
 from tests.xpu_sim.control import Client as Simulation
 
-from .acting import badges, eventually, open_workflow, start, wait_done
+from .acting import badges, eventually, open_workflow, shown_text, start, wait_done
 from .conftest import screenshot
 
 CENTRE = """async (type) => {
@@ -24,19 +24,7 @@ CENTRE = """async (type) => {
 }"""
 """Brings a node into the picture."""
 
-TEXT = """(type) => {
-    const {widgets} = window.app.graph.nodes.find((node) => node.type === type);
-    const {inputEl} = widgets.find(({name}) => name === 'report');
-    return [inputEl.value, inputEl.readOnly];
-}"""
-
 RED, BLUE = "#b3261e", "#1f4d7a"
-
-
-def shown_text(page: Page, node_type: str) -> tuple[str, bool]:
-    """(text, whether nobody can write it)"""
-    text, read_only = page.evaluate(TEXT, node_type)
-    return text, read_only
 
 
 def test_the_job_shows_where_its_stages_ran_and_the_node_wears_a_red_badge(page: Page, server: Server) -> None:

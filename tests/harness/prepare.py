@@ -1,4 +1,4 @@
-"""Makes what several suites share, before they run side by side: hosts, models, programs, the simulation."""
+"""Makes what suites share before they run side by side: hosts, front ends, models, programs, the simulation."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from tests.nix.evaluate import evaluator
 from tests.xpu_sim import build
 
+from .front_ends import NEWER, OLDEST, ensure_front_end
 from .hosts import CARRIERS, host_path
 from .models import ensure_models
 from .programs import ensure_chromium
@@ -21,6 +22,8 @@ LAYOUTS = (
 def main() -> None:
     for version in CARRIERS:
         host_path(version)
+    for version in (OLDEST, *NEWER):
+        ensure_front_end(version)
     ensure_models(*LAYOUTS)
     for ensure in (evaluator, ensure_chromium):
         try:

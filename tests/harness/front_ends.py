@@ -1,0 +1,45 @@
+"""ComfyUI's web front ends, from the package registry: each host pins one, and users run older and newer ones."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+from .hosts import CACHE
+
+FRONT_ENDS = CACHE / "front-ends"
+
+OLDEST = "1.25.10"
+"""That of ComfyUI 0.3.52, the oldest host that is supported."""
+
+DEFAULT = "1.32.9"
+"""That of the default host, ComfyUI 0.3.75."""
+
+NEWER = ("1.49.6", "1.53.10", "1.58.1")
+"""Those of ComfyUI 0.33 and 0.38, and the newest."""
+
+_INSIDE = "comfyui_frontend_package/static/"
+
+
+def ensure_front_end(version: str) -> Path:
+    """The folder of a front end's files; downloaded where it is missing.
+
+    Raises:
+        subprocess.CalledProcessError: the registry has no such version, or cannot be reached.
+    """
+    target = FRONT_ENDS / version
+    if (target / _INSIDE).is_dir():
+        return target / _INSIDE
+    FRONT_ENDS.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=FRONT_ENDS) as scratch:
+        command = (sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", scratch)
+        subprocess.run([*command, f"comfyui-frontend-package=={version}"], check=True)
+        (wheel,) = Path(scratch).glob("*.whl")
+        with zipfile.ZipFile(wheel) as archive:
+            names = [name for name in archive.namelist() if name.startswith(_INSIDE) and not name.endswith(".map")]
+            archive.extractall(Path(scratch) / version, names)
+        (Path(scratch) / version).rename(target)
+    return target / _INSIDE
