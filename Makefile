@@ -7,7 +7,7 @@ READY := .venv/.ready
 # Python with the packages of the ComfyUI at COMFYUI_PATH, or of the registry's HOST_VERSION.
 ON_HOST := $(BIN)/python -m tests.harness.environment
 
-.PHONY: demo test suites prepare lint unit nix sim-tests sim-host sim-faults sim-sampling browser front-ends pictures host hosts host-core host-own sim bench-cpu reliability
+.PHONY: demo test suites prepare lint unit nix sim-tests sim-host sim-faults sim-sampling browser front-ends browser-newest pictures host hosts host-core host-own sim bench-cpu reliability
 demo: $(READY)
 	$(ON_HOST) -m tests.harness.demo --device $(DEVICE)
 
@@ -59,6 +59,10 @@ browser: $(READY)
 # All of that with every front end that users have, on classic and on Vue nodes: half an hour; prints a table.
 front-ends: $(READY)
 	$(ON_HOST) -m tests.browser.table
+
+# With the front end that is the newest now.
+browser-newest: $(READY)
+	$(ON_HOST) -m tests.browser.table newest
 
 # The pictures of the documentation, in docs/images.
 pictures: $(READY)

@@ -1,6 +1,6 @@
 """Runs this suite with every front end that users have, on classic and on Vue nodes, and prints a table.
 
-python -m tests.browser.table [VERSION ...]
+python -m tests.browser.table [VERSION|newest ...]
 """
 
 from __future__ import annotations
