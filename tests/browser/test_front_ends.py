@@ -94,7 +94,7 @@ def test_a_fault_is_announced_and_its_rung_told_in_newer_front_ends(
     try:
         start(newer, with_our_nodes(text_to_image(steps=2, seed=31)))
         told = re.compile(r"xpu:0: .+ at step \d: continued with .+")
-        expect(newer.get_by_role("alert").filter(has_text=told).first).to_be_visible(timeout=60_000)
+        expect(newer.get_by_role("alert").filter(has_text=told).last).to_be_visible(timeout=60_000)
         wait_done(server)
     finally:
         simulation.set_faults()

@@ -128,7 +128,7 @@ def test_a_fault_shows_its_toast_and_stays_in_the_job(page: Page, server: Server
     try:
         start(page, with_our_nodes(text_to_image(steps=6, seed=8)))
         told = re.compile(r"xpu:0: .+ at step \d: continued with .+")
-        expect(page.get_by_role("alert").filter(has_text=told).first).to_be_visible(timeout=60_000)
+        expect(page.get_by_role("alert").filter(has_text=told).last).to_be_visible(timeout=60_000)
         expect(page.locator(".xpu-job .xpu-fault")).to_contain_text("continued with")
         screenshot(page, "fault-toast")
     finally:
