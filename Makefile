@@ -7,7 +7,7 @@ READY := .venv/.ready
 # Python with the packages of the ComfyUI at COMFYUI_PATH, or of the registry's HOST_VERSION.
 ON_HOST := $(BIN)/python -m tests.harness.environment
 
-.PHONY: demo test suites prepare lint unit nix sim-tests sim-host sim-faults sim-sampling browser front-ends browser-newest pictures host hosts host-core host-own sim bench-cpu reliability
+.PHONY: demo test suites prepare lint unit contract contract-check contract-news nix sim-tests sim-host sim-faults sim-sampling browser front-ends browser-newest pictures host hosts host-core host-own sim bench-cpu reliability
 demo: $(READY)
 	$(ON_HOST) -m tests.harness.demo --device $(DEVICE)
 
@@ -15,7 +15,7 @@ demo: $(READY)
 test: $(READY)
 	OMP_NUM_THREADS=1 $(MAKE) --no-print-directory --output-sync=target -j3 suites
 
-SHARING := host sim-host sim-faults sim-sampling host-own host-core sim-tests browser nix
+SHARING := host sim-host sim-faults sim-sampling host-own host-core sim-tests browser nix contract-check
 suites: $(SHARING) unit lint
 
 # Hosts, models and programs, before the suites that share them run side by side.
@@ -33,6 +33,16 @@ lint: $(READY)
 
 unit: $(READY)
 	$(BIN)/pytest tests/unit
+
+# Every touch of ours on ComfyUI against every version that is recorded.
+contract-check: $(READY)
+	$(BIN)/pytest tests/contract
+
+# Records what the ComfyUI at COMFYUI_PATH offers of what we touch; then what is new there, in Markdown.
+contract: $(READY)
+	$(BIN)/python -m tests.contract
+contract-news: $(READY)
+	$(BIN)/python -m tests.contract news
 
 # The simulated Intel devices, against PyTorch on the CPU and in a process of their own.
 sim-tests: $(READY)

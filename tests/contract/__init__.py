@@ -1,0 +1,1 @@
+"""What every ComfyUI offers of what we touch: facts recorded from hosts, and our code checked against them."""
