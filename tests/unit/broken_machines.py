@@ -247,6 +247,12 @@ BROKEN: dict[str, tuple[dict[str, Any], State, str, str]] = {
         "without --cpu",
     ),
     "patched-to-cpu": ({"host": host(device_type="cpu")}, State.ERROR, "without --cpu", "--disable-all-custom-nodes"),
+    "comfyui-newer": (
+        {"host": host(version="999.1", hooks=(("previews", "unavailable", "no get_previewer"), ("a", "applied", "b")))},
+        State.NOTE,
+        "hooks not in force: previews (unavailable)",
+        "Update XPU Nodes",
+    ),
     "neighbour": (
         {"host": host(packs=("ComfyUI-MultiGPU",))},
         State.NOTE,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
-from .findings import Finding, State, everywhere
+from .findings import REPOSITORY, Finding, State, everywhere
 from .machine import Machine
 
 NEIGHBOURS = {
@@ -15,6 +16,10 @@ NEIGHBOURS = {
     "xpusys-monitor": "shows the same figures (Windows only); one of the two monitors is enough",
 }
 """Packs that touch what we touch, by folder name, and what follows."""
+
+KNOWN_HOSTS = ("0.3.52", "0.3.75", "0.18.1", "0.29.0", "0.33.0")
+"""Versions of ComfyUI that each of our touches was checked against (tests/contract), in order. Only told to the user:
+what is done depends on what a host offers."""
 
 
 def start(machine: Machine) -> Iterator[Finding]:
@@ -31,6 +36,27 @@ def start(machine: Machine) -> Iterator[Finding]:
         what = f"ComfyUI was changed to compute on the CPU although {name} is there"
         fix = "Remove what changes it: start once with --disable-all-custom-nodes, then update ComfyUI (git pull)."
         yield Finding("patched-to-cpu", State.ERROR, what, "device cpu without --cpu", everywhere(fix))
+
+
+def version(machine: Machine) -> Iterator[Finding]:
+    """The host is one that we know."""
+    host = machine.host
+    if host is None or not host.version:
+        return
+    newest = KNOWN_HOSTS[-1]
+    if in_order(host.version) <= in_order(newest):
+        yield Finding("comfyui", State.OK, f"ComfyUI {host.version} is not newer than those known here", f"to {newest}")
+        return
+    idle = [f"{name} ({state})" for name, state, _ in host.hooks if state != "applied"]
+    what = f"ComfyUI {host.version} is newer than any that this version of XPU Nodes was checked with ({newest})"
+    evidence = f"hooks not in force: {', '.join(idle)}" if idle else "every hook found what it needs"
+    fix = f"Update XPU Nodes. If it is the newest already and something fails, report that: {REPOSITORY}/issues"
+    yield Finding("comfyui-newer", State.NOTE, what, evidence, everywhere(fix))
+
+
+def in_order(version: str) -> list[int]:
+    """A version of ComfyUI, to sort by."""
+    return [int(number) for number in re.findall(r"\d+", version)[:3]]
 
 
 def neighbours(machine: Machine) -> Iterator[Finding]:
@@ -55,4 +81,4 @@ def hooks(machine: Machine) -> Iterator[Finding]:
             yield Finding("hook-stood-down", State.NOTE, f"Hook {name} stood down", reason, fixes)
 
 
-CHECKS = (start, neighbours, hooks)
+CHECKS = (start, version, neighbours, hooks)

@@ -71,6 +71,8 @@ class Host:
     largest_model_bytes: int = 0
     free_model_disk_bytes: int | None = None
     """Free where the models lie; None where that folder cannot be looked at."""
+    version: str = ""
+    """ComfyUI's own; empty where it does not tell."""
 
 
 @dataclasses.dataclass(frozen=True)

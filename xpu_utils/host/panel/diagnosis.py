@@ -16,6 +16,11 @@ from ...doctor.machine import Host, Machine, look
 from ...doctor.probe import ROOT
 from ..hooks import hooks
 
+try:
+    from comfyui_version import __version__ as host_version
+except ImportError:  # nothing but the doctor's words depends on it
+    host_version = ""
+
 MODEL_KINDS = ("checkpoints", "diffusion_models", "text_encoders")
 
 
@@ -53,6 +58,7 @@ def host_facts() -> Host:
         hooks=tuple((hook.name, hook.state.value, hook.reason) for hook in hooks()),
         largest_model_bytes=max((os.path.getsize(path) for path in _model_files()), default=0),
         free_model_disk_bytes=_free_bytes(Path(folder_paths.models_dir)),
+        version=host_version,
     )
 
 
