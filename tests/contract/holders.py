@@ -75,6 +75,5 @@ _ENGINE = "comfy.ldm.models.autoencoder.AutoencodingEngine()"
 STANDS_IN: Mapping[str, tuple[int, tuple[str, ...]]] = {
     "PlacedAttention.__call__": (2, (_ATTENTION,)),  # itself, and the host's function
     "counted": (0, (f"{_ENGINE}.encode", f"{_ENGINE}.decode")),
-    "_interruptible": (1, ("comfy.ops.disable_weight_init.Linear().forward",)),
 }
 """Function of ours -> how many arguments of its own come first, and what of the host it stands in for."""

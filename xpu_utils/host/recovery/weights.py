@@ -175,7 +175,9 @@ def _forget_load_state(patcher: Any) -> None:
         if hasattr(module, "comfy_patched_weights"):
             del module.comfy_patched_weights
     model.device = HOST
-    model.model_loaded_weight_memory = model.model_offload_buffer_memory = 0
+    model.model_loaded_weight_memory = 0
+    if hasattr(model, "model_offload_buffer_memory"):
+        model.model_offload_buffer_memory = 0
     model.model_lowvram = False
     model.lowvram_patch_counter = 0
     model.current_weight_patches_uuid = None
