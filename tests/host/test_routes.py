@@ -16,6 +16,7 @@ import psutil
 import pytest
 import websocket
 
+from tests.harness.hosts import host_path, host_version
 from tests.harness.server import Server
 from xpu_utils.machine.host_memory import read_host_memory
 
@@ -78,6 +79,8 @@ def test_the_doctor_sees_how_comfyui_was_started_and_runs_real_kernels(server: S
     by_code = {finding["code"]: finding for finding in answer["findings"]}
     assert by_code["kernel"]["what"] == "Kernels run on cpu"
     assert by_code["torch-not-xpu"]["fixes"]["debian"].startswith("pip install")
+    (version,) = (by_code[code]["what"] for code in ("comfyui", "comfyui-newer") if code in by_code)
+    assert version.startswith(f"ComfyUI {host_version(host_path())} is ")
 
 
 def test_hooks_and_jobs_are_listed(server: Server) -> None:
