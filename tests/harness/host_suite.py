@@ -14,7 +14,7 @@ from .hosts import ROOT, SITE, host_environment, host_path
 from .outcomes import FINE, Outcomes, Row, run_tests, table
 from .server import PACK_NAME, import_seconds
 
-FOLDERS = {"tests-unit": (), "tests/execution": ("--skip-timing-checks", "-p", "patient_client")}
+FOLDERS = {"tests-unit": (), "tests/execution": ("--skip-timing-checks",)}
 """ComfyUI's suites and the options they need on a busy machine."""
 
 _OF_THE_USER = {".git", ".venv", "venv", "custom_nodes", "models", "input", "output", "temp", "user"}
@@ -64,7 +64,7 @@ def _check_loaded(host: Path) -> None:
 
 
 def _outcomes(host: Path, folder: str) -> Outcomes:
-    options = ("--capture=fd", folder, *FOLDERS[folder])
+    options = ("-p", "patient_client", "--capture=fd", folder, *FOLDERS[folder])
     return run_tests(*options, cwd=host, environment=_environment(), report=host / "outcomes.xml")
 
 
