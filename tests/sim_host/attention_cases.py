@@ -16,7 +16,7 @@ from comfy.patcher_extension import WrappersMP
 
 from tests import xpu_sim
 from xpu_utils.calls import StandIn
-from xpu_utils.host import attention, hooks
+from xpu_utils.host import attention, hooks, neighbours
 from xpu_utils.host.attention import BUDGET, MEASURED_BUDGET, OVERRIDE, PlacedAttention, device_budget
 from xpu_utils.host.inventory import placement_for
 from xpu_utils.memory.attention import SMALLEST_BYTES, AttentionBudget, attend_in_chunks, chunks_for
@@ -247,6 +247,7 @@ def case_beside_omnixpu() -> Any:
     pair = wide.expand(2, -1, -1)
     attend(measured, pair, pair, pair, heads=4)
     found["pieces"] = [list(shape) for shape in omnixpu.kernel_calls]
+    found["present"] = [name for name, _ in neighbours.present()]
     return found
 
 

@@ -90,6 +90,7 @@ def test_beside_omnixpu_a_budget_cuts_as_it_does_without(found: Any) -> None:
     assert told["stock"] > 1
     assert told["theirs"] == [told["stock"]] * 2, "in both orders of loading"
     assert told["set"] < told["measured"], "the attention rung lowers no peak"
+    assert told["present"] == ["OmniXPU"]
 
 
 def test_their_kernel_gets_what_it_takes_whole_and_pieces_of_what_it_does_not(found: Any) -> None:

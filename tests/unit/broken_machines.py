@@ -41,7 +41,7 @@ def torch_build(**changes: Any) -> TorchBuild:
 
 
 def host(**changes: Any) -> Host:
-    return dataclasses.replace(Host(cpu_argument=False, device_type="xpu", packs=()), **changes)
+    return dataclasses.replace(Host(cpu_argument=False, device_type="xpu"), **changes)
 
 
 def inventory(*devices: Any) -> Inventory:
@@ -254,10 +254,10 @@ BROKEN: dict[str, tuple[dict[str, Any], State, str, str]] = {
         "Update XPU Nodes",
     ),
     "neighbour": (
-        {"host": host(packs=("ComfyUI-MultiGPU",))},
+        {"host": host(neighbours=(("OmniXPU", "computes attention"),))},
         State.NOTE,
-        "custom_nodes/ComfyUI-MultiGPU",
-        "remove custom_nodes/ComfyUI-MultiGPU",
+        "OmniXPU was found",
+        "switch it off",
     ),
     "hook-unavailable": (
         {"host": host(hooks=(("memory", "unavailable", "no get_free_memory here"),))},

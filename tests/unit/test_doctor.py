@@ -129,7 +129,6 @@ def test_the_report_names_no_person_path_or_serial() -> None:
     broken = machine(
         kernel="6.12.48-anna-laptop",
         environment={"ONEAPI_DEVICE_SELECTOR": "opencl:*", "SYCL_CACHE_DIR": "/home/anna/cache"},
-        host=host(packs=("annas-pack",)),
         pyzes_problem="cannot open /home/anna/lib",
     )
     results = (
@@ -313,7 +312,7 @@ def test_what_only_a_running_comfyui_knows_is_added(
     inside = host(
         cpu_argument=True,
         device_type="cpu",
-        packs=("ComfyUI-MultiGPU",),
+        neighbours=(("OmniXPU", "computes attention"),),
         largest_model_bytes=30 << 30,
         hooks=(("free memory", "applied", "so"), ("attention", "stood down", "so")),
     )

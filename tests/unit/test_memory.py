@@ -212,7 +212,7 @@ def test_a_device_that_was_not_used_yet_is_read(card: Card) -> None:
 
 def test_without_any_account_there_is_no_figure(card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "xpu", SimpleNamespace())
-    with pytest.raises(Unavailable, match="memory_stats_as_nested_dict does not exist"):
+    with pytest.raises(Unavailable, match="memory_stats does not exist"):
         read_memory(b580())
 
 

@@ -8,15 +8,6 @@ from collections.abc import Iterator
 from .findings import REPOSITORY, Finding, State, everywhere
 from .machine import Machine
 
-NEIGHBOURS = {
-    "comfyui-omnixpu": "replaces core's attention and loading on XPU; our own hooks of the same name stand down",
-    "omnixpu": "replaces core's attention and loading on XPU; our own hooks of the same name stand down",
-    "comfy-aimdo-xpu": "manages device memory itself; our memory hook stands down",
-    "comfyui-multigpu": "gives models devices of its own; use either its loaders or ours in one workflow",
-    "xpusys-monitor": "shows the same figures (Windows only); one of the two monitors is enough",
-}
-"""Packs that touch what we touch, by folder name, and what follows."""
-
 KNOWN_HOSTS = ("0.3.52", "0.3.75", "0.18.1", "0.29.0", "0.33.0")
 """Versions of ComfyUI that each of our touches was checked against (tests/contract), in order. Only told to the user:
 what is done depends on what a host offers."""
@@ -60,12 +51,10 @@ def in_order(version: str) -> list[int]:
 
 
 def neighbours(machine: Machine) -> Iterator[Finding]:
-    """Other packs that patch the same things."""
-    for pack in machine.host.packs if machine.host else ():
-        effect = NEIGHBOURS.get(pack.lower().replace("_", "-"))
-        if effect is not None:
-            fixes = everywhere(f"Keep it if you want its way; to use ours, remove custom_nodes/{pack} and restart.")
-            yield Finding("neighbour", State.NOTE, f"{pack} {effect}", f"custom_nodes/{pack}", fixes)
+    """What works on the same things as we do, and who of us does what."""
+    for name, effect in machine.host.neighbours if machine.host else ():
+        fixes = everywhere("Keep it if you want its way; to use ours, remove or switch it off and restart ComfyUI.")
+        yield Finding("neighbour", State.NOTE, f"{name} {effect}", f"{name} was found in ComfyUI", fixes)
 
 
 def hooks(machine: Machine) -> Iterator[Finding]:

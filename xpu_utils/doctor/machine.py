@@ -64,10 +64,10 @@ class Host:
     cpu_argument: bool
     device_type: str
     """Type of the device the host computes on."""
-    packs: tuple[str, ...]
-    """Folder names of the other custom nodes."""
     hooks: tuple[tuple[str, str, str], ...] = ()
     """(name, state, reason) of our own touches on the host."""
+    neighbours: tuple[tuple[str, str], ...] = ()
+    """(who, what follows for our touches) of what works on the same things."""
     largest_model_bytes: int = 0
     free_model_disk_bytes: int | None = None
     """Free where the models lie; None where that folder cannot be looked at."""

@@ -7,6 +7,7 @@ import enum
 import logging
 import os
 from collections.abc import Callable
+from typing import Any
 
 DISABLE_VARIABLE = "XPU_NODES_DISABLE"
 """Environment variable naming hooks to leave out, separated by commas."""
@@ -61,6 +62,13 @@ def record(
 def hooks() -> tuple[Hook, ...]:
     """All hooks recorded so far, by name, as they are now."""
     return tuple(_as_it_is(_hooks[name]) for name in sorted(_hooks))
+
+
+def reaches(function: Any, ours: Any) -> bool:
+    """Whether calling a function of the host calls ours: it is ours, or wraps it and says so (`functools.wraps`)."""
+    while function is not None and function is not ours:
+        function = getattr(function, "__wrapped__", None)
+    return function is not None
 
 
 def _as_it_is(hook: Hook) -> Hook:

@@ -14,6 +14,7 @@ from comfy.cli_args import args
 from ..machine.devices import Device, Inventory, Rejection, find_devices
 from ..placement import AUTO, Placement, place
 from ..recovery.faults import lost_devices
+from .neighbours import without_dynamic_vram
 
 
 def host_inventory() -> Inventory:
@@ -81,7 +82,8 @@ def as_default(device: torch.device) -> Iterator[None]:
         previous = model_management.cpu_state
         model_management.cpu_state = model_management.CPUState.CPU
         try:
-            yield
+            with without_dynamic_vram():
+                yield
         finally:
             model_management.cpu_state = previous
     else:

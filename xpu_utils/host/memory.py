@@ -13,10 +13,11 @@ import torch
 
 from ..calls import StandIn
 from ..machine.devices import Device
-from ..memory.free import read_memory
+from ..memory.free import count_as_ours, read_memory
 from ..recovery.faults import first_line
 from ..telemetry.readings import Unavailable
-from .hooks import State, record, switched_off
+from . import neighbours
+from .hooks import State, reaches, record, switched_off
 from .inventory import host_inventory
 
 FREE_MEMORY_HOOK = "free memory"
@@ -40,13 +41,19 @@ def apply_free_memory_hook() -> None:
     if reason:
         record(FREE_MEMORY_HOOK, State.STOOD_DOWN, reason)
         return
-    ours = model_management.get_free_memory = _truthful(stock, devices)
+    if neighbours.aimdo_manages_memory():
+        count_as_ours(neighbours.aimdo_bytes)
+    model_management.get_free_memory = _truthful(stock, devices)
+    _record_applied(model_management.get_free_memory, devices)
+
+
+def _record_applied(ours: Any, devices: Mapping[torch.device, Device]) -> None:
     names = ", ".join(device.id for device in devices.values())
     record(
         FREE_MEMORY_HOOK,
         State.APPLIED,
         f"get_free_memory sees other programs on {names}",
-        in_force=lambda: model_management.get_free_memory is ours,
+        in_force=lambda: reaches(model_management.get_free_memory, ours),
     )
 
 
@@ -54,7 +61,7 @@ def _why_stand_down(stock: Any, devices: Mapping[torch.device, Device]) -> str:
     if not devices:
         return "ComfyUI uses no XPU in this process"
     if getattr(stock, "__module__", "") != model_management.__name__ or hasattr(stock, "__wrapped__"):
-        return f"get_free_memory was replaced by {getattr(stock, '__module__', 'another pack')}"
+        return f"get_free_memory was replaced by {neighbours.pack_of(stock)}"
     try:
         source = inspect.getsource(stock)
     except (OSError, TypeError):
@@ -64,6 +71,8 @@ def _why_stand_down(stock: Any, devices: Mapping[torch.device, Device]) -> str:
 
 
 def _truthful(stock: Callable[..., Any], devices: Mapping[torch.device, Device]) -> Callable[..., Any]:
+    blind: set[Device] = set()
+
     def get_free_memory(dev: Any = None, torch_free_too: bool = False) -> Any:
         wanted = model_management.get_torch_device() if dev is None else dev
         device = devices.get(_with_index(wanted))
@@ -71,11 +80,18 @@ def _truthful(stock: Callable[..., Any], devices: Mapping[torch.device, Device])
             return None
         try:
             memory = read_memory(device)
-        except Unavailable:
+        except Unavailable as error:
+            if device not in blind:
+                blind.add(device)
+                record(FREE_MEMORY_HOOK, State.STOOD_DOWN, f"ComfyUI's own figure is used: {error}")
             return None
+        if device in blind:
+            blind.remove(device)
+            _record_applied(ours, devices)
         return (memory.free_bytes, memory.cached_bytes) if torch_free_too else memory.free_bytes
 
-    return functools.wraps(stock)(StandIn(stock, get_free_memory))
+    ours = functools.wraps(stock)(StandIn(stock, get_free_memory))
+    return ours
 
 
 def _with_index(device: Any) -> Any:
@@ -92,6 +108,9 @@ def apply_memory_fraction() -> None:
     (pytorch #190972).
     """
     if switched_off(FRACTION_HOOK):
+        return
+    if neighbours.allocator_is_aimdos():
+        record(FRACTION_HOOK, State.STOOD_DOWN, "comfy-aimdo's allocator is in PyTorch's place and takes no limit")
         return
     fractions = {device: device.profile.memory_fraction for device in host_inventory().accelerators}
     wanted = {device: fraction for device, fraction in fractions.items() if fraction is not None}

@@ -6,11 +6,30 @@ each of our touches is said where the touch is; the questions that they ask are 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import comfy.ldm.modules.attention as host_attention
+import comfy.model_management as model_management
 import torch
+from comfy.model_patcher import ModelPatcher
+
+from ..machine.devices import Device
+
+try:
+    from comfy_aimdo import control as aimdo
+except ImportError:  # older hosts have no DynamicVRAM
+    aimdo = None
+try:
+    import comfy.memory_management as memory_management
+except ImportError:
+    memory_management = None
+try:
+    import comfy_kitchen as kitchen
+except ImportError:
+    kitchen = None
 
 _KERNEL_NAMES = ("omnixpu", "esimd")
 """What OmniXPU registers its attention as, newest first."""
@@ -38,3 +57,83 @@ def attends_without_scores(
     taken = shape[0] == 1 and shape[-1] in _KERNEL_HEAD_DIMS and dtype in _HALVES
     plain = given.get("mask") is None and not given.get("enable_gqa") and "scale" not in given
     return taken and plain and function is attention_kernel()
+
+
+def allocator_is_aimdos() -> bool:
+    """Whether comfy-aimdo for XPUs put its allocator in PyTorch's place: it has no nested figures and no limit."""
+    mode = getattr(aimdo, "get_xpu_allocator_mode", None)
+    return mode is not None and mode() == "global"
+
+
+def aimdo_manages_memory() -> bool:
+    """Whether comfy-aimdo manages devices in this process."""
+    return bool(getattr(aimdo, "devctxs", None))
+
+
+def dynamic_vram() -> bool:
+    """Whether ComfyUI builds models whose weights it streams by itself."""
+    return bool(getattr(memory_management, "aimdo_enabled", False))
+
+
+@contextlib.contextmanager
+def without_dynamic_vram() -> Iterator[None]:
+    """For the block, ComfyUI's loaders build plain models as they do where there is no DynamicVRAM.
+
+    Under it they leave weights mapped read-only, and in the file's format, also for a device that it does not serve.
+    """
+    enabled = getattr(memory_management, "aimdo_enabled", False)
+    try:
+        if enabled:
+            memory_management.aimdo_enabled = False
+        yield
+    finally:
+        if enabled:
+            memory_management.aimdo_enabled = True
+
+
+def aimdo_bytes(device: Device) -> int:
+    """What comfy-aimdo holds on a device for this process: weights, buffers, and PyTorch's part where it allocates it.
+
+    Its weights come and go without PyTorch's knowledge.
+    """
+    try:
+        context = aimdo.get_devctx(device.index)
+    except RuntimeError:  # it was not told to manage this device
+        return 0
+    return int(aimdo.lib.get_total_vram_usage(context))
+
+
+def distributed(patcher: Any) -> bool:
+    """Whether DisTorch shares a model's weights out among devices: it marks the model or its patcher."""
+    owners = (patcher, getattr(patcher, "model", None))
+    return any(name.startswith("_distorch") for owner in owners if owner is not None for name in vars(owner))
+
+
+def pack_of(function: Any) -> str:
+    """The pack that a function is from, by its module; ComfyUI names a pack's modules by the folder's whole path."""
+    return re.split(r"[\\/]", str(getattr(function, "__module__", "another pack")))[-1]
+
+
+def default_device_is_anothers() -> bool:
+    """Whether another pack answers for ComfyUI's default device, as MultiGPU does."""
+    return getattr(model_management.get_torch_device, "__module__", "") != model_management.__name__
+
+
+def present() -> Iterator[tuple[str, str]]:
+    """(who, what follows for our touches) for each neighbour that is there now."""
+    if attention_kernel() is not None:
+        yield "OmniXPU", "computes attention; it gets the calls that its kernel takes, and what we cut in pieces"
+    if allocator_is_aimdos():
+        yield (
+            "comfy-aimdo",
+            "allocates in PyTorch's place; what it holds counts as ours, no memory fraction",
+        )
+    if dynamic_vram():
+        yield "DynamicVRAM", "streams weights; our weight streaming stands down, a resident share is not followed"
+    if "xpu" in getattr(kitchen, "list_backends", dict)():
+        yield "comfy-kitchen for XPUs", "computes quantised layers; nothing of ours changes"
+    if default_device_is_anothers():
+        name = pack_of(model_management.get_torch_device)
+        yield name, "answers for ComfyUI's default device; what it has built elsewhere our loaders read to the host"
+    if hasattr(ModelPatcher, "_distorch_patched"):
+        yield "DisTorch", "loads the models that it shares out; our weight streaming stands down for these"

@@ -21,13 +21,15 @@ from comfy.patcher_extension import CallbacksMP, PatcherInjection
 from ..calls import Call
 from ..recovery.faults import lost_devices
 from ..residency import AUTO, resident_share
-from ..streaming.leaves import collect_leaves
+from ..streaming.leaves import collect_leaves, opaque_kind
 from ..streaming.lesson import Lesson
 from ..streaming.plan import ring_size
 from ..streaming.stream import WeightStream
 from ..weights.pinned import PinnedMemoryError, shared_pool
 from . import hooks
 from .inventory import host_inventory
+from .neighbours import distributed
+from .target import is_dynamic
 
 HOOK = "weight streaming"
 ATTACHMENT = "xpu_nodes.streaming"
@@ -64,7 +66,7 @@ def attach(model: Any, resident: str = AUTO) -> Any:
     if reason:
         hooks.record(HOOK, hooks.State.STOOD_DOWN, reason)
         return model
-    streamed = model.clone(disable_dynamic=True) if is_dynamic(model) else model.clone()
+    streamed = model.clone()
     if not isinstance(streamed, StreamingPatcher):
         base: Any = type(streamed)
         streamed.__class__ = _streaming_class(base)
@@ -73,7 +75,14 @@ def attach(model: Any, resident: str = AUTO) -> Any:
     streamed.set_injections(ATTACHMENT, [PatcherInjection(inject=_inject, eject=_eject)])
     streamed.remove_callbacks_with_key(CallbacksMP.ON_DETACH, ATTACHMENT)
     streamed.add_callback_with_key(CallbacksMP.ON_DETACH, ATTACHMENT, _detached)
-    hooks.record(HOOK, hooks.State.APPLIED, "placed models that do not fit stream their weights")
+    attached = weakref.ref(streamed)
+    hooks.record(
+        HOOK,
+        hooks.State.APPLIED,
+        "placed models that do not fit stream their weights",
+        in_force=lambda: not distributed(attached()),
+        otherwise="DisTorch has shared the model out among devices",
+    )
     return streamed
 
 
@@ -100,16 +109,13 @@ def _obstacle(model: Any, share: float | None) -> str:
         return "only diffusion models stream"
     if "diffusion_model" in model.object_patches:
         return "another node has replaced the diffusion model (compiled it, say)"
-    if is_dynamic(model) and share is None:
-        return "this ComfyUI streams weights by itself on this device"
-    if is_dynamic(model) and getattr(model, "cached_patcher_init", None) is None:
-        return "this ComfyUI streams weights by itself on this device, and cannot load this model another way"
-    return ""
-
-
-def is_dynamic(model: Any) -> bool:
-    """Whether the host streams this MODEL's weights by itself (DynamicVRAM, on newer hosts)."""
-    return hasattr(model, "is_dynamic") and bool(model.is_dynamic())
+    if is_dynamic(model):
+        ignored = "" if share is None else f", a share of {share:.0%} is not followed"
+        return f"DynamicVRAM streams the weights by itself{ignored}"
+    if distributed(model):
+        return "DisTorch has shared the model out among devices"
+    unknown = opaque_kind(model.model.diffusion_model)
+    return f"nothing tells of what {unknown} tensors are made" if unknown else ""
 
 
 def _is_integrated(model: Any) -> bool:

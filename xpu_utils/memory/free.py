@@ -51,6 +51,18 @@ class FreeMemory:
         return f"{line}, passed over {'; '.join(self.distrusted)}" if self.distrusted else line
 
 
+_holders: list[Callable[[Device], int]] = []
+
+
+def count_as_ours(held_bytes: Callable[[Device], int]) -> None:
+    """Has what somebody else keeps on a device for this process count as ours, like PyTorch's own allocations.
+
+    Args:
+        held_bytes: all that this process holds on a device by that account, PyTorch's part included.
+    """
+    _holders.append(held_bytes)
+
+
 def read_memory(device: Device) -> FreeMemory:
     """What is free on a device now. Cheap enough for every model call; allocates nothing.
 
@@ -90,14 +102,16 @@ class MemoryReader:
         """
         with self._lock:
             reserved_bytes, active_bytes = allocator_bytes(self._device)
+            held_bytes = max([reserved_bytes, *(held(self._device) for held in _holders)])
             started = self._clock()
             if self._sample is None or started >= self._due_at:
-                self._sample = self._take_sample(reserved_bytes)
+                self._sample = self._take_sample(held_bytes)
                 cost_seconds = self._clock() - started
                 self._due_at = started + min(STALE_SECONDS, max(FRESH_SECONDS, cost_seconds / LARGEST_COST))
-            return _free_memory(self._device, self._sample, reserved_bytes, active_bytes)
+            cached_bytes = max(0, reserved_bytes - active_bytes)
+            return _free_memory(self._device, self._sample, held_bytes, cached_bytes)
 
-    def _take_sample(self, reserved_bytes: int) -> _Sample:
+    def _take_sample(self, held_bytes: int) -> _Sample:
         """The first source that answers and passes the checks."""
         distrusted: list[str] = []
         zero_seen = False
@@ -107,18 +121,16 @@ class MemoryReader:
             except Unavailable as error:
                 distrusted.append(f"{source.name}: {error}")
                 continue
-            problem = _problem(reading, reserved_bytes, zero_seen) or frozen.problem(reading, reserved_bytes)
+            problem = _problem(reading, held_bytes, zero_seen) or frozen.problem(reading, held_bytes)
             if not problem:
-                return self._believed(reading, reserved_bytes, source.name, tuple(distrusted))
+                return self._believed(reading, held_bytes, source.name, tuple(distrusted))
             zero_seen = zero_seen or (reading.free_bytes == 0 and reading.sees_others)
             distrusted.append(f"{source.name}: {problem}")
         raise Unavailable(f"no source tells the memory of {self._device.id} ({'; '.join(distrusted)})")
 
-    def _believed(
-        self, reading: MemoryReading, reserved_bytes: int, source: str, distrusted: tuple[str, ...]
-    ) -> _Sample:
+    def _believed(self, reading: MemoryReading, held_bytes: int, source: str, distrusted: tuple[str, ...]) -> _Sample:
         if reading.sees_others:
-            others_bytes = max(0, reading.used_bytes - reserved_bytes)
+            others_bytes = max(0, reading.used_bytes - held_bytes)
         else:  # what other processes held when a source that sees them was last believed is the best there is
             others_bytes = self._sample.others_bytes if self._sample else 0
         return _Sample(reading.total_bytes, others_bytes, source, distrusted)
@@ -130,7 +142,7 @@ class _Sample:
 
     total_bytes: int
     others_bytes: int
-    """Used by anything that is not PyTorch's allocator in this process."""
+    """Used by anything but PyTorch's allocator in this process and what counts like it."""
     source: str
     distrusted: tuple[str, ...]
 
@@ -168,16 +180,15 @@ def _problem(reading: MemoryReading, reserved_bytes: int, zero_seen: bool) -> st
     return ""
 
 
-def _free_memory(device: Device, sample: _Sample, reserved_bytes: int, active_bytes: int) -> FreeMemory:
+def _free_memory(device: Device, sample: _Sample, held_bytes: int, cached_bytes: int) -> FreeMemory:
     """What the driver can still give, plus what the allocator holds in reserve."""
     total_bytes = device.total_bytes or sample.total_bytes
     limits = [
-        sample.total_bytes - sample.others_bytes - reserved_bytes,
-        int(memory_fraction(device) * total_bytes) - reserved_bytes,
+        sample.total_bytes - sample.others_bytes - held_bytes,
+        int(memory_fraction(device) * total_bytes) - held_bytes,
     ]
     if device.integrated:  # the same memory as the host's, so what is in use there is not free here
         limits.append(read_host_memory().available_bytes)
-    cached_bytes = max(0, reserved_bytes - active_bytes)
     free_bytes = min(max(0, min(limits)) + cached_bytes, total_bytes)
     return FreeMemory(device.id, free_bytes, total_bytes, cached_bytes, sample.source, sample.distrusted)
 

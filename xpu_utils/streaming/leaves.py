@@ -75,6 +75,16 @@ class Leaf:
         self.module._parameters.update(self._host)
 
 
+def opaque_kind(root: nn.Module) -> str:
+    """The name of a kind of weights that does not tell of which tensors it is made; empty where all do.
+
+    Only what `__tensor_flatten__` tells can be copied without losing what makes it more than bytes.
+    """
+    plain = (torch.Tensor, nn.Parameter)
+    kinds = {type(parameter) for parameter in root.parameters()}
+    return next((kind.__name__ for kind in kinds if kind not in plain and not hasattr(kind, "__tensor_flatten__")), "")
+
+
 def collect_leaves(
     root: nn.Module, pool: PinnedPool, device: torch.device, *, streamable: Callable[[nn.Module], bool]
 ) -> list[Leaf]:

@@ -11,6 +11,8 @@ from ..machine.devices import Device
 from ..recovery.faults import first_line
 from .readings import MemoryReading, Unavailable
 
+_ALLOCATOR_KEYS = ("reserved_bytes", "active_bytes")
+
 
 def driver_memory(device: Device) -> MemoryReading:
     """Memory by `torch.<type>.mem_get_info`, which asks the driver.
@@ -45,10 +47,15 @@ def allocator_bytes(device: Device) -> tuple[int, int]:
         Unavailable: this build does not tell.
     """
     # memory_stats() flattens the same figures into hundreds of keys first, which takes 0.4 ms.
-    statistics = _ask(device, "memory_stats_as_nested_dict")
+    try:
+        statistics = _ask(device, "memory_stats_as_nested_dict")
+    except Unavailable:
+        # A pluggable allocator has no such figures; whoever plugs one in answers the flat ones in its place.
+        flat = _ask(device, "memory_stats")
+        statistics = {key: {"all": {"current": flat[f"{key}.all.current"]}} for key in _ALLOCATOR_KEYS if flat}
     if not statistics:  # before the device is first used
         return 0, 0
-    reserved_bytes, active_bytes = (statistics[key]["all"]["current"] for key in ("reserved_bytes", "active_bytes"))
+    reserved_bytes, active_bytes = (statistics[key]["all"]["current"] for key in _ALLOCATOR_KEYS)
     return int(reserved_bytes), int(active_bytes)
 
 

@@ -34,7 +34,8 @@ from ..recovery.moving import free_others
 from ..recovery.rungs import report
 from ..recovery.weights import HOST, remember
 from ..running.upscaling import PlacedUpscaler
-from ..streaming import is_dynamic, may_stream
+from ..streaming import may_stream
+from ..target import is_dynamic
 from .complaints import explained, missing_weights
 from .straight import Reading, straight
 
@@ -96,7 +97,7 @@ def _read_checkpoint(
             te_model_options=_clip_options(device, dtype),
         )
         if model is not None:
-            fits = _read_to_its_device(model, resident, reading)
+            fits = _read_to_its_device(model, device, resident, reading)
     if fits:
         model_management.load_models_gpu([model], force_full_load=True)
     return model, clip, vae
@@ -121,7 +122,7 @@ def load_diffusion_model(
     def read(device: torch.device) -> Any:
         with _loading(device, path) as reading:
             model = comfy.sd.load_diffusion_model(str(path), model_options=options)
-            fits = _read_to_its_device(model, resident, reading)
+            fits = _read_to_its_device(model, device, resident, reading)
         if fits:
             model_management.load_models_gpu([model], force_full_load=True)
         return model
@@ -277,14 +278,16 @@ def _read_to(placement: Placement, read: Callable[[torch.device], Read]) -> tupl
     return read(HOST), placement
 
 
-def _read_to_its_device(model: Any, resident: str, reading: Reading | None) -> bool:
+def _read_to_its_device(model: Any, device: torch.device, resident: str, reading: Reading | None) -> bool:
     """Has a MODEL's weights be read to its device, where all of them fit there beside a step's work; whether they do.
 
     ComfyUI by itself reads them into host memory first, unless the device has more of it free than the host has.
-    Where they do not fit, they are read to the page-locked memory that they stream from.
+    Where they do not fit, they are read to the page-locked memory that they stream from. A pack that answers for
+    ComfyUI's default device (MultiGPU) may have had the model built on another one: then they are read to the host.
     """
-    device = model.load_device
-    if device == HOST or is_dynamic(model):
+    if reading is not None and model.load_device != device:
+        reading.move(model.model, HOST)
+    if device == HOST or model.load_device != device or is_dynamic(model):
         return False
     room_bytes = model_management.get_free_memory(device) - model_management.minimum_inference_memory()
     size_bytes = sum(weight.nbytes for weight in model.model.parameters())

@@ -31,6 +31,7 @@ from ...weights.header import LoadError, entries
 from ...weights.pinned import Packer, PinnedMemoryError, shared_pool
 from ...weights.spans import Piece
 from ..hooks import State, record, switched_off
+from ..neighbours import pack_of
 from ..recovery.weights import HOST
 
 HOOK = "straight loading"
@@ -104,7 +105,7 @@ def _possible() -> bool:
         record(HOOK, State.UNAVAILABLE, f"this ComfyUI has no {_FUNCTION}")
         return False
     if getattr(stock, "__module__", "") != comfy.utils.__name__ or hasattr(stock, "__wrapped__"):
-        record(HOOK, State.STOOD_DOWN, f"{_FUNCTION} was replaced by {getattr(stock, '__module__', 'another pack')}")
+        record(HOOK, State.STOOD_DOWN, f"{_FUNCTION} was replaced by {pack_of(stock)}")
         return False
     if getattr(comfy.utils, "DISABLE_MMAP", False):
         record(HOOK, State.STOOD_DOWN, "ComfyUI was started with --disable-mmap")
@@ -166,7 +167,8 @@ class _Awaited:
         """Whether a parameter on the host may be the file's own memory."""
         aligned = self.source.dtype != torch.float32 or self.source.data_ptr() % _ALIGNMENT_BYTES == 0
         same = self.source.dtype == self.parameter.dtype and self.source.dim() < _LAYOUT_DIMENSIONS
-        return same and aligned and not self.pinned
+        # What somebody has marked as theirs (DynamicVRAM does) may be read-only, and LoRA hooks write to weights.
+        return same and aligned and not self.pinned and not vars(self.source.untyped_storage())
 
     def piece(self, target: torch.Tensor) -> Piece:
         """What fills the target with these weights."""
@@ -224,11 +226,11 @@ class Reading(TorchFunctionMode):
 
     @_unseen
     def move(self, model: torch.nn.Module, device: torch.device) -> None:
-        """Has all that is awaited of a model on the host be read to a device instead.
+        """Has all that is awaited of a model be read to a device instead of where the host built it.
 
         `Module.to` would do it as well, but asks several questions about each weight: that takes longer than reading.
         """
-        for awaited, uses in self._uses(model):
+        for awaited, uses in self._uses(model, lambda home: home != device):
             room = torch.empty_like(awaited.source, dtype=awaited.parameter.dtype, device=device)
             self._put(awaited, uses, room)
 
@@ -239,15 +241,17 @@ class Reading(TorchFunctionMode):
         Args:
             device: where the weights are streamed to.
         """
-        awaited = self._uses(model)
+        awaited = self._uses(model, lambda home: home == HOST)
         rooms: list[torch.Tensor] = []
         _place_pinned([entry for entry, _ in awaited], device, rooms)
         for (entry, uses), room in zip(awaited, rooms, strict=False):
             self._put(dataclasses.replace(entry, pinned=True), uses, room)
 
-    def _uses(self, model: torch.nn.Module) -> list[tuple[_Awaited, list[tuple[torch.nn.Module, str]]]]:
-        """What is awaited of a model on the host, each with the modules that hold it and its name there."""
-        awaited = {id(entry.parameter): entry for entry in self._awaited.values() if entry.parameter.device == HOST}
+    def _uses(
+        self, model: torch.nn.Module, lies: Callable[[torch.device], bool]
+    ) -> list[tuple[_Awaited, list[tuple[torch.nn.Module, str]]]]:
+        """What is awaited of a model on some devices, each with the modules that hold it and its name there."""
+        awaited = {id(entry.parameter): entry for entry in self._awaited.values() if lies(entry.parameter.device)}
         uses: dict[int, tuple[_Awaited, list[tuple[torch.nn.Module, str]]]] = {}
         for module in model.modules():
             for name, parameter in module._parameters.items():

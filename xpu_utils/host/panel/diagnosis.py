@@ -13,8 +13,8 @@ from comfy.cli_args import args
 from ...doctor.examine import examine, examine_devices, examine_packs
 from ...doctor.findings import Finding
 from ...doctor.machine import Host, Machine, look
-from ...doctor.probe import ROOT
 from ..hooks import hooks
+from ..neighbours import present
 
 try:
     from comfyui_version import __version__ as host_version
@@ -42,19 +42,11 @@ def diagnose(*, kernels: bool = False, packs: bool = False) -> tuple[Machine, li
 
 
 def host_facts() -> Host:
-    """How ComfyUI runs: its device, the packs beside us, our hooks, the largest model."""
-    folders = [Path(folder) for folder in folder_paths.get_folder_paths("custom_nodes")]
-    packs = [
-        entry.name
-        for folder in folders
-        if folder.is_dir()
-        for entry in folder.iterdir()
-        if entry.is_dir() and entry.resolve() != ROOT and not entry.name.endswith((".disabled", "__pycache__"))
-    ]
+    """How ComfyUI runs: its device, what works beside us, our hooks, the largest model."""
     return Host(
         cpu_argument=bool(args.cpu),
         device_type=model_management.get_torch_device().type,
-        packs=tuple(sorted(packs)),
+        neighbours=tuple(present()),
         hooks=tuple((hook.name, hook.state.value, hook.reason) for hook in hooks()),
         largest_model_bytes=max((os.path.getsize(path) for path in _model_files()), default=0),
         free_model_disk_bytes=_free_bytes(Path(folder_paths.models_dir)),

@@ -12,7 +12,7 @@ from ...cpu.plan import CpuPlan
 from ...weights.conversion import Conversion, convert, converted_bytes
 from ..recovery.moving import unload
 from ..recovery.weights import HOST, is_lost
-from ..streaming import is_dynamic
+from ..target import is_dynamic
 
 _CONVERTIBLE = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -95,7 +95,8 @@ class WorkFormat:
             conversion.undo()
         self._conversions.clear()
         self._name(self._dtype)
-        note_dtypes(self._network)
+        if not is_dynamic(self._patcher):  # its weights are mapped as the file has them
+            note_dtypes(self._network)
         self._patcher.object_patches, self._patcher.force_cast_weights = self._before
         self._patcher.patches_uuid = uuid.uuid4()
         self._before = None

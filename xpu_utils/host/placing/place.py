@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -26,22 +25,15 @@ from ..running.conditions import moved
 from ..running.model_call import watch
 from ..running.vae import PlacedVAE
 from ..streaming import attach
+from ..target import clone_for, is_dynamic
 from .formats import compute_dtype, note_dtypes, set_compute_dtype
 
 BRIDGE = "ControlNet bridge"
 
 
 def place_patcher(patcher: Any, placement: Placement) -> Any:
-    """A clone of the patcher that loads to the placement's device.
-
-    The new patch id makes ComfyUI unload the shared weights from wherever they are before it loads them for
-    this clone, and again when the original is next used: they are never on two devices.
-    """
-    placed = patcher.clone()
-    if placed.load_device != placement.device.torch_device:
-        placed.load_device = placement.device.torch_device
-        placed.offload_device = torch.device("cpu")
-        placed.patches_uuid = uuid.uuid4()
+    """A clone of the patcher that loads to the placement's device; raises as `clone_for` does."""
+    placed = clone_for(patcher, placement.device.torch_device)
     set_placement(placed, placement)
     return placed
 
@@ -61,7 +53,9 @@ def place_model(
     placed = attach(place_patcher(model, placement), resident)
     # ComfyUI keeps a model under its patcher's parent when the patcher is gone. A clone in between goes with it, and
     # the weights would stay loaded under nobody: never to be unloaded, and searched for with a full collection.
-    placed.parent = model
+    placed.parent = model if placed.model is model.model else None
+    if is_dynamic(placed) and resident != AUTO:
+        placement = placement.because(f"DynamicVRAM decides what stays on {placement.device.id}, not {resident}")
     dtype, placement = _format_for(placement, compute_dtype(placed))
     set_compute_dtype(placed, dtype)
     plan = cpu_engine.plan_for(placement)
@@ -104,6 +98,7 @@ def place_clip(clip: Any, placement: Placement) -> tuple[Any, Placement]:
         raise ValueError("The checkpoint holds no text encoder: load one with XPU Load CLIP and connect that instead.")
     placed = PlacedCLIP.of(clip.clone())
     placed.patcher = place_patcher(clip.patcher, placement)
+    placed.cond_stage_model = placed.patcher.model
     plan, dtype = cpu_engine.plan_for(placement), None
     if plan is not None:
         dtype, placement = cpu_engine.compute_dtype_for(placement)
@@ -135,9 +130,13 @@ def place_vae(vae: Any, placement: Placement, *, owned: bool = False) -> tuple[A
     # Another pack's kind of VAE keeps its own way with memory.
     placed = PlacedVAE.of(vae) if type(vae) in (comfy.sd.VAE, PlacedVAE) else copy.copy(vae)
     placed.patcher = place_patcher(vae.patcher, placement)
+    placed.first_stage_model = placed.patcher.model
     placed.device = placement.device.torch_device
+    owned = owned or placed.first_stage_model is not vae.first_stage_model
     dtype, placement = _format_for(placement, vae.vae_dtype)
-    if dtype is not None and dtype != vae.vae_dtype:
+    if dtype is not None and dtype != vae.vae_dtype and is_dynamic(placed.patcher):
+        placement = placement.because(f"DynamicVRAM keeps a VAE in {name_of(vae.vae_dtype)}")
+    elif dtype is not None and dtype != vae.vae_dtype:
         if not owned:
             placed.patcher.unpatch_model(unpatch_weights=False)  # the copy is to be the model itself, unpatched
             placed.first_stage_model = copy.deepcopy(vae.first_stage_model)
@@ -172,6 +171,7 @@ def place_clip_vision(vision: Any, placement: Placement) -> tuple[Any, Placement
     """Places a CLIP_VISION, which ComfyUI computes in fp32 whatever its weights are stored in."""
     placed = PlacedClipVision.of(vision)
     placed.patcher = place_patcher(vision.patcher, placement)
+    placed.model = placed.patcher.model
     effective = _in_fp32(placement, "a CLIP vision model")
     set_placement(placed.patcher, effective)
     return placed, effective
@@ -184,8 +184,8 @@ def place_controlnet(control: Any, placement: Placement) -> tuple[Any, Placement
     if obstacle:
         default = dataclasses.replace(placement_for(AUTO, AUTO), requested=placement.requested)
         return placed, default.because(obstacle)
-    model = placed.control_model_wrapped.model
     placed.control_model_wrapped = place_patcher(placed.control_model_wrapped, placement)
+    model = placed.control_model = placed.control_model_wrapped.model
     placed.load_device = placement.device.torch_device
     placed.control_model_wrapped.add_object_patch("forward", functools.partial(_bridged, model, stock_forward(model)))
     hooks.record(BRIDGE, hooks.State.APPLIED, "placed ControlNets take inputs from any device")

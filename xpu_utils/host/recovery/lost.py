@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-import uuid
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -17,9 +16,8 @@ from comfy.patcher_extension import CallbacksMP
 from ...machine.devices import Device
 from ...placement import Placement, place
 from ...recovery.faults import FaultKind, classify, first_line, is_dead, mark_lost
-from .. import hooks
+from .. import hooks, streaming, target
 from ..inventory import host_inventory
-from ..streaming import abandon
 from .weights import is_lost, recover
 
 PLACEMENT = "xpu_nodes.placement"
@@ -47,9 +45,8 @@ def set_placement(patcher: Any, placement: Placement) -> None:
 
 def lead_to(patcher: Any, device: Device, placement: Placement) -> None:
     """Has a patcher load to another device from now on; its weights move, or are recovered, when it loads."""
-    patcher.load_device = device.torch_device
+    target.retarget(patcher, device.torch_device)
     patcher.offload_device = torch.device("cpu")
-    patcher.patches_uuid = uuid.uuid4()
     set_placement(patcher, placement)
 
 
@@ -79,7 +76,8 @@ def _lead_around(device: torch.device) -> None:
     inventory = host_inventory()
     placed = [patcher for patcher in _placed if patcher.load_device == device]
     for patcher in placed:  # before any of them is recovered: they share models, and what was patched of these
-        abandon(patcher)
+        target.abandon(patcher)
+        streaming.abandon(patcher)
     for patcher in placed:
         placement = placement_of(patcher)
         requested = placement.requested if placement else str(device)
@@ -114,11 +112,21 @@ def _replace_default(device: torch.device) -> None:
     best = host_inventory().best
     if best.type == "cpu":
         model_management.cpu_state = model_management.CPUState.CPU  # what --cpu does
-        hooks.record(DEFAULT_HOOK, hooks.State.APPLIED, f"{device} is lost, ComfyUI runs on the CPU")
+        _record_default(device, best)
         return
     torch.get_device_module(best.type).set_device(best.index)
     _default_to_a_living_device()
-    hooks.record(DEFAULT_HOOK, hooks.State.APPLIED, f"{device} is lost, ComfyUI runs on {best.id}")
+    _record_default(device, best)
+
+
+def _record_default(lost: torch.device, best: Device) -> None:
+    hooks.record(
+        DEFAULT_HOOK,
+        hooks.State.APPLIED,
+        f"{lost} is lost, ComfyUI runs on {best.id}",
+        in_force=lambda: not is_lost(model_management.get_torch_device()),
+        otherwise=f"another pack answers with {lost}, which is lost",
+    )
 
 
 def _default_to_a_living_device() -> None:
@@ -152,4 +160,9 @@ def _survive_empty_cache() -> None:
 
     soft_empty_cache.xpu_nodes = True  # type: ignore[attr-defined]
     model_management.soft_empty_cache = soft_empty_cache
-    hooks.record(EMPTY_CACHE_HOOK, hooks.State.APPLIED, "errors of a lost device are passed over")
+    hooks.record(
+        EMPTY_CACHE_HOOK,
+        hooks.State.APPLIED,
+        "errors of a lost device are passed over",
+        in_force=lambda: hooks.reaches(model_management.soft_empty_cache, soft_empty_cache),
+    )

@@ -12,6 +12,7 @@ import torch
 
 from ...machine.devices import Device
 from ..inventory import host_inventory
+from ..target import retarget
 from .lost import lead_to, placement_of
 from .weights import HOST, recover
 
@@ -39,7 +40,7 @@ def move(patcher: Any, device: Device, reason: str) -> None:
     if placement is not None:
         lead_to(patcher, device, dataclasses.replace(placement, device=device, reason=reason, carried_over=True))
     else:
-        patcher.load_device = device.torch_device
+        retarget(patcher, device.torch_device)
 
 
 def another_accelerator(without: Container[str], needed_bytes: float) -> Device | None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import uuid
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import comfy.model_management as model_management
@@ -14,7 +15,8 @@ import torch
 from comfy.model_patcher import wipe_lowvram_weight
 
 from ...recovery.faults import lost_devices
-from .. import streaming
+from .. import streaming, target
+from ..inventory import as_default
 
 SOURCE = "xpu_nodes.weights"
 """Attachment key under which a patcher carries the way to its weights."""
@@ -46,7 +48,7 @@ def remember(patcher: Any, what: str, load: Callable[[], Any]) -> None:
 
 
 def keep_host_copy(patcher: Any) -> None:
-    """Remembers the weights of a model of unknown origin as long as host memory is plentiful.
+    """Remembers how a model that is not ours is read again, else its weights while host memory is plentiful.
 
     The tensors are those that the model holds on the host before it moves; only keeping them costs memory. Modules
     that nodes have put on it are small and always copied.
@@ -55,13 +57,27 @@ def keep_host_copy(patcher: Any) -> None:
         if patch not in _copies:
             _copies[patch] = {name: tensor.detach().to(HOST) for name, tensor in tensors.items()}
     module = patcher.model
-    if patcher.get_attachment(SOURCE) is not None or patcher.load_device == HOST or patcher.backup:
+    if patcher.get_attachment(SOURCE) is not None or patcher.load_device == HOST:
+        return
+    initialiser = getattr(patcher, "cached_patcher_init", None)
+    if initialiser is not None:
+        patcher.set_attachments(SOURCE, WeightSource("its file", functools.partial(_read_again, *initialiser)))
+    if initialiser is not None or patcher.backup:
         return
     # Detached: a parameter that moves takes its new data along.
     weights = {name: tensor.detach() for name, tensor in _tensors(module)}
     on_host = all(tensor.device == HOST for tensor in weights.values())
     if on_host and model_management.get_free_memory(HOST) > 2 * patcher.model_size():
         patcher.set_attachments(SOURCE, WeightSource("a host copy", lambda: weights))
+
+
+def _read_again(
+    load: Callable[..., Any], arguments: Sequence[Any], position: int | None = None
+) -> Mapping[str, torch.Tensor]:
+    """The weights of a model by the way that its loader left with its patcher, as newer hosts' loaders do."""
+    with as_default(HOST):
+        answer = load(*arguments)
+    return dict(_tensors((answer if position is None else answer[position]).model))
 
 
 def is_lost(device: torch.device) -> bool:
@@ -88,6 +104,7 @@ def recover(patcher: Any) -> str:
 
 
 def _recover_model(patcher: Any) -> str:
+    target.abandon(patcher)
     streaming.abandon(patcher)
     lost = [name for name, tensor in _tensors(patcher.model) if is_lost(tensor.device)]
     if not lost and not is_lost(patcher.model.device or HOST):

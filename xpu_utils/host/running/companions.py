@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from ..recovery.lost import placement_of
 from ..recovery.moving import unload
 from ..recovery.weights import is_lost, keep_host_copy, recover
+from ..target import retarget
 
 
 class Companions:
@@ -70,5 +70,4 @@ def chain(control: Any) -> Iterator[Any]:
 
 def _lead(patcher: Any, device: torch.device) -> None:
     unload(patcher)
-    patcher.load_device = device
-    patcher.patches_uuid = uuid.uuid4()
+    retarget(patcher, device)

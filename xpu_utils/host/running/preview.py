@@ -12,7 +12,7 @@ import torch
 from ...calls import Call
 from ...recovery.faults import FaultKind
 from ...recovery.ladder import Failure
-from ..hooks import State, record, switched_off
+from ..hooks import State, reaches, record, switched_off
 from ..recovery.rungs import STOPS
 from ..recovery.weights import HOST
 
@@ -41,7 +41,7 @@ def apply_preview_hook() -> None:
         HOOK,
         State.APPLIED,
         "previewers decode on their own device",
-        in_force=lambda: latent_preview.get_previewer is get_previewer,
+        in_force=lambda: reaches(latent_preview.get_previewer, get_previewer),
     )
 
 

@@ -26,6 +26,7 @@ from ..recovery.lost import placement_of, set_placement
 from ..recovery.moving import free_others
 from ..recovery.rungs import carry_on, check_finite, report
 from ..recovery.weights import HOST
+from ..target import is_dynamic
 
 GIB = 1 << 30
 
@@ -109,7 +110,7 @@ class PlacedVAE(comfy.sd.VAE):
             self._format.restore()
 
     def _compute_in_fp32(self, failure: Failure) -> str | None:
-        if self.vae_dtype == torch.float32:
+        if self.vae_dtype == torch.float32 or is_dynamic(self.patcher):  # which the host casts to its own dtype
             return None
         self._format.hold(torch.float32)
         self.vae_dtype = torch.float32

@@ -1,0 +1,144 @@
+"""Where a patcher loads its model to, also where the host streams the weights by itself (DynamicVRAM).
+
+A dynamic model keeps its weights on the host, mapped from its file. For each device that it was loaded to it has a
+range of addresses and page-locked copies, and its modules point into these. On the CPU its patcher is a plain one.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import torch
+from comfy.model_patcher import ModelPatcher
+
+from ..recovery.faults import lost_devices
+from .neighbours import without_dynamic_vram
+
+DYNAMIC_KIND = "xpu_nodes.dynamic_kind"
+"""Attachment key under which a dynamic patcher that went to the CPU carries the class that it was of, ..."""
+MAPPED = "xpu_nodes.mapped_weights"
+"""... and the weights that were mapped: (module, name, parameter)."""
+
+HOST = torch.device("cpu")
+
+# What modules remember of a device that they were loaded to.
+_POINTERS = ("_v", "_v_block", "_v_signature", "_v_weight", "_v_bias", "_prefetch", "_pins", "_pin_state")
+
+
+def is_dynamic(patcher: Any) -> bool:
+    """Whether the host streams this patcher's weights by itself (DynamicVRAM, on newer hosts)."""
+    return hasattr(patcher, "is_dynamic") and bool(patcher.is_dynamic())
+
+
+def clone_for(patcher: Any, device: torch.device) -> Any:
+    """A clone that loads to a device.
+
+    The new patch id makes ComfyUI unload shared weights from wherever they are before it loads them for the clone,
+    and again when the original is next used: they are never on two devices. A dynamic model gets weights of its own
+    for another device, read again by its loader, as ComfyUI's own device nodes do it.
+
+    Raises:
+        RuntimeError: the model is dynamic and its loader does not tell how to read it again.
+    """
+    if patcher.load_device == device:
+        return patcher.clone()
+    if not is_dynamic(patcher):
+        clone = patcher.clone()
+    elif getattr(patcher, "cached_patcher_init", None) is None:
+        raise RuntimeError(
+            f"{type(patcher.model).__name__} cannot go to {device}: DynamicVRAM has it on {patcher.load_device} and "
+            "its loader does not tell how to read it again, load it with a loader of this pack or start ComfyUI with "
+            "--disable-dynamic-vram."
+        )
+    elif device == HOST:
+        with without_dynamic_vram():
+            clone = patcher.clone(disable_dynamic=True)
+    else:
+        return patcher.deepclone_multigpu(new_load_device=device)
+    retarget(clone, device)
+    clone.offload_device = HOST
+    return clone
+
+
+def retarget(patcher: Any, device: torch.device) -> None:
+    """Has a patcher, whose weights are on the host, load them to another device from now on."""
+    if is_dynamic(patcher) or patcher.get_attachment(DYNAMIC_KIND) is not None:
+        _release(patcher)
+        if device == HOST:
+            _make_plain(patcher)
+        else:
+            _make_dynamic(patcher, device)
+    patcher.load_device = device
+    patcher.patches_uuid = uuid.uuid4()
+
+
+def abandon(patcher: Any) -> None:
+    """Puts a dynamic model's weights back to the ones on the host if its device is lost; asks nothing of it."""
+    if is_dynamic(patcher) and str(patcher.load_device) in lost_devices():
+        patcher.restore_loaded_backups()
+        _release(patcher)
+
+
+def _release(patcher: Any) -> None:
+    """Drops what a model holds of the device that it loads to."""
+    model, device = patcher.model, patcher.load_device
+    for module in model.modules():
+        for name in _POINTERS:
+            vars(module).pop(name, None)
+    getattr(model, "dynamic_vbars", {}).pop(device, None)
+    if getattr(model, "dynamic_pins", {}).pop(device, None) is not None:
+        _register(patcher, device)  # empty: other patchers of this model may still name the device
+    model.device = HOST
+
+
+def _make_plain(patcher: Any) -> None:
+    """For the CPU, where weights may be written to: those that are somebody's mapping are copied."""
+    if not is_dynamic(patcher):
+        return
+    patcher.set_attachments(DYNAMIC_KIND, type(patcher))
+    _patchers(patcher.model).discard(id(patcher))
+    patcher.__class__ = ModelPatcher
+    mapped = [
+        (module, name, parameter)
+        for module in patcher.model.modules()
+        for name, parameter in module._parameters.items()
+        if parameter is not None and _is_anothers(parameter)
+    ]
+    patcher.set_attachments(MAPPED, mapped)
+    copies: dict[int, torch.nn.Parameter] = {}
+    for module, name, parameter in mapped:
+        if id(parameter) not in copies:
+            dtype = getattr(module, f"{name}_comfy_model_dtype", None)  # mapped weights are as they are in the file
+            copies[id(parameter)] = torch.nn.Parameter(parameter.detach().to(dtype, copy=True), requires_grad=False)
+        module._parameters[name] = copies[id(parameter)]
+
+
+def _is_anothers(parameter: Any) -> bool:
+    """Whether a weight, or a part of a quantised one, lies in memory that somebody has marked as theirs."""
+    names = parameter.__tensor_flatten__()[0] if hasattr(parameter, "__tensor_flatten__") else ()
+    parts = [getattr(parameter, name) for name in names] or [parameter]
+    return any(vars(part.untyped_storage()) for part in parts)
+
+
+def _make_dynamic(patcher: Any, device: torch.device) -> None:
+    if not is_dynamic(patcher):
+        patcher.__class__ = patcher.get_attachment(DYNAMIC_KIND)
+        _patchers(patcher.model).add(id(patcher))
+        for module, name, parameter in patcher.get_attachment(MAPPED):
+            module._parameters[name] = parameter
+        for key in (DYNAMIC_KIND, MAPPED):
+            patcher.remove_attachments(key)
+    _register(patcher, device)
+
+
+def _register(patcher: Any, device: torch.device) -> None:
+    """Has newer hosts keep an account of what is page-locked for a device."""
+    if hasattr(patcher, "register_load_device"):
+        patcher.register_load_device(device)
+
+
+def _patchers(model: Any) -> set[int]:
+    """The ids of a model's dynamic patchers: newer hosts unlock its memory after the last of them."""
+    ids: set[int] = getattr(model, "dynamic_patchers", set())
+    return ids
