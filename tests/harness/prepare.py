@@ -15,7 +15,7 @@ from .programs import ensure_chromium
 LAYOUTS = (
     *("sd15-tiny", "sd3-tiny", "sd15-tiny-unet", "wan-tiny", "clip-l", "clip-vision-l", "vae-sd15"),
     *("t5-base", "lora-sd15-tiny", "lora-clip-l", "controlnet-sd15-tiny", "upscaler-2x"),
-    *("taesd_encoder", "taesd_decoder"),
+    *("taesd_encoder", "taesd_decoder", "emoji"),
 )
 
 

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from tests.training import checkpoint
+
 Shapes = dict[str, tuple[int, ...]]
 
 _UNET = {
@@ -264,6 +266,7 @@ LAYOUTS: dict[str, tuple[str, Callable[[], Shapes]]] = {
     "lora-clip-l": ("loras", _clip_lora),
     "controlnet-sd15-tiny": ("controlnet", lambda: _controlnet(_UNET_TINY)),
     "upscaler-2x": ("upscale_models", _upscaler),
+    checkpoint.NAME: ("checkpoints", lambda: _clip_l("")),  # what was not trained of it
 }
 
 
@@ -295,7 +298,9 @@ def write_model(layout: str, models: Path, *, seed: int = 0, dtype: torch.dtype 
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
-        save_file(random_weights(shapes(), seed=seed, dtype=dtype), partial)
+        trained = layout == checkpoint.NAME
+        weights = checkpoint.checkpoint(shapes()) if trained else random_weights(shapes(), seed=seed, dtype=dtype)
+        save_file(weights, partial)
         partial.replace(path)
     return path
 
