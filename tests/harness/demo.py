@@ -1,30 +1,48 @@
-"""`make demo`: a picture from a headless workflow of our nodes, and a report of where each part ran."""
+"""`make demo`: pictures from a headless workflow of our nodes, a device lost on the way, and where each part ran."""
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import shutil
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
+from PIL import Image, ImageDraw
 from tqdm import tqdm
 
+from tests.training.checkpoint import NAME, trained
+from tests.xpu_sim import build
 from xpu_utils.placement import check_device_name
 
 from .client import Client, Result
 from .hosts import ROOT, host_path
 from .models import ensure_models
 from .server import running_server
+from .simulated import simulated_server
 from .workflows import Workflow
 
 OUT = ROOT / "out" / "demo"
 BASE = ROOT / ".cache" / "demo"
 WORKFLOW = ROOT / "example_workflows" / "api" / "text_to_image.json"
 COLUMNS = ("name", "requested", "effective", "precision", "seconds", "reason")
+
+SUBJECTS = ("octopus", "hamburger", "rocket")
+RANDOM = "sd15-tiny"
+"""The checkpoint of random weights that stands in for the trained one."""
+
+LOST_STEP = 4
+"""The step in which the simulated device is lost; each begins with the one convolution of the network."""
+
+Drawn = tuple[str, Image.Image]
+"""What a picture shows, and the picture."""
+
+
+class FailedError(Exception):
+    """The workflow failed; the message is a sentence."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,38 +52,104 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     try:
         check_device_name(chosen.device)
-        host = host_path()
+        host_path()
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1
     shutil.rmtree(BASE, ignore_errors=True)
-    BASE.mkdir(parents=True)
-    models = ensure_models("sd15-tiny")
-    with running_server(BASE, models=models, host=host, arguments=_host_arguments(), steady=False) as server:
-        result = run_with_progress(server.client, _workflow(chosen.device))
-        if result.error is not None:
-            print(f"The workflow failed: {result.message}", file=sys.stderr)
-            return 1
-        _leave(server.client, result)
+    OUT.mkdir(parents=True, exist_ok=True)
+    checkpoint = _checkpoint()
+    try:
+        pictures = _draw(chosen.device, checkpoint) + _lose_a_device(checkpoint)
+    except FailedError as error:
+        print(error, file=sys.stderr)
+        return 1
+    contact_sheet(pictures).save(OUT / "sheet.png")
+    print("\n".join(f"wrote {os.path.relpath(OUT / name, ROOT)}" for name in ("sheet.png", "report.json")))
     return 0
 
 
-def _workflow(device: str) -> Workflow:
-    """The example, with everything that can be placed on the device."""
+def _checkpoint() -> str:
+    """The trained checkpoint, or the one of random weights where that is damaged."""
+    try:
+        trained(NAME)
+    except ValueError as error:
+        print(f"{error} Random weights draw noise instead.", file=sys.stderr)
+        return RANDOM
+    return NAME
+
+
+def _draw(device: str, checkpoint: str) -> list[Drawn]:
+    """Draws every subject on this machine's device, prints where each part ran and keeps that as report.json."""
+    pictures, stages = [], []
+    models = ensure_models(checkpoint)
+    (BASE / "here").mkdir(parents=True)
+    with running_server(BASE / "here", models=models, arguments=_host_arguments(), steady=False) as server:
+        for subject in SUBJECTS:
+            result, picture = _picture(server.client, _workflow(device, checkpoint, subject))
+            pictures.append((subject, picture))
+            stages += stages_of(server.client, result)
+    print(table(stages))
+    (OUT / "report.json").write_text(json.dumps(stages, indent=2), encoding="utf-8")
+    return pictures
+
+
+def _lose_a_device(checkpoint: str) -> list[Drawn]:
+    """Draws one subject twice on two simulated cards; the second time the first card is lost on the way."""
+    try:
+        build.load()
+    except build.CannotSimulate as error:
+        print(f"The lost device is left out: {error}", file=sys.stderr)
+        return []
+    workflow = _workflow("auto", checkpoint, SUBJECTS[0])
+    cards = {"devices": ["arc-b580", "arc-b580"]}
+    with simulated_server(BASE / "simulated", cards, models=ensure_models(checkpoint)) as (server, simulation):
+        _, undisturbed = _picture(server.client, workflow)
+        server.client.post("/free", {"unload_models": True, "free_memory": True})  # nothing is taken from a cache
+        simulation.set_faults({"operator": "aten::convolution", "kind": "device_lost", "device": 0, "nth": LOST_STEP})
+        result, survived = _picture(server.client, workflow)
+        (sampled,) = (stage for stage in stages_of(server.client, result) if stage["name"] == "sample")
+    equal = undisturbed.tobytes() == survived.tobytes()
+    print(
+        f"A simulated card was lost in step {LOST_STEP}, sampling ended on {sampled['effective']}: "
+        f"the picture is {'the same to the bit' if equal else 'ANOTHER than without the loss'}."
+    )
+    if not equal:
+        raise FailedError("A lost device changed the picture: please report this with out/demo/report.json.")
+    return [("simulated card", undisturbed), ("card lost on the way", survived)]
+
+
+def _workflow(device: str, checkpoint: str, subject: str) -> Workflow:
+    """The example, drawing a subject with everything that can be placed on the device."""
     workflow: Workflow = json.loads(WORKFLOW.read_text(encoding="utf-8"))
     for node in workflow.values():
         if "device" in node["inputs"]:
             node["inputs"]["device"] = device
+    workflow["checkpoint"]["inputs"]["ckpt_name"] = f"{checkpoint}.safetensors"
+    workflow["positive"]["inputs"]["text"] = subject
+    workflow["negative"]["inputs"]["text"] = ""
+    workflow["sampler"]["inputs"].update(cfg=2.0, scheduler="simple")
     return workflow
 
 
-def _leave(client: Client, result: Result) -> None:
-    """Writes pictures and report, and prints the table."""
-    OUT.mkdir(parents=True, exist_ok=True)
-    pictures, stages = save_pictures(client, result), stages_of(client, result)
-    (OUT / "report.json").write_text(json.dumps(stages, indent=2), encoding="utf-8")
-    print(table(stages))
-    print("\n".join(f"wrote {os.path.relpath(path, ROOT)}" for path in [*pictures, OUT / "report.json"]))
+def _picture(client: Client, workflow: Workflow) -> tuple[Result, Image.Image]:
+    result = run_with_progress(client, workflow)
+    if result.error is not None:
+        raise FailedError(f"The workflow failed: {result.message}")
+    return result, Image.open(io.BytesIO(client.image(result, "save"))).convert("RGB")
+
+
+def contact_sheet(pictures: Sequence[Drawn], columns: int = 3, caption_pixels: int = 20) -> Image.Image:
+    """The pictures in rows, each above its caption."""
+    width, height = pictures[0][1].size
+    height += caption_pixels
+    rows = -(-len(pictures) // columns)
+    sheet = Image.new("RGB", (columns * width, rows * height), "white")
+    for index, (caption, picture) in enumerate(pictures):
+        left, top = index % columns * width, index // columns * height
+        sheet.paste(picture, (left, top))
+        ImageDraw.Draw(sheet).text((left + width / 2, top + height), caption, fill="black", anchor="md")
+    return sheet
 
 
 def _host_arguments() -> tuple[str, ...]:
@@ -94,17 +178,6 @@ def stages_of(client: Client, result: Result) -> list[dict[str, Any]]:
     """Where each part of the prompt ran, text encoding by the stock node included."""
     jobs = client.get("/xpu/jobs")["jobs"]
     return next(list(job["stages"]) for job in jobs if job["prompt_id"] == result.prompt_id)
-
-
-def save_pictures(client: Client, result: Result) -> list[Path]:
-    """Fetches every saved picture into the output folder."""
-    paths = []
-    for node_id, output in result.outputs.items():
-        for index, entry in enumerate(output.get("images", [])):
-            path = OUT / entry["filename"]
-            path.write_bytes(client.image(result, node_id, index))
-            paths.append(path)
-    return paths
 
 
 def table(stages: list[dict[str, Any]]) -> str:

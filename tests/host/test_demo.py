@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.harness import demo
 from tests.harness.hosts import host_path
+from tests.training import checkpoint
 
-SMALL = {"width": 64, "height": 64, "steps": 2}
+SMALL = {"width": 64, "height": 64, "steps": 4}
 
 
 @pytest.fixture(autouse=True)
@@ -26,19 +28,32 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.core
-def test_the_demo_leaves_a_picture_and_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_demo_leaves_pictures_and_a_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(demo, "SUBJECTS", ("octopus", "rocket"))
     assert demo.main(["--device", "xpu:7"]) == 0
-    (picture,) = (tmp_path / "out").glob("*.png")
-    assert picture.read_bytes().startswith(b"\x89PNG")
+    with Image.open(tmp_path / "out" / "sheet.png") as sheet:
+        assert sheet.width == 3 * SMALL["width"]  # two subjects, and a third picture beside them
     stages = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
-    assert [stage["name"] for stage in stages] == ["load checkpoint", "encode text", "encode text", "sample", "decode"]
+    assert [stage["name"] for stage in stages[:5]] == ["load checkpoint", *["encode text"] * 2, "sample", "decode"]
     sampled = stages[3]
     assert (sampled["requested"], sampled["effective"]) == ("xpu:7", "cpu")
     assert sampled["seconds"] > 0
     assert "xpu:7 is not on this machine" in sampled["reason"]
     shown = capsys.readouterr().out
     assert shown.splitlines()[0].split() == list(demo.COLUMNS)
+    assert "sampling ended on xpu:1: the picture is the same to the bit" in shown
     assert "report.json" in shown
+
+
+def test_without_the_trained_weights_the_demo_draws_with_random_ones_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(checkpoint.trained, "__defaults__", (tmp_path,))
+    (tmp_path / "training.json").write_text(json.dumps({"sha256": {"emoji": ""}}), encoding="utf-8")
+    assert demo._checkpoint() == demo.RANDOM
+    assert "the trained weights are missing or damaged" in capsys.readouterr().err
 
 
 def test_the_user_s_own_comfyui_is_taken_unless_a_version_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
