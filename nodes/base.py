@@ -10,10 +10,11 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..xpu_utils.choice import AUTO
 from ..xpu_utils.host.choices import OFFERED, check_input
 from ..xpu_utils.host.inventory import host_inventory, placement_for
 from ..xpu_utils.host.stages import decided, run_stage
-from ..xpu_utils.placement import AUTO, Placement, check_device_name
+from ..xpu_utils.placement import Placement, check_device_name
 from ..xpu_utils.precision import PRECISIONS, check_precision
 from ..xpu_utils.residency import CHOICES as RESIDENT_CHOICES
 from ..xpu_utils.residency import resident_share

@@ -8,9 +8,9 @@ from comfy_api.latest import io
 
 from ..xpu_utils.bench.compare import as_json, as_table
 from ..xpu_utils.bench.quick import measure_device
+from ..xpu_utils.choice import AUTO
 from ..xpu_utils.host.inventory import placement_for
 from ..xpu_utils.host.memory import free_memory
-from ..xpu_utils.placement import AUTO
 from .base import accepted, device_input
 
 

@@ -6,10 +6,10 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..xpu_utils.choice import AUTO
 from ..xpu_utils.host.choices import WEIGHT_DTYPES, clip_types, model_files, vae_names
 from ..xpu_utils.host.loading import load as loading
 from ..xpu_utils.placement import Placement
-from ..xpu_utils.residency import AUTO
 from .base import XPUModelNode, XPUNode, accepted, decide
 
 

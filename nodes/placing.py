@@ -6,8 +6,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..xpu_utils.choice import AUTO
 from ..xpu_utils.host.placing import place as placing
-from ..xpu_utils.residency import AUTO
 from .base import XPUModelNode, XPUNode, decide
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..xpu_utils.choice import AUTO
 from ..xpu_utils.host.choices import SAMPLERS, SCHEDULERS
 from ..xpu_utils.host.running.sampling import sample
-from ..xpu_utils.placement import AUTO
 from .base import XPUNode, accepted
 
 MAX_SEED = 0xFFFFFFFFFFFFFFFF

@@ -6,8 +6,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..xpu_utils.choice import AUTO
 from ..xpu_utils.host.running import coding
-from ..xpu_utils.placement import AUTO
 from .base import XPUNode
 
 

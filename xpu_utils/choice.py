@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+AUTO = "auto"
+"""Leaves a device, a precision or a share to us."""
+
 
 def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
     """Refuses a value that is not in a combo box's list.

@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 import re
 
+from .choice import AUTO
 from .machine.devices import Device, Inventory
 from .precision import check_precision
-
-AUTO = "auto"
 
 _DEVICE_NAME = re.compile(r"[a-z]{1,16}(:[0-9]{1,3})?")
 

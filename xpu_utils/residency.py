@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import re
 
-AUTO = "auto"
+from .choice import AUTO
+
 ALL = "all"
 CHOICES = (AUTO, ALL, "90%", "75%", "60%", "45%", "30%", "20%", "10%", "0%")
 

@@ -18,8 +18,9 @@ import safetensors.torch
 import torch
 from tqdm import tqdm
 
+from tests.harness.filling import read_all
 from xpu_utils.machine.devices import Device, find_devices
-from xpu_utils.weights.fill import THREADS, load_safetensors
+from xpu_utils.weights.fill import THREADS
 from xpu_utils.weights.to_device import CHUNK_BYTES
 
 from .comfyui import use_comfyui
@@ -111,7 +112,7 @@ def of_the_file(path: Path, device: Device) -> dict[str, Load]:
             key: value.to(name) for key, value in safetensors.torch.load_file(path).items()
         },
         f"safetensors, device={name}": lambda: safetensors.torch.load_file(path, device=name),
-        "ours": lambda: load_safetensors(path, device.torch_device),
+        "ours": lambda: read_all(path, device.torch_device),
     }
 
 

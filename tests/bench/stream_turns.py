@@ -20,8 +20,8 @@ from comfy.ldm.flux.model import FluxParams
 from xpu_utils.host.inventory import placement_for
 from xpu_utils.host.placing.place import place_model
 from xpu_utils.host.streaming import ATTACHMENT, HOOK
+from xpu_utils.host.target import HOST
 
-HOST = torch.device("cpu")
 WARM_STEPS = 5
 """Steps left out of the timing: a stream learns during the first ones."""
 

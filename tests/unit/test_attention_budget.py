@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -18,7 +16,6 @@ from xpu_utils.memory.attention import (
     AttentionBudget,
     Chunks,
     attend_in_chunks,
-    attend_padded,
     budget_for,
     chunks_for,
 )
@@ -135,28 +132,11 @@ def test_with_few_keys_the_queries_themselves_count() -> None:
     assert chunks_for(q.shape, k.shape, 10 * 40 * SCORE_BYTES) == Chunks(batch=1, heads=1, queries=10)
 
 
-@pytest.mark.parametrize("scale", [None, 0.3])
-def test_padding_the_head_dim_changes_rounding_only(scale: float | None) -> None:
-    q, k, v = torch.randn(3, 1, 2, 33, 40)
-    expected = F.scaled_dot_product_attention(q, k, v, scale=scale)
-    torch.testing.assert_close(attend_padded(q, k, v, 64, scale), expected, atol=2e-6, rtol=2e-6)
-
-
 def test_a_mask_or_an_unknown_head_dim_needs_scores() -> None:
     budget = AttentionBudget(1 << 30, fused_head_dims=(64, 96, 128))
     assert not budget.needs_scores(64, None)
     assert budget.needs_scores(40, None)
     assert budget.needs_scores(64, torch.ones(1, 1, dtype=torch.bool))
-
-
-def test_head_dims_are_padded_only_where_that_is_wanted_and_helps() -> None:
-    wanted = AttentionBudget(1 << 30, fused_head_dims=(64, 96), pad_head_dims=True)
-    assert wanted.padded_head_dim(40, None) == 64
-    assert wanted.padded_head_dim(80, None) == 96
-    assert wanted.padded_head_dim(64, None) is None
-    assert wanted.padded_head_dim(160, None) is None
-    assert wanted.padded_head_dim(40, torch.ones(1, 1)) is None
-    assert dataclasses.replace(wanted, pad_head_dims=False).padded_head_dim(40, None) is None
 
 
 def test_the_budget_follows_free_memory_and_the_single_allocation_limit() -> None:

@@ -18,7 +18,7 @@ import pytest
 from xpu_utils.__main__ import main
 from xpu_utils.doctor import machine as machine_module
 from xpu_utils.doctor import probe, windows
-from xpu_utils.doctor.examine import as_data, as_text, examine, report
+from xpu_utils.doctor.examine import as_data, as_text, attachment, examine
 from xpu_utils.doctor.findings import REPOSITORY, SYSTEMS, Finding, State, exit_code
 from xpu_utils.doctor.machine import Gpu
 from xpu_utils.doctor.server import examine_server
@@ -137,7 +137,7 @@ def test_the_report_names_no_person_path_or_serial() -> None:
         Result("gelu", "bf16", None, r"cannot open C:\Users\anna\AppData\Local\NEO\a.cl"),
         Result("gelu", "fp32", None, f"device {b580().uuid} is lost"),
     )
-    text = report(broken, examine(broken), {"xpu:0": results})
+    text = attachment(broken, examine(broken), {"xpu:0": results})
     assert "anna" not in text
     assert "/" not in text.replace("Meteor/Arrow", "")
     assert b580().uuid not in text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +14,6 @@ from xpu_utils.streaming.plan import (
     RingPlan,
     choose_resident,
     plan_ring,
-    predict_seconds,
     ring_size,
 )
 
@@ -98,6 +99,32 @@ def test_a_small_part_streams_in_few_large_copies() -> None:
     costs = [PieceCost(size, 1.0) for size in (20, 1, 2, 20, 3, 1) * 10]
     resident = choose_resident(costs, resident_bytes=370, ring_bytes=60)
     assert [costs[index].size_bytes for index in range(60) if index not in resident] == [20] * 5
+
+
+def predict_seconds(
+    costs: Sequence[PieceCost], resident: Collection[int], *, ring_bytes: int, link_bytes_per_s: float
+) -> float:
+    """Seconds of one pass in the steady state, were copies and compute never to slow each other down."""
+    order = [index for index in range(len(costs)) if index not in resident]
+    plan = plan_ring([costs[index].size_bytes for index in order], ring_bytes)
+    position_of = {index: position for position, index in enumerate(order)}
+    ready = [0.0] * len(order)
+    link_free = now = 0.0
+    for primed in range(plan.primed):
+        link_free += costs[order[primed]].size_bytes / link_bytes_per_s
+        ready[primed] = link_free
+    began = 0.0
+    for _ in range(3):
+        began = now
+        for index, cost in enumerate(costs):
+            position = position_of.get(index)
+            if position is not None:
+                now = max(now, ready[position])
+            now += cost.seconds
+            for following in plan.unlocks[position] if position is not None else ():
+                link_free = max(link_free, now) + costs[order[following]].size_bytes / link_bytes_per_s
+                ready[following] = link_free
+    return now - began
 
 
 def test_copies_hide_behind_dense_compute() -> None:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from ..doctor import probe
-from ..doctor.examine import as_data, as_text, examine, examine_devices, examine_packs, merge, report
+from ..doctor.examine import as_data, as_text, attachment, examine, examine_devices, examine_packs, merge
 from ..doctor.findings import Finding, exit_code
 from ..doctor.machine import Machine, look
 from ..doctor.server import DEFAULT_ADDRESS, examine_server
@@ -67,5 +67,5 @@ def _self_test(machine: Machine, findings: list[Finding]) -> list[Finding]:
     runs = {device.id: probe.run(device.id, everything=True) for device in machine.inventory.devices}
     found = [probe.finding(device, run) for device, run in runs.items()]
     numbers = {device: run.results for device, run in runs.items()}
-    REPORT_FILE.write_text(report(machine, [*findings, *found], numbers), encoding="utf-8")
+    REPORT_FILE.write_text(attachment(machine, [*findings, *found], numbers), encoding="utf-8")
     return found

@@ -66,7 +66,7 @@ def as_data(findings: Iterable[Finding], system_name: str) -> list[dict[str, Any
     ]
 
 
-def report(machine: Machine, findings: Sequence[Finding], numbers: Mapping[str, Sequence[Result]]) -> str:
+def attachment(machine: Machine, findings: Sequence[Finding], numbers: Mapping[str, Sequence[Result]]) -> str:
     """JSON to attach to an issue: facts of the hardware and results, each field chosen.
 
     Nothing in it names the user, the machine, a path, a serial number or a UUID: what drivers say is scrubbed.

@@ -19,7 +19,7 @@ from comfy.patcher_extension import WrappersMP
 from ..calls import Call, StandIn
 from ..cpu.attention import attention
 from ..cpu.plan import CpuPlan
-from ..memory.attention import SMALLEST_BYTES, AttentionBudget, attend_in_chunks, attend_padded, budget_for, chunks_for
+from ..memory.attention import SMALLEST_BYTES, AttentionBudget, attend_in_chunks, budget_for, chunks_for
 from ..placement import Placement
 from . import hooks
 from .inventory import host_inventory
@@ -79,13 +79,8 @@ def attends_within_budget(model: Any) -> bool:
 
 def device_budget(device: torch.device) -> AttentionBudget:
     """The budget for one attention call on an accelerator, from what is free on it now."""
-    limit_bytes, fused_head_dims, pad_head_dims = _facts(device)
-    return budget_for(
-        model_management.get_free_memory(device),
-        limit_bytes,
-        fused_head_dims=fused_head_dims,
-        pad_head_dims=pad_head_dims,
-    )
+    limit_bytes, fused_head_dims = _facts(device)
+    return budget_for(model_management.get_free_memory(device), limit_bytes, fused_head_dims=fused_head_dims)
 
 
 def smaller_budget_bytes(device: torch.device) -> int:
@@ -94,11 +89,11 @@ def smaller_budget_bytes(device: torch.device) -> int:
 
 
 @functools.lru_cache(maxsize=16)
-def _facts(device: torch.device) -> tuple[int | None, tuple[int, ...], bool]:
+def _facts(device: torch.device) -> tuple[int | None, tuple[int, ...]]:
     known = host_inventory().find(str(device))
     if known is None:
-        return None, (), False
-    return known.single_allocation_limit_bytes, known.profile.flash_head_dims, known.profile.pad_head_dims
+        return None, ()
+    return known.single_allocation_limit_bytes, known.profile.flash_head_dims
 
 
 def _with_budget(executor: Any, /, *arguments: Any, **keywords: Any) -> Any:
@@ -147,31 +142,19 @@ def _within_budget(function: Any, call: Call) -> Any:
     # From the shapes alone: a view of each tensor for each layer is milliseconds of the host's time a step.
     q_shape, k_shape = (t.shape if reshaped else _shape_by_heads(t, q.shape[-1] // heads) for t in (q, k))
     head_dim = q_shape[-1]
-    paddable = k_shape[1] == q_shape[1] and _nothing_else_asked(call)
-    padded = budget.padded_head_dim(head_dim, mask) if paddable else None
     chunks = chunks_for(q_shape, k_shape, budget.temporary_bytes) if budget.needs_scores(head_dim, mask) else None
     if chunks is not None and BUDGET not in options and attends_without_scores(function, q_shape, q.dtype, given):
         chunks = None
-    if padded is None and chunks is None:
+    if chunks is None:
         return call.on(function)
     q4, k4, v4 = (q, k, v) if reshaped else _by_heads(q, k, v, head_dim)
-    if padded is not None:
-        out = attend_padded(q4, k4, v4, padded, given.get("scale"))
-    else:
-        piecewise = {**given, "skip_reshape": True, "skip_output_reshape": True}
+    piecewise = {**given, "skip_reshape": True, "skip_output_reshape": True}
 
-        def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None) -> Any:
-            return function(q, k, v, q.shape[1], **{**piecewise, "mask": mask})
+    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None) -> Any:
+        return function(q, k, v, q.shape[1], **{**piecewise, "mask": mask})
 
-        out = attend_in_chunks(attend, q4, k4, v4, mask, chunks)
+    out = attend_in_chunks(attend, q4, k4, v4, mask, chunks)
     return out if given.get("skip_output_reshape") else out.transpose(1, 2).flatten(2)
-
-
-def _nothing_else_asked(call: Call) -> bool:
-    """Whether a call says nothing but what all of the host's attention functions know."""
-    known = {*_ATTENTION, *HINTS, "scale"}
-    others = [value for name, value in call.keywords.items() if name not in known]
-    return len(call.arguments) <= len(_ATTENTION) and all(value is None for value in others)
 
 
 def _budget(options: dict[str, Any], device: torch.device) -> AttentionBudget:

@@ -22,11 +22,12 @@ from comfy.ldm.modules.diffusionmodules.model import Upsample as PictureUpsample
 from comfy.ldm.modules.diffusionmodules.openaimodel import Upsample as LatentUpsample
 
 from ..calls import Call, StandIn
+from ..choice import AUTO
 from ..cpu.allocator import give_back_freed_memory, keep_freed_memory
 from ..cpu.layers import channels_last, fast_linears, fast_upsampling, picture_attention, stock_forward
 from ..cpu.plan import CpuPlan
 from ..cpu.planning import cpu_plan
-from ..placement import AUTO, Placement
+from ..placement import Placement
 from ..precision import dtype_of, name_of
 from . import hooks
 from .attention import HINTS, attend_on_cpu, stock_vae_attention

@@ -11,8 +11,9 @@ import comfy.model_management as model_management
 import torch
 from comfy.cli_args import args
 
+from ..choice import AUTO
 from ..machine.devices import Device, Inventory, Rejection, find_devices
-from ..placement import AUTO, Placement, place
+from ..placement import Placement, place
 from ..recovery.faults import lost_devices
 from .neighbours import without_dynamic_vram
 

@@ -19,8 +19,9 @@ import torch
 from comfy.patcher_extension import CallbacksMP, PatcherInjection
 
 from ..calls import Call
+from ..choice import AUTO
 from ..recovery.faults import lost_devices
-from ..residency import AUTO, resident_share
+from ..residency import resident_share
 from ..streaming.leaves import collect_leaves, opaque_kind
 from ..streaming.lesson import Lesson
 from ..streaming.plan import ring_size
@@ -29,13 +30,12 @@ from ..weights.pinned import PinnedMemoryError, shared_pool
 from . import hooks
 from .inventory import host_inventory
 from .neighbours import distributed
-from .target import is_dynamic
+from .target import HOST, is_dynamic
 
 HOOK = "weight streaming"
 ATTACHMENT = "xpu_nodes.streaming"
 """Key of the attachment, the injection and the callback on a patcher."""
 
-HOST = torch.device("cpu")
 
 _LOAD = ("device_to", "lowvram_model_memory", "force_patch_weights", "full_load")
 _PATCH = ("key", "device_to")

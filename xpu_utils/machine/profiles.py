@@ -44,8 +44,6 @@ class Profile:
     """Share of total memory the allocator may take: makes running out an ordinary error (pytorch #190972)."""
     flash_head_dims: tuple[int, ...] = (64, 96, 128, 192)
     """Head dims with a fused attention kernel (torch-xpu-ops #3141); none where none can be relied on."""
-    pad_head_dims: bool = False
-    """Pad other head dims to the next of these. Not measured on Intel hardware yet, so nowhere the default."""
 
 
 # The 4 GB limit: intel/unified-runtime #1245. No fused attention is relied on where it was seen to allocate its scores

@@ -7,7 +7,6 @@ import itertools
 from collections.abc import Callable, Sequence
 
 import torch
-import torch.nn.functional as F
 
 SCORE_BYTES = 4
 """One score of unfused attention: torch computes the half formats in fp32 (`_scaled_dot_product_attention_math`)."""
@@ -34,18 +33,10 @@ class AttentionBudget:
     """The most that any one temporary may take."""
     fused_head_dims: tuple[int, ...] = ()
     """Head dims for which the device attends without a tensor of scores, if there is no mask."""
-    pad_head_dims: bool = False
-    """Whether other head dims are padded to the next of these."""
 
     def needs_scores(self, head_dim: int, mask: torch.Tensor | None) -> bool:
         """Whether attention with this head dim and mask makes a tensor of scores."""
         return mask is not None or head_dim not in self.fused_head_dims
-
-    def padded_head_dim(self, head_dim: int, mask: torch.Tensor | None) -> int | None:
-        """The head dim to pad to; None where padding does not help or is not wanted."""
-        if not self.pad_head_dims or not self.needs_scores(head_dim, mask) or mask is not None:
-            return None
-        return min((dim for dim in self.fused_head_dims if dim > head_dim), default=None)
 
 
 def budget_for(
@@ -53,11 +44,10 @@ def budget_for(
     single_allocation_limit_bytes: int | None,
     *,
     fused_head_dims: tuple[int, ...] = (),
-    pad_head_dims: bool = False,
 ) -> AttentionBudget:
     """The budget on a device with so much free memory, none of whose allocations may exceed a limit."""
     share = max(SMALLEST_BYTES, free_bytes // FREE_SHARE)
-    return AttentionBudget(min(share, single_allocation_limit_bytes or share), fused_head_dims, pad_head_dims)
+    return AttentionBudget(min(share, single_allocation_limit_bytes or share), fused_head_dims)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,17 +122,3 @@ def _four_dimensional(mask: torch.Tensor | None) -> torch.Tensor | None:
 def _mask_piece(mask: torch.Tensor, piece: tuple[slice, ...]) -> torch.Tensor:
     whole = slice(None)
     return mask[tuple(whole if mask.shape[dim] == 1 else part for dim, part in enumerate(piece))]
-
-
-def attend_padded(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, head_dim: int, scale: float | None = None
-) -> torch.Tensor:
-    """scaled_dot_product_attention with zeros that make the head dim one which has a fused kernel.
-
-    Args:
-        q, k, v: (batch, heads, tokens, dim), dim below `head_dim`.
-        scale: dim ** -0.5 where None.
-    """
-    dim = q.shape[-1]
-    q, k, v = (F.pad(t, (0, head_dim - dim)) for t in (q, k, v))
-    return F.scaled_dot_product_attention(q, k, v, scale=dim**-0.5 if scale is None else scale)[..., :dim]

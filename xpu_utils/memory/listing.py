@@ -9,6 +9,7 @@ import json
 from ..machine.devices import Device, Inventory
 from ..telemetry.readings import Unavailable
 from .free import FreeMemory, read_memory
+from .sizes import GIB
 
 
 def as_json(inventory: Inventory) -> str:
@@ -43,12 +44,12 @@ def as_text(inventory: Inventory) -> str:
         formats = " ".join(name for name in ("fp16", "bf16", "fp64") if getattr(device, name))
         kind = "integrated" if device.integrated else "discrete"
         limit = device.single_allocation_limit_bytes
-        facts = [device.name, f"{device.total_bytes / (1 << 30):.1f} GiB", formats]
+        facts = [device.name, f"{device.total_bytes / GIB:.1f} GiB", formats]
         if device.type != "cpu":
             facts[1:1] = [device.architecture.value, kind]
             facts += [f"driver {device.driver_version or 'unknown'}"]
         if limit is not None:
-            facts.append(f"at most {limit / (1 << 30):.0f} GiB in one allocation")
+            facts.append(f"at most {limit / GIB:.0f} GiB in one allocation")
         lines += [f"{device.id}: {', '.join(facts)}", f"{device.id}: {_memory(device)}"]
     lines += [f"not usable, {entry.what}: {entry.why}; {entry.fix}." for entry in inventory.rejected]
     return "\n".join(lines)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 
-GIB = 1 << 30
+from .sizes import GIB
 
 SIDES_PIXELS = (2048, 1536, 1024, 768, 512, 384, 256, 128)
 """Tile sides. A quarter, the overlap, and a half, the host's narrow passes, are multiples of every VAE's scale (at

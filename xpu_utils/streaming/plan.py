@@ -165,29 +165,3 @@ def _streamed(costs: Sequence[PieceCost], rate: float, ring_bytes: int, kept: Co
                 level -= cost.size_bytes
             level = min(level + rate * max(cost.seconds, least_seconds), ring_bytes)
     return streamed
-
-
-def predict_seconds(
-    costs: Sequence[PieceCost], resident: Collection[int], *, ring_bytes: int, link_bytes_per_s: float
-) -> float:
-    """Seconds of one pass in the steady state, were copies and compute never to slow each other down."""
-    order = [index for index in range(len(costs)) if index not in resident]
-    plan = plan_ring([costs[index].size_bytes for index in order], ring_bytes)
-    position_of = {index: position for position, index in enumerate(order)}
-    ready = [0.0] * len(order)
-    link_free = now = 0.0
-    for primed in range(plan.primed):
-        link_free += costs[order[primed]].size_bytes / link_bytes_per_s
-        ready[primed] = link_free
-    began = 0.0
-    for _ in range(3):
-        began = now
-        for index, cost in enumerate(costs):
-            position = position_of.get(index)
-            if position is not None:
-                now = max(now, ready[position])
-            now += cost.seconds
-            for following in plan.unlocks[position] if position is not None else ():
-                link_free = max(link_free, now) + costs[order[following]].size_bytes / link_bytes_per_s
-                ready[following] = link_free
-    return now - began

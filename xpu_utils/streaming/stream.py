@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from .batches import Piece, PlacedPiece, cut
 from .leaves import Leaf
 from .lesson import Lesson, PassTimer
+from .pieces import Piece, PlacedPiece, cut
 from .plan import PieceCost, RingPlan, choose_resident, plan_ring
 from .weak_hooks import weak_hook, weak_output_hook
 

@@ -1,4 +1,4 @@
-"""Pieces of a file, and how several threads read them."""
+"""Spans of a file, and how several threads read them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Made = TypeVar("Made")
 
 
 @dataclasses.dataclass(frozen=True)
-class Piece:
+class Span:
     """Bytes of a file and the tensor that they fill."""
 
     start: int

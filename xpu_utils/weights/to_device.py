@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from .pinned import PinnedPool
-from .spans import PerThread, Piece, SharedFile
+from .spans import PerThread, SharedFile, Span
 
 CHUNK_BYTES = 16 << 20
 """One read, and one page-locked buffer."""
@@ -26,19 +26,19 @@ _GAP_BYTES = 64 << 10
 
 
 class _Group:
-    """Pieces of a file that are read and waited for together."""
+    """Spans of a file that are read and waited for together."""
 
-    def __init__(self, pieces: list[Piece]) -> None:
-        self._pieces = pieces
-        self._rooms = [_room(piece) for piece in pieces]
-        self._spans = [(piece.start, piece.start + piece.size_bytes) for piece in pieces]
-        self.size_bytes = sum(stop - start for start, stop in self._spans)
+    def __init__(self, spans: list[Span]) -> None:
+        self._spans = spans
+        self._rooms = [_room(span) for span in spans]
+        self._ranges = [(span.start, span.start + span.size_bytes) for span in spans]
+        self.size_bytes = sum(stop - start for start, stop in self._ranges)
         self.reads: list[concurrent.futures.Future[torch.Event]] = []
 
     def chunks(self) -> Iterator[tuple[int, int]]:
         """(first byte in the file, size) of the reads that fill the group."""
-        begin = end = self._spans[0][0]
-        for start, stop in self._spans:
+        begin = end = self._ranges[0][0]
+        for start, stop in self._ranges:
             if start > end + _GAP_BYTES:
                 yield from _cut(begin, end)
                 begin = start
@@ -46,39 +46,39 @@ class _Group:
         yield from _cut(begin, end)
 
     def parts(self, start: int, size_bytes: int) -> Iterator[tuple[torch.Tensor, int]]:
-        """What a read fills: pieces of device memory, and where in the read each begins."""
+        """What a read fills: parts of device memory, and where in the read each begins."""
         stop = start + size_bytes
-        for room, (first, last) in zip(self._rooms, self._spans, strict=True):
+        for room, (first, last) in zip(self._rooms, self._ranges, strict=True):
             if first < stop and start < last:
                 begin, end = max(first, start), min(last, stop)
                 yield room[begin - first : end - first], begin - start
 
     def convert(self) -> None:
         """Puts what was read as another dtype into the targets."""
-        for piece, room in zip(self._pieces, self._rooms, strict=True):
-            if piece.dtype != piece.target.dtype:
-                piece.target.detach().copy_(room.view(piece.dtype).view(piece.target.shape))
+        for span, room in zip(self._spans, self._rooms, strict=True):
+            if span.dtype != span.target.dtype:
+                span.target.detach().copy_(room.view(span.dtype).view(span.target.shape))
         self._rooms.clear()
 
 
-def _groups(pieces: Iterable[Piece]) -> Iterator[_Group]:
-    group: list[Piece] = []
+def _groups(spans: Iterable[Span]) -> Iterator[_Group]:
+    group: list[Span] = []
     size_bytes = 0
-    for piece in pieces:
-        if group and size_bytes + piece.size_bytes > GROUP_BYTES:
+    for span in spans:
+        if group and size_bytes + span.size_bytes > GROUP_BYTES:
             yield _Group(group)
             group, size_bytes = [], 0
-        group.append(piece)
-        size_bytes += piece.size_bytes
+        group.append(span)
+        size_bytes += span.size_bytes
     if group:
         yield _Group(group)
 
 
-def _room(piece: Piece) -> torch.Tensor:
-    """Device memory (uint8) for a piece as it is in the file: the target's own where nothing is converted."""
-    if piece.dtype == piece.target.dtype:
-        return piece.target.detach().view(-1).view(torch.uint8)
-    return torch.empty(piece.size_bytes, dtype=torch.uint8, device=piece.target.device)
+def _room(span: Span) -> torch.Tensor:
+    """Device memory (uint8) for a span as it is in the file: the target's own where nothing is converted."""
+    if span.dtype == span.target.dtype:
+        return span.target.detach().view(-1).view(torch.uint8)
+    return torch.empty(span.size_bytes, dtype=torch.uint8, device=span.target.device)
 
 
 def _cut(begin: int, stop: int) -> Iterator[tuple[int, int]]:
@@ -112,11 +112,11 @@ class DeviceReader:
         finally:  # gives the memory back even while an error's traceback holds the reader
             self._buffers = queue.SimpleQueue()
 
-    def read(self, pieces: Iterable[Piece]) -> Iterator[_Group]:
-        """Each group of pieces when its memory is filled, as far as the current stream is concerned."""
+    def read(self, spans: Iterable[Span]) -> Iterator[_Group]:
+        """Each group of spans when its memory is filled, as far as the current stream is concerned."""
         ahead = 2 + self._threads * CHUNK_BYTES // GROUP_BYTES
         begun: collections.deque[_Group] = collections.deque()
-        for group in _groups(pieces):
+        for group in _groups(spans):
             if len(begun) == ahead:
                 yield self._finished(begun.popleft())
             self._begin(group)

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from .conversion import by_way_of_fp32
-from .spans import PerThread, Piece, SharedFile
+from .spans import PerThread, SharedFile, Span
 
 _CHUNK_BYTES = 1 << 20
 """One read that is converted: it is still in the processor's cache then."""
@@ -24,20 +24,20 @@ _ELEMENTS = 32_704
 
 @dataclasses.dataclass(frozen=True)
 class _Part:
-    """Bytes of a piece that are read at once."""
+    """Bytes of a span that are read at once."""
 
-    piece: Piece
+    span: Span
     offset_bytes: int
     size_bytes: int
 
 
-def _jobs(pieces: Iterable[Piece]) -> Iterator[list[_Part]]:
-    """Parts that one thread fills in a go: of a large piece, or of many small ones."""
+def _jobs(spans: Iterable[Span]) -> Iterator[list[_Part]]:
+    """Parts that one thread fills in a go: of a large span, or of many small ones."""
     job: list[_Part] = []
     job_bytes = 0
-    for piece in pieces:
-        for offset_bytes in range(0, piece.size_bytes, _CHUNK_BYTES):
-            job.append(_Part(piece, offset_bytes, min(_CHUNK_BYTES, piece.size_bytes - offset_bytes)))
+    for span in spans:
+        for offset_bytes in range(0, span.size_bytes, _CHUNK_BYTES):
+            job.append(_Part(span, offset_bytes, min(_CHUNK_BYTES, span.size_bytes - offset_bytes)))
             job_bytes += job[-1].size_bytes
             if job_bytes >= _JOB_BYTES:
                 yield job
@@ -46,7 +46,7 @@ def _jobs(pieces: Iterable[Piece]) -> Iterator[list[_Part]]:
         yield job
 
 
-def fill_on_host(path: Path, pieces: Iterable[Piece], threads: int, progress: Callable[[int], None] | None) -> None:
+def fill_on_host(path: Path, spans: Iterable[Span], threads: int, progress: Callable[[int], None] | None) -> None:
     """`loading.fill` on the CPU."""
     begun: collections.deque[concurrent.futures.Future[int]] = collections.deque()
 
@@ -60,7 +60,7 @@ def fill_on_host(path: Path, pieces: Iterable[Piece], threads: int, progress: Ca
         concurrent.futures.ThreadPoolExecutor(threads, "xpu-load") as executor,
     ):
         reader = _HostReader(file)
-        for job in _jobs(pieces):
+        for job in _jobs(spans):
             if len(begun) == 2 * threads:  # the next is there when a thread has finished its own
                 finish()
             begun.append(executor.submit(reader.fill, job))
@@ -83,8 +83,8 @@ class _HostReader:
         return sum(part.size_bytes for part in job)
 
     def _fill(self, part: _Part) -> None:
-        dtype, target = part.piece.dtype, part.piece.target.detach().view(-1)
-        first, start = part.offset_bytes // dtype.itemsize, part.piece.start + part.offset_bytes
+        dtype, target = part.span.dtype, part.span.target.detach().view(-1)
+        first, start = part.offset_bytes // dtype.itemsize, part.span.start + part.offset_bytes
         filled = target[first : first + part.size_bytes // dtype.itemsize]
         if dtype == target.dtype:
             self._file.read_into(filled.view(torch.uint8), start)

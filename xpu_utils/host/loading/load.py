@@ -20,10 +20,11 @@ import nodes as host_nodes  # ComfyUI's module: the pack itself is imported unde
 import torch
 from comfy.cli_args import args
 
+from ...choice import AUTO
 from ...placement import Placement
 from ...recovery.faults import FaultKind
 from ...recovery.ladder import Failure, Rung
-from ...residency import ALL, AUTO
+from ...residency import ALL
 from ...weights.check import CheckpointError, check_file
 from .. import cpu_engine
 from ..choices import check_input, model_files, vae_names
@@ -31,11 +32,11 @@ from ..inventory import as_default, placement_for
 from ..placing.place import place_clip, place_clip_vision, place_controlnet, place_model, place_vae
 from ..recovery.lost import lose_dead
 from ..recovery.moving import free_others
-from ..recovery.rungs import report
-from ..recovery.weights import HOST, remember
+from ..recovery.rungs import report_fault
+from ..recovery.weights import remember
 from ..running.upscaling import PlacedUpscaler
 from ..streaming import may_stream
-from ..target import is_dynamic
+from ..target import HOST, is_dynamic
 from .complaints import explained, missing_weights
 from .straight import Reading, straight
 
@@ -267,7 +268,7 @@ def _read_to(placement: Placement, read: Callable[[torch.device], Read]) -> tupl
         failure = Failure.of(error)
     if failure.kind is FaultKind.UNKNOWN or device == HOST:
         raise failure.error
-    report(failure, Rung.HOST, device=placement.device.id, stage="load", words="loading to host memory")
+    report_fault(failure, Rung.HOST, device=placement.device.id, stage="load", words="loading to host memory")
     if failure.kind is FaultKind.DEVICE_LOST:
         lose_dead(failure.error)
         placement = dataclasses.replace(
@@ -286,7 +287,7 @@ def _read_to_its_device(model: Any, device: torch.device, resident: str, reading
     ComfyUI's default device (MultiGPU) may have had the model built on another one: then they are read to the host.
     """
     if reading is not None and model.load_device != device:
-        reading.move(model.model, HOST)
+        reading.send(model.model, HOST)
     if device == HOST or model.load_device != device or is_dynamic(model):
         return False
     room_bytes = model_management.get_free_memory(device) - model_management.minimum_inference_memory()
@@ -294,7 +295,7 @@ def _read_to_its_device(model: Any, device: torch.device, resident: str, reading
     fits = resident in (AUTO, ALL) and size_bytes < room_bytes
     if reading is not None:
         if fits:
-            reading.move(model.model, device)
+            reading.send(model.model, device)
         elif may_stream(model, resident):
             reading.pin(model.model.diffusion_model, device)
     return fits

@@ -29,10 +29,10 @@ from ...weights.check import SAFETENSORS_SUFFIXES, tensors_in
 from ...weights.fill import fill
 from ...weights.header import LoadError, entries
 from ...weights.pinned import Packer, PinnedMemoryError, shared_pool
-from ...weights.spans import Piece
+from ...weights.spans import Span
 from ..hooks import State, record, switched_off
 from ..neighbours import pack_of
-from ..recovery.weights import HOST
+from ..target import HOST
 
 HOOK = "straight loading"
 
@@ -170,9 +170,9 @@ class _Awaited:
         # What somebody has marked as theirs (DynamicVRAM does) may be read-only, and LoRA hooks write to weights.
         return same and aligned and not self.pinned and not vars(self.source.untyped_storage())
 
-    def piece(self, target: torch.Tensor) -> Piece:
+    def span(self, target: torch.Tensor) -> Span:
         """What fills the target with these weights."""
-        return Piece(self.start, self.source.dtype, target)
+        return Span(self.start, self.source.dtype, target)
 
 
 class _Progress:
@@ -225,7 +225,7 @@ class Reading(TorchFunctionMode):
         self._addresses = [mapped.tensor.data_ptr() for mapped in self._mapped]
 
     @_unseen
-    def move(self, model: torch.nn.Module, device: torch.device) -> None:
+    def send(self, model: torch.nn.Module, device: torch.device) -> None:
         """Has all that is awaited of a model be read to a device instead of where the host built it.
 
         `Module.to` would do it as well, but asks several questions about each weight: that takes longer than reading.
@@ -317,7 +317,7 @@ class Reading(TorchFunctionMode):
                 self.progress.add(entry.source.nbytes)
             awaited = list(itertools.filterfalse(_Awaited.may_stay_mapped, awaited))
         try:
-            pieces = [entry.piece(entry.parameter) for entry in awaited]
+            pieces = [entry.span(entry.parameter) for entry in awaited]
             fill(path, device, pieces, progress=self.progress.add)
         except PinnedMemoryError as error:
             logging.info("XPU Nodes: %s is copied from pageable memory. %s", path.name, error)

@@ -11,8 +11,8 @@ import torch
 from ...cpu.plan import CpuPlan
 from ...weights.conversion import Conversion, convert, converted_bytes
 from ..recovery.moving import unload
-from ..recovery.weights import HOST, is_lost
-from ..target import is_dynamic
+from ..recovery.weights import is_lost
+from ..target import HOST, is_dynamic
 
 _CONVERTIBLE = (torch.float32, torch.float16, torch.bfloat16)
 

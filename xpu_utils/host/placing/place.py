@@ -11,8 +11,9 @@ from typing import Any
 import comfy.sd
 import torch
 
+from ...choice import AUTO
 from ...cpu.layers import stock_forward
-from ...placement import AUTO, Placement
+from ...placement import Placement
 from ...precision import dtype_of, name_of
 from ...selftest.result import best_precision, self_test
 from .. import cpu_engine, hooks

@@ -12,9 +12,9 @@ import torch
 
 from ...machine.devices import Device
 from ..inventory import host_inventory
-from ..target import retarget
+from ..target import HOST, retarget
 from .lost import lead_to, placement_of
-from .weights import HOST, recover
+from .weights import recover
 
 
 def unload(patcher: Any) -> None:
@@ -28,7 +28,7 @@ def unload(patcher: Any) -> None:
         patcher.detach()
 
 
-def move(patcher: Any, device: Device, reason: str) -> None:
+def relocate(patcher: Any, device: Device, reason: str) -> None:
     """Has a patcher's model load to another device, with weights from the host, from its file or from a copy.
 
     Raises:

@@ -19,7 +19,7 @@ from ..inventory import host_inventory
 from ..prompts import current_prompt_id
 from ..stages import decided
 from .lost import lead_to, lose_dead, placement_of
-from .moving import another_accelerator, cpu, free_others, move, unload
+from .moving import another_accelerator, cpu, free_others, relocate, unload
 from .weights import is_lost, keep_host_copy, recover
 
 RAN = "xpu_nodes.ran"
@@ -31,7 +31,7 @@ STOPS = (model_management.InterruptProcessingException,)
 Answer = TypeVar("Answer")
 
 
-def report(failure: Failure, rung: Rung, *, device: str, stage: str, words: str, step: int | None = None) -> None:
+def report_fault(failure: Failure, rung: Rung, *, device: str, stage: str, words: str, step: int | None = None) -> None:
     """Tells the log, the job log and, through that, the node what failed and how it goes on."""
     fault = Fault(failure.kind.value, device, stage, words, rung.value, step, failure.message)
     logging.warning("XPU Nodes: %s.", fault)
@@ -53,16 +53,16 @@ class Recovery:
         self._ran_on = self.failed_on
         self._asked = placement_of(patcher)
 
-    def free(self, failure: Failure, keep: Sequence[Any] = ()) -> str | None:
+    def unload_others(self, failure: Failure, keep: Sequence[Any] = ()) -> str | None:
         """The rung that unloads every other model."""
         return free_others(self.patcher.load_device, [self.patcher, *keep])
 
-    def move(self, failure: Failure, *, accelerator: bool) -> str | None:
+    def go_elsewhere(self, failure: Failure, *, accelerator: bool) -> str | None:
         """The rungs that go on elsewhere; here again where only another device was lost."""
         device = self._accelerator() if accelerator else cpu()
         if device is None or device.id in self._left:
             return None
-        move(self.patcher, device, f"{failure.kind.value} on {self.failed_on}, continued on {device.id}")
+        relocate(self.patcher, device, f"{failure.kind.value} on {self.failed_on}, continued on {device.id}")
         moved = placement_of(self.patcher)
         if moved is not None:
             decided(moved)
@@ -94,7 +94,7 @@ class Recovery:
 
     def on_rung(self, failure: Failure, rung: Rung, words: str, step: int | None = None) -> None:
         """Reports a rung that was taken."""
-        report(failure, rung, device=self.failed_on, stage=self.stage, words=words, step=step)
+        report_fault(failure, rung, device=self.failed_on, stage=self.stage, words=words, step=step)
 
     def carry_on(
         self,
@@ -114,9 +114,9 @@ class Recovery:
             LadderExhaustedError: nothing was left to try.
         """
         actions: dict[Rung, RungAction] = {
-            Rung.FREE: self.free,
-            Rung.ACCELERATOR: functools.partial(self.move, accelerator=True),
-            Rung.CPU: functools.partial(self.move, accelerator=False),
+            Rung.FREE: self.unload_others,
+            Rung.ACCELERATOR: functools.partial(self.go_elsewhere, accelerator=True),
+            Rung.CPU: functools.partial(self.go_elsewhere, accelerator=False),
             **(further or {}),
         }
         try:

@@ -17,11 +17,11 @@ from comfy.model_patcher import wipe_lowvram_weight
 from ...recovery.faults import lost_devices
 from .. import streaming, target
 from ..inventory import as_default
+from ..target import HOST
 
 SOURCE = "xpu_nodes.weights"
 """Attachment key under which a patcher carries the way to its weights."""
 
-HOST = torch.device("cpu")
 
 _copies: weakref.WeakKeyDictionary[torch.nn.Module, dict[str, torch.Tensor]] = weakref.WeakKeyDictionary()
 """Host copies of modules that travel with a model as object patches, such as another node's noise schedule."""

@@ -14,7 +14,7 @@ from ..placing.formats import WorkFormat
 from ..prompts import current_prompt_id
 from ..recovery.lost import placement_of
 from ..recovery.rungs import carry_on, check_finite, placement_after
-from ..recovery.weights import HOST
+from ..target import HOST
 
 STAGE = "encode text"
 

@@ -8,14 +8,15 @@ import comfy.model_management as model_management
 import nodes as host_nodes  # ComfyUI's module: the pack itself is imported under another name
 import torch
 
+from ...choice import AUTO
 from ...memory.sizes import check_decoded, check_encoded, check_latent
-from ...placement import AUTO, Placement
+from ...placement import Placement
 from ..inventory import placement_over
 from ..placing.place import check_vae, place_vae
 from ..recovery.lost import placement_of
 from ..recovery.rungs import placement_after
-from ..recovery.weights import HOST
 from ..stages import decided
+from ..target import HOST
 
 
 def decode(vae: Any, latent: dict[str, Any], device: str, precision: str) -> tuple[torch.Tensor, Placement]:

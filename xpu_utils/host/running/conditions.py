@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..recovery.weights import HOST
+from ..target import HOST
 
 CONDITION_LISTS = 16
 """Lists of conditions kept on the device between steps."""

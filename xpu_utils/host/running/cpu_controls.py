@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...placement import AUTO, Placement
+from ...choice import AUTO
+from ...placement import Placement
 from .. import cpu_engine
 from ..placing.formats import WorkFormat
 from ..recovery.lost import placement_of
 from ..recovery.moving import cpu
-from ..recovery.weights import HOST
+from ..target import HOST
 
 
 class ControlsOnCpu:

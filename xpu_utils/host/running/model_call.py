@@ -31,7 +31,8 @@ from ..placing.formats import WorkFormat, compute_dtype, set_compute_dtype
 from ..recovery.lost import placement_of, set_placement
 from ..recovery.moving import unload
 from ..recovery.rungs import STOPS, Recovery
-from ..recovery.weights import HOST, is_lost, recover
+from ..recovery.weights import is_lost, recover
+from ..target import HOST
 from .companions import Companions, chain
 from .conditions import DeviceConditions, bring_records_to_host, moved
 from .cpu_controls import ControlsOnCpu
@@ -131,9 +132,9 @@ class SamplingRun:
             return attempt()
 
         actions: dict[Rung, RungAction] = {
-            Rung.FREE: self._free,
-            Rung.ACCELERATOR: functools.partial(self._move, accelerator=True),
-            Rung.CPU: functools.partial(self._move, accelerator=False),
+            Rung.FREE: self._unload_others,
+            Rung.ACCELERATOR: functools.partial(self._go_elsewhere, accelerator=True),
+            Rung.CPU: functools.partial(self._go_elsewhere, accelerator=False),
         }
         return climb(
             start,
@@ -174,13 +175,13 @@ class SamplingRun:
         """Answers the denoised latents of each condition, on the host."""
         conds, x, timestep = (call.get(name) for name in ("conds", "x_in", "timestep"))
         actions: dict[Rung, RungAction] = {
-            Rung.FREE: self._free,
+            Rung.FREE: self._unload_others,
             Rung.ATTENTION: self._smaller_attention,
             Rung.SPLIT: functools.partial(self._split_conditions, count=sum(len(cond or ()) for cond in conds)),
             Rung.OFFLOAD: self._offload,
             Rung.FP32: self._compute_in_fp32,
-            Rung.ACCELERATOR: functools.partial(self._move, accelerator=True),
-            Rung.CPU: functools.partial(self._move, accelerator=False),
+            Rung.ACCELERATOR: functools.partial(self._go_elsewhere, accelerator=True),
+            Rung.CPU: functools.partial(self._go_elsewhere, accelerator=False),
         }
         step = self._step(timestep)
 
@@ -267,8 +268,8 @@ class SamplingRun:
 
     # -- rungs
 
-    def _free(self, failure: Failure) -> str | None:
-        return self._recovery.free(failure, keep=self._companions.loaded())
+    def _unload_others(self, failure: Failure) -> str | None:
+        return self._recovery.unload_others(failure, keep=self._companions.loaded())
 
     def _smaller_attention(self, failure: Failure) -> str | None:
         if self.patcher.load_device == HOST or not attends_within_budget(self.patcher):
@@ -302,9 +303,9 @@ class SamplingRun:
         set_placement(self.patcher, dataclasses.replace(placement, precision="fp32", reason=reason))
         return "the step repeated in fp32"
 
-    def _move(self, failure: Failure, *, accelerator: bool) -> str | None:
+    def _go_elsewhere(self, failure: Failure, *, accelerator: bool) -> str | None:
         self._loaded = False  # also where the move fails half way
-        return self._recovery.move(failure, accelerator=accelerator)
+        return self._recovery.go_elsewhere(failure, accelerator=accelerator)
 
     def _use_cpu_engine(self) -> None:
         """Has a run on the CPU compute by the plan, where the model was set up for another device.

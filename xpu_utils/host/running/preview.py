@@ -14,7 +14,7 @@ from ...recovery.faults import FaultKind
 from ...recovery.ladder import Failure
 from ..hooks import State, reaches, record, switched_off
 from ..recovery.rungs import STOPS
-from ..recovery.weights import HOST
+from ..target import HOST
 
 HOOK = "previews"
 

@@ -7,15 +7,16 @@ from typing import Any
 import comfy.model_management as model_management
 import nodes as host_nodes  # ComfyUI's module: the pack itself is imported under another name
 
+from ...choice import AUTO
 from ...memory.sizes import check_latent, check_step
-from ...placement import AUTO, Placement
+from ...placement import Placement
 from ..choices import check_input
 from ..inventory import placement_over
 from ..placing.place import place_model
 from ..recovery.lost import placement_of
 from ..recovery.rungs import placement_after
-from ..recovery.weights import HOST
 from ..stages import decided
+from ..target import HOST
 
 MEMORY_ESTIMATE_MARGIN = 4.0
 """How far ComfyUI's estimate of a step's memory may exceed all the memory there is before we refuse to try."""

@@ -11,9 +11,10 @@ import comfy.utils
 import torch
 from comfy.model_patcher import ModelPatcher
 
+from ...choice import AUTO
 from ...cpu.layers import channels_last
 from ...cpu.plan import CpuPlan
-from ...placement import AUTO, Placement
+from ...placement import Placement
 from ...precision import name_of
 from ...recovery.faults import FaultKind, NotFiniteError
 from ...recovery.ladder import Failure, Rung
@@ -23,8 +24,9 @@ from ..placing.formats import WorkFormat
 from ..recovery.lost import placement_of, set_placement
 from ..recovery.moving import unload
 from ..recovery.rungs import STOPS, Recovery, placement_after
-from ..recovery.weights import HOST, SOURCE
+from ..recovery.weights import SOURCE
 from ..stages import decided
+from ..target import HOST
 
 STAGE = "upscale"
 

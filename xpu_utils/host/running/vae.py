@@ -14,6 +14,7 @@ import comfy.sd
 import comfy.utils
 import torch
 
+from ...memory.sizes import GIB
 from ...memory.tiles import Memory, Tile, Tiling, first_that_fits, next_smaller, tiles_for
 from ...precision import name_of
 from ...recovery.faults import FaultKind
@@ -24,11 +25,8 @@ from ..inventory import host_inventory
 from ..placing.formats import WorkFormat
 from ..recovery.lost import placement_of, set_placement
 from ..recovery.moving import free_others
-from ..recovery.rungs import carry_on, check_finite, report
-from ..recovery.weights import HOST
-from ..target import is_dynamic
-
-GIB = 1 << 30
+from ..recovery.rungs import carry_on, check_finite, report_fault
+from ..target import HOST, is_dynamic
 
 _RETRIED = (FaultKind.OUT_OF_MEMORY, FaultKind.ALLOCATION_TOO_LARGE)
 
@@ -222,7 +220,7 @@ class PlacedVAE(comfy.sd.VAE):
                 tile, self.last_tiling = smaller, Tiling(smaller, why)
                 words = str(self.last_tiling)
                 model_management.soft_empty_cache()
-            report(failure, rung, device=str(self.device), stage="VAE", words=words)
+            report_fault(failure, rung, device=str(self.device), stage="VAE", words=words)
 
     def decode_tiled_(self, *arguments: Any, **options: Any) -> torch.Tensor:
         self._leave_the_choice_of_tiles()
