@@ -35,6 +35,8 @@ class XPUNode(io.ComfyNode):
     STAGE: str
     ALIASES: tuple[str, ...] = ()
     """What else a user may search for: a stock node that this one takes the place of, by its class name first."""
+    LEAVES_PLACED = False
+    """Whether "auto" leaves a placed object where it is."""
 
     @classmethod
     def inputs(cls) -> list[io.Input]:
@@ -56,7 +58,7 @@ class XPUNode(io.ComfyNode):
             display_name=cls.TITLE,
             category="XPU",
             description=cleandoc(cls.__doc__ or ""),
-            inputs=[*cls.inputs(), device_input(), precision_input(), *cls.last_inputs()],
+            inputs=[*cls.inputs(), device_input(cls.LEAVES_PLACED), precision_input(), *cls.last_inputs()],
             outputs=cls.outputs(),
             **known_to(io.Schema, search_aliases=list(cls.ALIASES)),
         )
@@ -113,15 +115,16 @@ def decide(device: str, precision: str) -> Placement:
     return placement
 
 
-def device_input() -> io.Combo.Input:
+def device_input(leaves_placed: bool = False) -> io.Combo.Input:
     options = [AUTO, *(device.id for device in host_inventory().devices)]
+    placed = "where a node of this pack placed it, else " if leaves_placed else ""
     return io.Combo.Input(
         "device",
         options=options,
         default=AUTO,
         optional=True,
-        tooltip="Where to run. auto: an XPU if there is one, else another accelerator, else the CPU. A device that "
-        "this machine lacks becomes the best it has, and the node says so.",
+        tooltip=f"Where to run. auto: {placed}an XPU if there is one, else another accelerator, else the CPU. A device "
+        "that this machine lacks becomes the best it has, and the node says so.",
     )
 
 

@@ -9,6 +9,9 @@ from comfy_api.latest import io
 from ..xpu_utils.doctor.examine import as_text
 from ..xpu_utils.host.panel.diagnosis import diagnose
 
+_KERNELS = "Run a real kernel on every device, each in a process of its own: some seconds a device."
+_PACKS = "Also read the source of the other packs and name the places that insist on CUDA."
+
 
 class XPUDoctor(io.ComfyNode):
     """Says why a device is not used, or not well, and what to paste to mend it.
@@ -24,8 +27,8 @@ class XPUDoctor(io.ComfyNode):
             category="XPU",
             description=cleandoc(cls.__doc__ or ""),
             inputs=[
-                io.Boolean.Input("run_kernels", default=True, tooltip="Run a real kernel on every device."),
-                io.Boolean.Input("scan_packs", default=False, tooltip="Look for packs that insist on CUDA."),
+                io.Boolean.Input("run_kernels", default=True, tooltip=_KERNELS),
+                io.Boolean.Input("scan_packs", default=False, tooltip=_PACKS),
             ],
             outputs=[io.String.Output(display_name="findings")],
             is_output_node=True,

@@ -49,7 +49,7 @@ class XPUFreeMemory(io.ComfyNode):
             display_name="XPU Free Memory",
             category="XPU",
             description=cleandoc(cls.__doc__ or ""),
-            inputs=[io.AnyType.Input("anything")],
+            inputs=[io.AnyType.Input("anything", tooltip="Passed through.")],
             outputs=[io.AnyType.Output(display_name="anything")],
             not_idempotent=True,
         )

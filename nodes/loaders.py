@@ -12,9 +12,14 @@ from ..xpu_utils.host.loading import load as loading
 from ..xpu_utils.placement import Placement
 from .base import XPUModelNode, XPUNode, accepted, decide
 
+_WEIGHT_DTYPE = "default, or an fp8 format that the weights are kept in; they are computed with in the precision."
+_TYPE = "The family, as in the stock loaders of one file and of two."
+_FURTHER = "A further file of the encoder; none where it has no more."
+_VAE = "What the stock loader offers: a file of the folder vae, a small decoder of vae_approx, or pixel_space."
 
-def file_input(name: str, folder: str, **keywords: object) -> io.Combo.Input:
-    return io.Combo.Input(name, options=model_files(folder), **keywords)
+
+def file_input(name: str, folder: str) -> io.Combo.Input:
+    return io.Combo.Input(name, options=model_files(folder), tooltip=f"A file of the folder {folder}.")
 
 
 class XPULoadCheckpoint(XPUModelNode):
@@ -30,7 +35,7 @@ class XPULoadCheckpoint(XPUModelNode):
 
     @classmethod
     def inputs(cls) -> list[io.Input]:
-        return [file_input("ckpt_name", "checkpoints", tooltip="The checkpoint to load.")]
+        return [file_input("ckpt_name", "checkpoints")]
 
     @classmethod
     def outputs(cls) -> list[io.Output]:
@@ -55,7 +60,7 @@ class XPULoadDiffusionModel(XPUModelNode):
     def inputs(cls) -> list[io.Input]:
         return [
             file_input("unet_name", "diffusion_models"),
-            io.Combo.Input("weight_dtype", options=list(WEIGHT_DTYPES), default="default"),
+            io.Combo.Input("weight_dtype", options=list(WEIGHT_DTYPES), default="default", tooltip=_WEIGHT_DTYPE),
         ]
 
     @classmethod
@@ -91,13 +96,14 @@ class XPULoadCLIP(XPUNode):
     def inputs(cls) -> list[io.Input]:
         return [
             file_input("clip_name", "text_encoders"),
-            io.Combo.Input("type", options=clip_types(), default="stable_diffusion"),
+            io.Combo.Input("type", options=clip_types(), default="stable_diffusion", tooltip=_TYPE),
         ]
 
     @classmethod
     def last_inputs(cls) -> list[io.Input]:
         options = ["none", *model_files("text_encoders")]
-        return [io.Combo.Input(name, options=options, optional=True) for name in ("clip_name2", "clip_name3")]
+        names = ("clip_name2", "clip_name3")
+        return [io.Combo.Input(name, options=options, optional=True, tooltip=_FURTHER) for name in names]
 
     @classmethod
     def outputs(cls) -> list[io.Output]:
@@ -160,7 +166,7 @@ class XPULoadVAE(FileLoader):
 
     @classmethod
     def inputs(cls) -> list[io.Input]:
-        return [io.Combo.Input("vae_name", options=vae_names())]
+        return [io.Combo.Input("vae_name", options=vae_names(), tooltip=_VAE)]
 
 
 class XPULoadControlNet(FileLoader):

@@ -26,9 +26,8 @@ class XPUOllamaPrompt(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        model = io.Combo.Input(
-            "model", options=list(_menu.names(os.environ)), tooltip="A model your Ollama server has."
-        )
+        tooltip = "A model your server has. Press R after `ollama pull` to refresh the list."
+        model = io.Combo.Input("model", options=list(_menu.names(os.environ)), tooltip=tooltip)
         return io.Schema(
             node_id="XPUOllamaPrompt",
             display_name="XPU Ollama Prompt",
@@ -81,11 +80,11 @@ def _text_inputs() -> list[io.Input]:
 
 def _setting_inputs() -> list[io.Input]:
     same = "Same seed, model and text: same answer."
-    stays = "Seconds the model stays loaded; -1: for ever. Ignored when Ollama shares the device."
+    stays = "Seconds the model stays loaded afterwards; -1: for ever. Ignored when Ollama shares the device."
     patience = "Seconds until the node gives up, loading the model included."
     return [
         io.Int.Input("seed", default=0, min=0, max=2**31 - 1, control_after_generate=True, tooltip=same),
-        io.Float.Input("temperature", default=0.7, min=0.0, max=2.0, step=0.05),
+        io.Float.Input("temperature", default=0.7, min=0.0, max=2.0, step=0.05, tooltip="0 is the most predictable."),
         io.Int.Input("max_tokens", default=512, min=1, max=8192, tooltip="The answer ends here at the latest."),
         io.Int.Input("keep_alive", default=300, min=-1, max=86400, tooltip=stays),
         io.Float.Input("time_limit", default=120.0, min=1.0, max=3600.0, step=1.0, tooltip=patience),

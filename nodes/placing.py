@@ -24,7 +24,7 @@ class XPUPlaceModel(XPUModelNode):
 
     @classmethod
     def inputs(cls) -> list[io.Input]:
-        return [io.Model.Input("model")]
+        return [io.Model.Input("model", tooltip="The MODEL to move.")]
 
     @classmethod
     def outputs(cls) -> list[io.Output]:
@@ -44,7 +44,7 @@ class XPUPlaceCLIP(XPUNode):
 
     @classmethod
     def inputs(cls) -> list[io.Input]:
-        return [io.Clip.Input("clip")]
+        return [io.Clip.Input("clip", tooltip="The CLIP to move.")]
 
     @classmethod
     def outputs(cls) -> list[io.Output]:
@@ -67,7 +67,7 @@ class XPUPlaceVAE(XPUNode):
 
     @classmethod
     def inputs(cls) -> list[io.Input]:
-        return [io.Vae.Input("vae")]
+        return [io.Vae.Input("vae", tooltip="The VAE to move.")]
 
     @classmethod
     def outputs(cls) -> list[io.Output]:

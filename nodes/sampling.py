@@ -31,6 +31,7 @@ class SamplerNode(XPUNode):
     """What both sampler nodes check before a prompt is queued."""
 
     STAGE = "sample"
+    LEAVES_PLACED = True
 
     @classmethod
     def outputs(cls) -> list[io.Output]:

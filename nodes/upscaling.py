@@ -20,6 +20,7 @@ class XPUUpscaleImage(XPUNode):
 
     TITLE = "XPU Upscale Image (using Model)"
     STAGE = "upscale"
+    LEAVES_PLACED = True
     ALIASES = ("ImageUpscaleWithModel",)
 
     @classmethod

@@ -20,6 +20,7 @@ class XPUVAEDecode(XPUNode):
 
     TITLE = "XPU VAE Decode"
     STAGE = "decode"
+    LEAVES_PLACED = True
     ALIASES = ("VAEDecode",)
 
     @classmethod
@@ -40,6 +41,7 @@ class XPUVAEEncode(XPUNode):
 
     TITLE = "XPU VAE Encode"
     STAGE = "encode"
+    LEAVES_PLACED = True
     ALIASES = ("VAEEncode",)
 
     @classmethod
