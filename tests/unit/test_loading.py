@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.harness.filling import read_all
-from xpu_utils.weights.header import LoadError
+from xpu_utils.weights.header import LoadError, entries
 
 CPU = torch.device("cpu")
 
@@ -64,5 +64,17 @@ def test_weights_of_all_sizes_are_read_in_even_shares(tmp_path: Path) -> None:
 
 def test_a_truncated_file_is_refused(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:-8])
-    with pytest.raises(LoadError, match=r"model.safetensors is truncated"):
+    with pytest.raises(LoadError, match=r"model.safetensors is truncated or corrupt"):
         read_all(file, CPU)
+
+
+def test_a_format_without_a_dtype_is_no_damage(file: Path) -> None:
+    file.write_bytes(file.read_bytes().replace(b'"F8_E4M3"', b'"F6_E4M3"'))
+    assert {entry.name: entry.dtype for entry in entries(file)}["eighth"] is None
+
+
+def test_a_file_that_has_changed_is_read_again(file: Path, tmp_path: Path) -> None:
+    assert len(entries(file)) == 4
+    save_file({"one": torch.ones(2)}, tmp_path / "other")
+    (tmp_path / "other").replace(file)
+    assert [entry.name for entry in entries(file)] == ["one"]

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+
+from .header import LoadError, entries
 
 SAFETENSORS_SUFFIXES = (".safetensors", ".sft")
 PICKLE_SUFFIXES = (".ckpt", ".pt", ".pt2", ".bin", ".pth", ".pkl")
@@ -69,14 +70,11 @@ def check_file(path: Path, *, pickles_allowed: bool) -> None:
 
 def _check_safetensors(path: Path) -> None:
     try:
-        with safe_open(path, framework="pt") as file:
-            empty = not list(file.keys())
-    except SafetensorError as error:
+        found = entries(path)
+    except LoadError as error:
         _check_kind(path, _SAFETENSORS)
-        raise CheckpointError(
-            f"{path.name} is truncated or corrupt ({_first_clause(error)}): download it again."
-        ) from error
-    if empty:
+        raise CheckpointError(str(error)) from error
+    if not found:
         raise CheckpointError(f"{path.name} holds no tensors: download it again.")
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
-import os
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
+import pydantic
 import torch
 
 _HEADER_LIMIT_BYTES = 100 << 20
@@ -41,41 +43,67 @@ class Entry:
     """One tensor of a file."""
 
     name: str
-    dtype: torch.dtype
+    dtype: torch.dtype | None
+    """None for what PyTorch has no dtype of."""
     shape: tuple[int, ...]
     start: int
     """Its first byte in the file."""
     size_bytes: int
 
 
-def entries(path: Path) -> list[Entry]:
-    """The file's tensors in file order, checked against its size.
+@dataclasses.dataclass(frozen=True)
+class _Fields:
+    dtype: str
+    shape: tuple[int, ...]
+    data_offsets: tuple[int, int]
+
+
+_HEADER = pydantic.TypeAdapter(dict[str, _Fields])
+
+
+def entries(path: Path) -> tuple[Entry, ...]:
+    """The file's tensors in file order, checked against its size; a file is read once while it stays the same.
 
     Raises:
-        LoadError: the file cannot be read, or is damaged, truncated or of another format.
+        LoadError: the file cannot be read, or is truncated, corrupt or of another format.
     """
     try:
-        with path.open("rb") as file:
-            header_bytes = int.from_bytes(file.read(8), "little")
-            if not 2 <= header_bytes <= _HEADER_LIMIT_BYTES:
-                raise LoadError(f"{path.name} is no safetensors file: get the right file.")
-            header = json.loads(file.read(header_bytes))
-            size_bytes = os.fstat(file.fileno()).st_size
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise LoadError(f"{path.name} has a damaged header ({error}): download it again.") from error
+        known = path.stat()
+        return _entries(path, known.st_mtime_ns, known.st_size)
     except LoadError:
         raise
     except OSError as error:
         raise LoadError(f"{path.name} could not be read ({error.strerror}): check the disk.") from error
-    header.pop("__metadata__", None)
-    begin = 8 + header_bytes
+
+
+@functools.lru_cache(maxsize=8)
+def _entries(path: Path, changed_ns: int, size_bytes: int) -> tuple[Entry, ...]:
+    with path.open("rb") as file:
+        header_bytes = int.from_bytes(file.read(8), "little")
+        if not 2 <= header_bytes <= _HEADER_LIMIT_BYTES:
+            raise _damaged(path, "it has no header")
+        text = file.read(header_bytes)
+    try:
+        header = json.loads(text)
+        header.pop("__metadata__", None)
+        fields = _HEADER.validate_python(header)
+    except (ValueError, AttributeError) as error:  # of JSON, of UTF-8, of pydantic; no object
+        raise _damaged(path, "its header is damaged") from error
+    begin = end = 8 + header_bytes
     found = []
-    for name, fields in header.items():
-        start, stop = fields["data_offsets"]
-        if begin + stop > size_bytes:
-            raise LoadError(f"{path.name} is truncated: it ends before {name}, download it again.")
-        if fields["dtype"] not in _DTYPES:
-            raise LoadError(f"{path.name} holds {name} as {fields['dtype']}, which is not known: update XPU Nodes.")
-        entry = Entry(name, _DTYPES[fields["dtype"]], tuple(fields["shape"]), begin + start, stop - start)
-        found.append(entry)
-    return sorted(found, key=lambda entry: entry.start)
+    for name, field in sorted(fields.items(), key=lambda item: item[1].data_offsets):
+        start, stop = (begin + offset for offset in field.data_offsets)
+        dtype = _DTYPES.get(field.dtype)
+        if stop > size_bytes:
+            raise _damaged(path, f"it ends before {name}")
+        if start != end or (dtype and stop - start != math.prod(field.shape) * dtype.itemsize):
+            raise _damaged(path, f"{name} is not where its header says")
+        found.append(Entry(name, dtype, field.shape, start, stop - start))
+        end = stop
+    if end != size_bytes:
+        raise _damaged(path, "it holds more than its header says")
+    return tuple(found)
+
+
+def _damaged(path: Path, how: str) -> LoadError:
+    return LoadError(f"{path.name} is truncated or corrupt ({how}): download it again.")
