@@ -7,7 +7,7 @@ READY := .venv/.ready
 # Python with the packages of the ComfyUI at COMFYUI_PATH, or of the registry's HOST_VERSION.
 ON_HOST := $(BIN)/python -m tests.harness.environment
 
-.PHONY: demo test suites prepare lint unit contract contract-check contract-news nix sim-tests sim-host sim-faults sim-sampling browser front-ends browser-newest pictures host hosts host-core host-own sim bench-cpu reliability
+.PHONY: demo test suites prepare lint texts unit contract contract-check contract-news nix sim-tests sim-host sim-faults sim-sampling browser front-ends browser-newest pictures host hosts host-core host-own sim bench-cpu reliability
 demo: $(READY)
 	$(ON_HOST) -m tests.harness.demo --device $(DEVICE)
 
@@ -27,9 +27,14 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-forms $(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml))
 	mkdir -p .cache/typing && ln -sfn ../.. .cache/typing/xpu_nodes
 	cd .cache/typing && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p xpu_nodes.nodes -p xpu_nodes.xpu_utils
 	cd .cache/typing && ../../$(BIN)/lint-imports ../../pyproject.toml
+
+# The nodes' texts, from their schemas to the locale and the help pages; the host suite says where they are stale.
+texts: $(READY)
+	$(ON_HOST) -m tests.harness.texts
 
 unit: $(READY)
 	$(BIN)/pytest tests/unit
