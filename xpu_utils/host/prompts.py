@@ -1,4 +1,4 @@
-"""The prompt that is being executed."""
+"""The prompt and the node that are being executed."""
 
 from __future__ import annotations
 
@@ -9,3 +9,9 @@ def current_prompt_id() -> str:
     """The id of the prompt whose node is being executed in this thread; empty outside of one."""
     context = get_executing_context()
     return "" if context is None else context.prompt_id
+
+
+def current_node_id() -> str:
+    """The id of the node that is being executed in this thread; empty outside of one."""
+    context = get_executing_context()
+    return "" if context is None else str(context.node_id)

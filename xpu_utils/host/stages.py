@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from ..memory.peak import peak_bytes, restart_peaks
 from ..placement import Placement
 from ..recovery.jobs import Fault, Stage, StageState, record_stage, subscribe
-from .prompts import current_prompt_id
+from .prompts import current_node_id, current_prompt_id
 
 Output = TypeVar("Output")
 
@@ -27,7 +27,7 @@ class _Run:
         self.placement: Placement | None = None
         """Where it runs; None until that is decided."""
 
-    def record(self, placement: Placement, state: StageState) -> Stage:
+    def record(self, placement: Placement, state: StageState, rungs: tuple[str, ...] = ()) -> Stage:
         self.placement = placement
         stage = Stage(
             name=self._name,
@@ -38,6 +38,8 @@ class _Run:
             reason=placement.reason,
             peak_bytes=peak_bytes(placement.device),
             state=state,
+            node_id=current_node_id(),
+            rungs=rungs,
         )
         record_stage(self._prompt_id, stage)
         return stage
@@ -77,9 +79,8 @@ def run_stage(name: str, work: Callable[[], tuple[Output, Placement]]) -> tuple[
     finally:
         _current.reset(token)
         unsubscribe()
-    stage = run.record(placement, "done")
+    stage = run.record(placement, "done", tuple(fault.rung for fault in faults if fault.rung))
     if placement.differs:
         logging.warning("XPU Nodes, %s: %s.", name, placement.reason)
     lines = [f"{name}: {placement}, {stage.seconds:.2f} s", *map(str, faults)]
-    rungs = [fault.rung for fault in faults if fault.rung]
-    return output, {"text": ["\n".join(lines)], "xpu": [{**dataclasses.asdict(stage), "rungs": rungs}]}
+    return output, {"text": ["\n".join(lines)], "xpu": [dataclasses.asdict(stage)]}

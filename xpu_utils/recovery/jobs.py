@@ -39,6 +39,10 @@ class Stage:
     peak_bytes: int | None = None
     """Most device memory allocated during the stage, where it was measured."""
     state: StageState = "done"
+    node_id: str = ""
+    """The node that it was a part of; empty outside of one."""
+    rungs: tuple[str, ...] = ()
+    """What was done about failures on the way ("395 MiB freed"), once it is done."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +61,8 @@ class Fault:
     """Sampling step, counted from 1, where there is one."""
     message: str = ""
     """The error in its own words."""
+    node_id: str = ""
+    """The node that was executed; empty outside of one."""
 
     def __str__(self) -> str:
         where = f"at step {self.step}" if self.step is not None else f"in {self.stage}"
@@ -107,7 +113,8 @@ class JobLog:
         """Adds a stage to the prompt's job, in place of what it was while it ran, and tells the listeners."""
         with self._lock:
             job = self._job(prompt_id)
-            others = [other for other in job.stages if (other.name, other.state) != (stage.name, "running")]
+            ran = (stage.name, stage.node_id, "running")
+            others = [other for other in job.stages if (other.name, other.node_id, other.state) != ran]
             stages = (*others, stage)[-self._record_limit :]
             self._jobs[prompt_id] = dataclasses.replace(job, stages=stages)
         self._tell(prompt_id, stage)

@@ -16,7 +16,7 @@ from ...recovery.jobs import Fault, record_fault
 from ...recovery.ladder import Failure, LadderExhaustedError, Rung, RungAction, climb
 from ...weights.check import first_not_finite, tensors_in
 from ..inventory import host_inventory
-from ..prompts import current_prompt_id
+from ..prompts import current_node_id, current_prompt_id
 from ..stages import decided
 from .lost import lead_to, lose_dead, placement_of
 from .moving import another_accelerator, cpu, free_others, relocate, unload
@@ -33,7 +33,8 @@ Answer = TypeVar("Answer")
 
 def report_fault(failure: Failure, rung: Rung, *, device: str, stage: str, words: str, step: int | None = None) -> None:
     """Tells the log, the job log and, through that, the node what failed and how it goes on."""
-    fault = Fault(failure.kind.value, device, stage, words, rung.value, step, failure.message)
+    kind, message = failure.kind.value, failure.message
+    fault = Fault(kind, device, stage, words, rung.value, step, message, current_node_id())
     logging.warning("XPU Nodes: %s.", fault)
     record_fault(current_prompt_id(), fault)
 

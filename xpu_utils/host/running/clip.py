@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import comfy.sd
 import torch
 
-from ...recovery.jobs import Stage, record_stage
+from ...placement import Placement
 from .. import cpu_engine
 from ..placing.formats import WorkFormat
-from ..prompts import current_prompt_id
 from ..recovery.lost import placement_of
 from ..recovery.rungs import carry_on, check_finite, placement_after
+from ..stages import run_stage
 from ..target import HOST
 
 STAGE = "encode text"
@@ -44,7 +43,6 @@ class PlacedCLIP(comfy.sd.CLIP):
         """Encodes on the ladder, unless a call that is on it already asks."""
         if self._encoding:
             return encode(*arguments, **keywords)
-        started = time.perf_counter()
         work = WorkFormat(self.patcher, self.cond_stage_model)
 
         def attempt() -> Any:
@@ -53,13 +51,18 @@ class PlacedCLIP(comfy.sd.CLIP):
             check_finite(answer, self.patcher, "The conditioning")
             return answer
 
+        def measured() -> tuple[Any, Placement]:
+            asked = placement_of(self.patcher)
+            assert asked is not None
+            answer = carry_on(self.patcher, STAGE, attempt)
+            return answer, placement_after(self.patcher, asked)
+
         self._encoding = True
         try:
-            answer = carry_on(self.patcher, STAGE, attempt)
+            answer, _ = run_stage(STAGE, measured)  # ComfyUI's own encode nodes say nothing of devices
         finally:
             self._encoding = False
             work.restore()
-        self._report(time.perf_counter() - started)
         return answer
 
     def _use_cpu_engine(self, work: WorkFormat) -> None:
@@ -71,11 +74,3 @@ class PlacedCLIP(comfy.sd.CLIP):
         work.hold_where_room(dtype, plan)
         if plan is not None:
             cpu_engine.use_on_clip(self, plan, None)
-
-    def _report(self, seconds: float) -> None:
-        """ComfyUI's own encode nodes say nothing of devices, so the job log does."""
-        asked = placement_of(self.patcher)
-        if asked is not None:
-            ran = placement_after(self.patcher, asked)
-            stage = Stage(STAGE, ran.requested, ran.device.id, ran.precision, round(seconds, 3), ran.reason)
-            record_stage(current_prompt_id(), stage)
