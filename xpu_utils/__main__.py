@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 
-from .commands import bench, devices, doctor
+from .commands import bench, devices, doctor, templates
 
-VERBS = (devices, doctor, bench)
+VERBS = (devices, doctor, bench, templates)
 
 
 def main(arguments: list[str] | None = None) -> int:
