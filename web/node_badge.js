@@ -1,14 +1,21 @@
+import { events } from "./connection.js";
 import { live } from "./live.js";
-import { onResult } from "./node_results.js";
+import { findNode, onResult } from "./node_results.js";
 
 const USUAL = { fgColor: "#ffffff", bgColor: "#1f4d7a" };
 const DIFFERS = { fgColor: "#ffffff", bgColor: "#b3261e" };
 const RUNG = { fgColor: "#ffffff", bgColor: "#7a4f00" };
+const worn = new WeakSet();
 const NOT_SHOWN = { text: "", bgColor: "transparent" };
 
 /** Gives a node of ours badges: the device it ran on, red where that is not the one asked for, and the rungs it took. */
 export function addBadges(node) {
-  if (node.comfyClass?.startsWith("XPU")) node.badges?.push(() => deviceBadge(node), () => rungBadge(node));
+  if (node.comfyClass?.startsWith("XPU")) wearBadges(node);
+}
+
+function wearBadges(node) {
+  worn.add(node);
+  node.badges?.push(() => deviceBadge(node), () => rungBadge(node));
 }
 
 /** Begins to hear on which devices nodes ran. */
@@ -16,6 +23,13 @@ export function startNodeBadges() {
   onResult((node, output) => {
     const stage = output.xpu?.at(-1);
     if (stage) live().stages.set(node, stage);
+  });
+  events.addEventListener("placement", ({ detail }) => {
+    const node = detail.state === "done" && detail.node_id ? findNode(detail.node_id) : null;
+    if (!node) return;
+    if (!worn.has(node)) wearBadges(node); // a stock node that is protected
+    live().stages.set(node, detail);
+    node.setDirtyCanvas?.(true, true);
   });
 }
 

@@ -33,7 +33,7 @@ function tell(id, output) {
 }
 
 /** A node by its execution id; nodes in subgraphs have ids such as "4:2". */
-function findNode(id) {
+export function findNode(id) {
   let graph = app.graph;
   const path = id.split(":");
   const last = path.pop();

@@ -4,6 +4,7 @@ import { actionButton, copyText, element } from "./dom.js";
 import { Findings } from "./findings.js";
 import { Job } from "./job.js";
 import { shown, TAB_ID } from "./live.js";
+import { Protection } from "./protection.js";
 import { report } from "./report.js";
 
 let mounted = null;
@@ -30,6 +31,7 @@ export const sidebarTab = {
 class Panel {
   constructor() {
     this.cards = new Cards();
+    this.protection = new Protection();
     this.job = new Job();
     this.findings = new Findings();
     this.said = element("p", { class: "xpu-said", role: "status" });
@@ -44,6 +46,7 @@ class Panel {
         actionButton("Copy report", (button) => this.copy(button)),
       ),
       this.said,
+      this.protection.element,
       this.job.element,
       this.findings.element,
     );
@@ -55,6 +58,7 @@ class Panel {
 
   destroy() {
     events.removeEventListener("sample", this.onSample);
+    this.protection.destroy();
     this.job.destroy();
     this.unwatch();
   }

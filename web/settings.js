@@ -6,6 +6,9 @@ export const INTERVAL = `${PREFIX}.interval`;
 export const BADGE = `${PREFIX}.badge`;
 export const CHARTS = `${PREFIX}.charts`;
 export const TOASTS = `${PREFIX}.toasts`;
+export const PROTECT = `${PREFIX}.protect`;
+/** Whether the switch was thrown, or put off, once: it is not offered again. */
+export const DECIDED = `${PREFIX}.protect-decided`;
 
 /** Fires "change" when a setting changed. */
 export const settingsChanged = new EventTarget();
@@ -47,7 +50,48 @@ export const settings = [
     category: ["XPU Nodes", "Monitor", "Faults"],
     onChange,
   },
+  {
+    id: PROTECT,
+    name: "Protect every workflow",
+    tooltip: "Gives the models of stock nodes what those of our nodes have. Takes effect with the next prompt.",
+    type: "boolean",
+    defaultValue: false,
+    category: ["XPU Nodes", "Protection", "Switch"],
+    onChange,
+  },
+  { id: DECIDED, name: "Protection was offered", type: "hidden", defaultValue: false },
+  {
+    id: `${PROTECT}.device`,
+    name: "Device for protected models",
+    tooltip: "auto: the one that ComfyUI chose; or cpu, xpu:1 and the like.",
+    type: "text",
+    defaultValue: "auto",
+    category: ["XPU Nodes", "Protection", "Device"],
+  },
+  choice("precision", "Precision of protected models", ["auto", "fp32", "bf16", "fp16"]),
+  choice("resident", "Weights that stay on the device", ["auto", "all", "90%", "75%", "60%", "45%", "30%", "20%", "10%", "0%"]),
+  {
+    id: `${PROTECT}.exempt`,
+    name: "Nodes that are left alone",
+    tooltip: "Types or ids of nodes, separated by commas: KSampler, 12",
+    type: "text",
+    defaultValue: "",
+    category: ["XPU Nodes", "Protection", "Exempt"],
+  },
+  choice("seeds", "Noise that samplers draw on the way", ["as ComfyUI", "the same everywhere"]),
 ];
+
+/** A choice beside the switch; the first option is the default. */
+function choice(what, name, options) {
+  const category = ["XPU Nodes", "Protection", what];
+  return { id: `${PROTECT}.${what}`, name, type: "combo", options, defaultValue: options[0], category };
+}
+
+/** Stores a setting, as the settings' own page does. */
+export async function setSetting(id, value) {
+  await app.extensionManager.setting.set(id, value);
+  onChange();
+}
 
 /** The value of a setting; its default where the front end does not know it yet. */
 export function setting(id) {

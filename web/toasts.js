@@ -1,11 +1,14 @@
 import { app } from "../../scripts/app.js";
 import { events } from "./connection.js";
+import { findNode } from "./node_results.js";
 import { setting, TOASTS } from "./settings.js";
 
 /** Announces faults and what was done about them. */
 export function startToasts() {
   events.addEventListener("fault", ({ detail }) => {
-    if (setting(TOASTS)) announce(detail.text, detail.rung ? "warn" : "error");
+    const node = detail.node_id ? findNode(detail.node_id) : null;
+    const text = node?.title ? `${node.title}, ${detail.text}` : detail.text;
+    if (setting(TOASTS)) announce(text, detail.rung ? "warn" : "error");
   });
 }
 
