@@ -102,11 +102,14 @@ def faulty_server(
     devices: int = 2,
     arguments: Sequence[str] = ("--cache-none",),
     packs: Mapping[str, Path] = MappingProxyType({PACK_NAME: ROOT}),
+    **options: Any,
 ) -> contextlib.AbstractContextManager[tuple[Server, Simulation]]:
     """A server on equal devices, for `set_next_fault`; by default it executes every node of every prompt anew."""
     models = ensure_models("sd15-tiny", "upscaler-2x", *layouts)
     packs = {**packs, "fault-pack": _FAULT_PACK}
-    return simulated_server(base, {"devices": [_DEVICE] * devices}, models=models, packs=packs, arguments=arguments)
+    return simulated_server(
+        base, {"devices": [_DEVICE] * devices}, models=models, packs=packs, arguments=arguments, **options
+    )
 
 
 def graph(sampler: str, *, precision: str = "fp32", resident: str = "auto") -> Workflow:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .memory import apply_free_memory_hook, apply_memory_fraction
+from .protecting.switch import install_switch
 from .running.preview import apply_preview_hook
 
 HOOKS: tuple[Callable[[], None], ...] = (
     apply_free_memory_hook,
     apply_memory_fraction,
     apply_preview_hook,
+    install_switch,
 )
 """In this order; each is guarded, can be switched off, and records what became of it (see `hooks`)."""
 

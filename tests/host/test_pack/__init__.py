@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import sys
 
 import folder_paths
 import torch
@@ -86,4 +88,36 @@ class TestConditioning:
         return ([[torch.randn(1, tokens, width, generator=torch.Generator().manual_seed(seed)), {}]],)
 
 
-NODE_CLASS_MAPPINGS = {node.__name__: node for node in (TestDump, TestLatent, TestChoice, TestConditioning)}
+class TestReplaced:
+    """Names the functions and methods in ComfyUI's modules and classes whose code is the pack's."""
+
+    RETURN_TYPES = ()
+    OUTPUT_NODE = True
+    FUNCTION = "look"
+    CATEGORY = "test"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"number": ("INT", {})}}
+
+    def look(self, number):
+        return {"ui": {"replaced": sorted(self.replaced())}}
+
+    def replaced(self):
+        theirs = ("comfy", "nodes", "execution", "latent_preview", "server")
+        for name, module in list(sys.modules.items()):
+            if name.partition(".")[0] in theirs or "comfy_extras" in name:
+                owners = [module, *(owner for owner in vars(module).values() if isinstance(owner, type))]
+                for owner in owners:
+                    yield from self.of_pack(owner)
+
+    def of_pack(self, owner):
+        for name, value in list(vars(owner).items()):
+            code = getattr(getattr(value, "__func__", value), "__code__", None)
+            if inspect.iscode(code) and "xpu_utils" in code.co_filename:
+                yield f"{owner.__name__}.{name}"
+
+
+NODE_CLASS_MAPPINGS = {
+    node.__name__: node for node in (TestDump, TestLatent, TestChoice, TestConditioning, TestReplaced)
+}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import dataclasses
 import functools
 import gc
@@ -41,6 +42,8 @@ from .complaints import explained, missing_weights
 from .straight import Reading, straight
 
 Read = TypeVar("Read")
+
+_busy: contextvars.ContextVar[bool] = contextvars.ContextVar("xpu_nodes_loading", default=False)
 
 
 def model_path(folder: str, name: str) -> Path:
@@ -98,7 +101,7 @@ def _read_checkpoint(
             te_model_options=_clip_options(device, dtype),
         )
         if model is not None:
-            fits = _read_to_its_device(model, device, resident, reading)
+            fits = read_to_its_device(model, device, resident, reading)
     if fits:
         model_management.load_models_gpu([model], force_full_load=True)
     return model, clip, vae
@@ -123,7 +126,7 @@ def load_diffusion_model(
     def read(device: torch.device) -> Any:
         with _loading(device, path) as reading:
             model = comfy.sd.load_diffusion_model(str(path), model_options=options)
-            fits = _read_to_its_device(model, device, resident, reading)
+            fits = read_to_its_device(model, device, resident, reading)
         if fits:
             model_management.load_models_gpu([model], force_full_load=True)
         return model
@@ -279,7 +282,7 @@ def _read_to(placement: Placement, read: Callable[[torch.device], Read]) -> tupl
     return read(HOST), placement
 
 
-def _read_to_its_device(model: Any, device: torch.device, resident: str, reading: Reading | None) -> bool:
+def read_to_its_device(model: Any, device: torch.device, resident: str, reading: Reading | None) -> bool:
     """Has a MODEL's weights be read to its device, where all of them fit there beside a step's work; whether they do.
 
     ComfyUI by itself reads them into host memory first, unless the device has more of it free than the host has.
@@ -329,6 +332,11 @@ def _vae_dtype(dtype: torch.dtype | None) -> Iterator[None]:
         vars(args).update(before)
 
 
+def is_loading() -> bool:
+    """Whether one of our loaders reads files with ComfyUI's functions now."""
+    return _busy.get()
+
+
 @contextlib.contextmanager
 def _loading(device: torch.device, *paths: Path) -> Iterator[Reading | None]:
     """Checks the files, loads in the block with the device as ComfyUI's default, and explains what goes wrong."""
@@ -336,6 +344,7 @@ def _loading(device: torch.device, *paths: Path) -> Iterator[Reading | None]:
         # Newer hosts have no such setting: they never load otherwise.
         check_file(path, pickles_allowed=getattr(comfy.utils, "ALWAYS_SAFE_LOAD", True))
     names = ", ".join(path.name for path in paths)
+    token = _busy.set(True)
     try:
         with (
             as_default(device),
@@ -350,3 +359,5 @@ def _loading(device: torch.device, *paths: Path) -> Iterator[Reading | None]:
         gc.collect()
         model_management.soft_empty_cache()
         raise
+    finally:
+        _busy.reset(token)

@@ -13,6 +13,7 @@ import comfy.model_management as model_management
 import torch
 from comfy.patcher_extension import CallbacksMP
 
+from ...choice import AUTO
 from ...machine.devices import Device
 from ...placement import Placement, place
 from ...recovery.faults import FaultKind, classify, first_line, is_dead, mark_lost
@@ -26,7 +27,8 @@ PLACEMENT = "xpu_nodes.placement"
 EMPTY_CACHE_HOOK = "cache emptying after a lost device"
 DEFAULT_HOOK = "default device after a lost device"
 
-_placed: weakref.WeakSet[Any] = weakref.WeakSet()
+_led: weakref.WeakSet[Any] = weakref.WeakSet()
+"""The patchers that are led around devices which get lost."""
 
 
 def placement_of(patcher: Any) -> Placement | None:
@@ -38,9 +40,23 @@ def placement_of(patcher: Any) -> Placement | None:
 def set_placement(patcher: Any, placement: Placement) -> None:
     """Gives a patcher its placement, and has it and its later clones led around devices that get lost."""
     patcher.set_attachments(PLACEMENT, placement)
+    _lead_with_clones(patcher)
+
+
+def follow(patcher: Any) -> None:
+    """Has a patcher without a placement, and those that it was cloned from, be led around devices that get lost.
+
+    ComfyUI's own nodes ask them for their device, and make clones of them.
+    """
+    while patcher is not None and patcher not in _led:
+        _lead_with_clones(patcher)
+        patcher = patcher.parent
+
+
+def _lead_with_clones(patcher: Any) -> None:
     patcher.remove_callbacks_with_key(CallbacksMP.ON_CLONE, PLACEMENT)
-    patcher.add_callback_with_key(CallbacksMP.ON_CLONE, PLACEMENT, lambda original, clone, *_: _placed.add(clone))
-    _placed.add(patcher)
+    patcher.add_callback_with_key(CallbacksMP.ON_CLONE, PLACEMENT, lambda original, clone, *_: _led.add(clone))
+    _led.add(patcher)
 
 
 def lead_to(patcher: Any, device: Device, placement: Placement) -> None:
@@ -69,21 +85,25 @@ def lose_dead(error: BaseException) -> tuple[str, ...]:
 
 
 def _lead_around(device: torch.device) -> None:
-    """Forgets what ComfyUI holds on a lost device and leads every placed model elsewhere."""
+    """Forgets what ComfyUI holds on a lost device and leads every model that was on it elsewhere."""
     _forget_loaded(device)
     _replace_default(device)
     _survive_empty_cache()
     inventory = host_inventory()
-    placed = [patcher for patcher in _placed if patcher.load_device == device]
-    for patcher in placed:  # before any of them is recovered: they share models, and what was patched of these
+    there = [patcher for patcher in _led if patcher.load_device == device]
+    there.sort(key=lambda patcher: placement_of(patcher) is None)  # placed ones know where their weights came from
+    for patcher in there:  # before any of them is recovered: they share models, and what was patched of these
         target.abandon(patcher)
         streaming.abandon(patcher)
-    for patcher in placed:
+    for patcher in there:
         placement = placement_of(patcher)
-        requested = placement.requested if placement else str(device)
-        precision = placement.precision if placement else "auto"
-        fallback = place(str(device), inventory, precision=precision)
-        lead_to(patcher, fallback.device, dataclasses.replace(fallback, requested=requested, carried_over=True))
+        fallback = place(str(device), inventory, precision=placement.precision if placement else AUTO)
+        if placement is None:
+            target.retarget(patcher, fallback.device.torch_device)
+            patcher.offload_device = torch.device("cpu")
+        else:
+            requested = placement.requested
+            lead_to(patcher, fallback.device, dataclasses.replace(fallback, requested=requested, carried_over=True))
         _recover_now(patcher)
 
 

@@ -36,6 +36,7 @@ from ..target import HOST
 from .companions import Companions, chain
 from .conditions import DeviceConditions, bring_records_to_host, moved
 from .cpu_controls import ControlsOnCpu
+from .noise import drawn_where_comfyui_does
 
 WRAPPER = "xpu_nodes.model_call"
 HOOK = "model calls"
@@ -87,7 +88,7 @@ def _sampler_sample(executor: Callable[..., Any], /, *arguments: Any, **keywords
         options["sample_sigmas"] = run.sigmas
     run.keep_schedule_on_host()
     on_host = {name: given[name].to(HOST) for name in _LATENTS if given.get(name) is not None}
-    with run.threads_between_calls():
+    with run.threads_between_calls(), drawn_where_comfyui_does(run.patcher, len(run.sigmas) - 1):
         return call.changed(sigmas=run.sigmas, **on_host).on(executor)
 
 

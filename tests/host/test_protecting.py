@@ -1,0 +1,47 @@
+"""With the switch on, device=cpu and precision=fp32, stock graphs give bit for bit what they give with it off."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+
+from tests.harness.server import Server
+from tests.harness.workflows import Workflow, node, text_to_image
+
+from .conftest import dumped, run_ok
+from .graphs import GRAPHS, custom_sampler
+
+SWITCH = "xpu-nodes.protect"
+
+
+@pytest.fixture
+def switch(server: Server) -> Iterator[Callable[[bool], None]]:
+    """Turns it, and has ComfyUI forget what the last prompt made."""
+
+    def turn(on: bool) -> None:
+        server.client.post("/settings", {SWITCH: on, f"{SWITCH}.device": "cpu", f"{SWITCH}.precision": "fp32"})
+        run_ok(server, {"look": node("TestReplaced", number=int(on))})
+
+    yield turn
+    turn(False)
+
+
+def custom() -> Workflow:
+    return custom_sampler(text_to_image(), placed=False)
+
+
+@pytest.mark.parametrize("graph", [*GRAPHS, custom], ids=lambda graph: graph.__name__)
+def test_on_gives_what_off_gives(server: Server, switch: Callable[[bool], None], graph: Callable[[], Workflow]) -> None:
+    workflow = graph()
+    source = workflow["save"]["inputs"]["images"][0]
+    switch(False)
+    expected = [dumped(server, workflow, [name, 0], f"off-{name}") for name in ("sampler", source)]
+    switch(True)
+    actual = [dumped(server, workflow, [name, 0], f"on-{name}") for name in ("sampler", source)]
+    jobs = server.client.get("/xpu/jobs?limit=2")["jobs"]
+    assert {"sample", "decode"} <= {stage["name"] for job in jobs for stage in job["stages"]}, "nothing was protected"
+    for found, right in zip(actual, expected, strict=True):
+        assert right.std() > 0.01
+        assert torch.equal(found, right)

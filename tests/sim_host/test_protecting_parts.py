@@ -1,0 +1,69 @@
+"""Whatever ours does in front of ComfyUI's functions, a prompt that stock would have finished is finished."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.harness.hosts import host_environment
+from tests.harness.models import ensure_models
+
+from .worker import answers
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory, host: Path) -> Any:
+    ensure_models("sd15-tiny-unet")
+    base = tmp_path_factory.mktemp("protecting")
+    return answers("protecting_cases", {"devices": ["arc-b580", "arc-b580"]}, base, host, host_environment())
+
+
+@pytest.mark.parametrize("how", ["ours", "not finite"])
+def test_stocks_answer_is_given_where_ours_fails_and_stock_does_not(found: Any, how: str) -> None:
+    """With the random numbers that stock would have drawn."""
+    assert found["what_fails"][how] == found["what_fails"]["stock"]
+
+
+@pytest.mark.parametrize(("how", "raised"), [("given up", "LadderExhausted"), ("stopped", "InterruptProcessing")])
+def test_what_no_repetition_mends_is_not_repeated(found: Any, how: str, raised: str) -> None:
+    assert raised in found["what_fails"][how]
+
+
+def test_where_both_fail_the_first_failure_is_shown(found: Any) -> None:
+    assert found["what_fails"]["both"] == "RuntimeError('ours')"
+
+
+def test_whoever_is_in_front_the_call_is_answered(found: Any) -> None:
+    told = found["who_is_in_front"]
+    assert told["ours"] == "ours around stock Owner"
+    assert told["theirs in front"] == "theirs around ours around stock Owner"
+    assert told["hook"].endswith("for a test; tests.sim_host.protecting_cases was put in front of our named")
+    assert told["taken back behind theirs"] == "theirs around stock Owner"
+    assert told["taken back"]
+    assert told["missing"] == "missing: unavailable, this ComfyUI has no function of that name"
+
+
+def test_what_cannot_be_served_is_left_alone_with_its_reason(found: Any) -> None:
+    assert found["what_is_left_alone"] == {
+        "as it is": "",
+        "compiled": "the model is compiled for its device",
+        "replaced": "another node has replaced the diffusion model (compiled it, say)",
+        "split": "the model is split over several devices",
+        "its own network": "torch.nn.modules.linear brings a network of its own, which may tie its weights to a device",
+        "elsewhere": "the model was given meta, which is not a device that this pack works with here",
+        "another class": "tests.sim_host.protecting_cases brings a Owner of its own",
+    }
+
+
+def test_calls_of_models_that_are_not_placed_are_repeated(found: Any) -> None:
+    assert found["repeated_calls"] == [True, "xpu:0"]
+
+
+def test_a_model_has_one_twin_as_long_as_it_lives_and_stays_the_same(found: Any) -> None:
+    told = found["twins"]
+    assert {name: told[name] for name in ("same", "same weights", "changed", "clone")} == dict.fromkeys(
+        ("same", "same weights", "changed", "clone"), True
+    )
+    assert told["gone"] == [True, True, True]

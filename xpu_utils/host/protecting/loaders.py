@@ -1,0 +1,166 @@
+"""At the source: core's own loader functions read files through our reader, and models remember their file."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import comfy.clip_vision
+import comfy.controlnet
+import comfy.model_management as model_management
+import comfy.sd
+import torch
+
+from ...choice import AUTO
+from ...placement import Placement
+from ...recovery.faults import FaultKind
+from ...recovery.ladder import Failure, Rung
+from .. import cpu_engine
+from ..inventory import as_default
+from ..loading.load import is_loading, read_to_its_device
+from ..loading.straight import straight
+from ..recovery.lost import follow, lose_dead
+from ..recovery.moving import free_others
+from ..recovery.rungs import report_fault
+from ..recovery.weights import remember
+from ..target import HOST
+from .touches import Touch, Work
+from .twins import Twins, default_device
+
+HOOK = "protected loading"
+
+CHECKPOINT = "load_checkpoint_guess_config"
+_PARTS = ("output_model", "output_clip", "output_vae", "output_clipvision")
+"""Its parameters that say which of its answers are wanted, in the answers' order."""
+
+
+class Loaders:
+    """The touch on core's loader functions."""
+
+    def __init__(self, twins: Twins) -> None:
+        self._twins = twins
+
+    def touches(self) -> tuple[Touch, ...]:
+        """One for all of them: each is given one or several files first."""
+        functions = [(comfy.sd, name) for name in (CHECKPOINT, "load_diffusion_model", "load_clip")]
+        functions += [(comfy.controlnet, "load_controlnet"), (comfy.clip_vision, "load")]
+        return (Touch(HOOK, "core's loaders read straight, models remember their files", functions, self._loading),)
+
+    def _loading(self, stock: Callable[..., Any], *arguments: Any, **keywords: Any) -> Work | None:
+        given = inspect.signature(stock).bind(*arguments, **keywords)
+        files = next(iter(given.arguments.values()), None)
+        paths = [Path(file) for file in (files if isinstance(files, (list, tuple)) else [files]) if file]
+        if is_loading() or not paths:
+            return None
+        return lambda: self._load(stock, given, paths)
+
+    def _load(self, stock: Callable[..., Any], given: inspect.BoundArguments, paths: Sequence[Path]) -> Any:
+        placement = self._twins.placement(default_device())
+        self._choose(given, stock, placement)
+        device = placement.device.torch_device
+        read = functools.partial(self._read, stock, given, paths, device)
+        moved = self._twins.protection.device != AUTO
+        default = as_default(device) if moved else contextlib.nullcontext()
+        with default:
+            answer = _met(read, placement)
+        names = ", ".join(path.name for path in paths)
+        for patcher, way in _patchers(answer):
+            follow(patcher)
+            remember(patcher, names, _again(stock, given, paths, patcher, way))
+        return answer
+
+    def _choose(self, given: inspect.BoundArguments, stock: Callable[..., Any], placement: Placement) -> None:
+        """Has weights be read in the format that is asked for, unless the node's own input says which."""
+        dtype = cpu_engine.dtype_for(placement)
+        if dtype is None:
+            return
+        for name in ("model_options", "te_model_options"):
+            if name in inspect.signature(stock).parameters:
+                text = name.startswith("te_") or stock.__name__ == "load_clip"
+                if not text or dtype in (torch.bfloat16, torch.float16):
+                    given.arguments[name] = {"dtype": dtype, **given.arguments.get(name, {})}
+
+    def _read(
+        self,
+        stock: Callable[..., Any],
+        given: inspect.BoundArguments,
+        paths: Sequence[Path],
+        device: torch.device,
+        *,
+        on_host: bool,
+    ) -> Any:
+        with straight(paths) as reading:
+            answer = stock(*given.args, **given.kwargs)
+            model = _model(answer)
+            fits = model is not None and not on_host
+            fits = fits and read_to_its_device(model, device, self._twins.protection.resident, reading)
+        if fits:
+            model_management.load_models_gpu([model], force_full_load=True)
+        return answer
+
+
+def _met(read: Callable[..., Any], placement: Placement) -> Any:
+    """Reads; to the host, where the device fails that ComfyUI builds a model on or that its weights are read to."""
+    try:
+        return read(on_host=False)
+    except (RuntimeError, MemoryError) as error:
+        failure = Failure.of(error)
+    if failure.kind is FaultKind.UNKNOWN or placement.device.type == "cpu":
+        raise failure.error
+    report_fault(failure, Rung.HOST, device=placement.device.id, stage="load", words="loading to host memory")
+    if failure.kind is FaultKind.DEVICE_LOST:
+        lose_dead(failure.error)
+    else:
+        free_others(placement.device.torch_device, [])
+    with _built_on_host():
+        return read(on_host=True)
+
+
+@contextlib.contextmanager
+def _built_on_host() -> Iterator[None]:
+    """Has ComfyUI build models in host memory in the block, in the formats that it chose for their device."""
+    smart = model_management.DISABLE_SMART_MEMORY
+    model_management.DISABLE_SMART_MEMORY = True
+    try:
+        yield
+    finally:
+        model_management.DISABLE_SMART_MEMORY = smart
+
+
+def _model(answer: Any) -> Any:
+    """The MODEL among what a loader answers, if there is one."""
+    first = answer[0] if isinstance(answer, tuple) else answer
+    return first if hasattr(getattr(first, "model", None), "diffusion_model") else None
+
+
+def _patchers(answer: Any) -> Iterator[tuple[Any, tuple[Any, ...]]]:
+    """Each patcher in a loader's answer, and the way to it there."""
+    for index, part in enumerate(answer if isinstance(answer, tuple) else (answer,)):
+        if hasattr(part, "get_models"):  # a ControlNet
+            for number, patcher in enumerate(part.get_models()):
+                yield patcher, (index, number)
+        elif part is not None:
+            yield getattr(part, "patcher", part), (index,)
+
+
+def _again(
+    stock: Callable[..., Any], given: inspect.BoundArguments, paths: Sequence[Path], patcher: Any, way: tuple[Any, ...]
+) -> Callable[[], torch.nn.Module]:
+    """What reads a patcher's module again, onto the host: of a checkpoint only the part that it is."""
+    arguments = dict(given.arguments)
+    if stock.__name__ == CHECKPOINT:
+        arguments.update({name: name == _PARTS[way[0]] for name in _PARTS})
+    if _model(patcher) is not None and "dtype" not in arguments.get("model_options", {}):
+        arguments["model_options"] = {**arguments.get("model_options", {}), "dtype": patcher.model_dtype()}
+
+    def load() -> torch.nn.Module:
+        with as_default(HOST), straight(paths):
+            found = [found for found, there in _patchers(stock(**arguments)) if there == way]
+        module: torch.nn.Module = found[0].model
+        return module
+
+    return load

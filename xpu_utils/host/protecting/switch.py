@@ -1,0 +1,69 @@
+"""The switch: read when a prompt begins, and acted upon before its first node runs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import execution
+from server import PromptServer
+
+from .. import hooks
+from . import exempt
+from .loaders import Loaders
+from .repeating import Repeating
+from .settings import VARIABLE, Protection, chosen
+from .touches import Touch
+from .twins import Twins
+from .using import Using
+
+HOOK = "protection"
+
+
+class Switch:
+    """What is in front of ComfyUI's functions now."""
+
+    def __init__(self) -> None:
+        self._twins = Twins(Protection())
+        self._beginning = Touch(HOOK, "on", [(execution.PromptExecutor, "execute")], self._begin)
+        self._touches = tuple(touch for kind in (Using, Loaders, Repeating) for touch in kind(self._twins).touches())
+        self._lock = threading.Lock()
+
+    def watch(self) -> None:
+        """If it was switched on, has the next prompt begin with `_begin`: nothing else is touched between prompts."""
+        with self._lock:
+            if chosen().on:
+                self._beginning.apply()
+
+    def _begin(self, stock: Callable[..., Any], executor: Any, prompt: Any, *_: Any, **further: Any) -> None:
+        """Before a prompt's first node: what was chosen since the last one takes effect."""
+        protection = chosen()
+        exempt.begin(prompt, protection.exempt)
+        with self._lock:
+            if protection != self._twins.protection:
+                self._twins.forget()
+                self._twins.protection = protection
+            for touch in (self._beginning, *self._touches):
+                touch.apply() if protection.on else touch.take_back()
+        if not protection.on:
+            _record_off()
+
+
+def _record_off() -> None:
+    hooks.record(HOOK, hooks.State.STOOD_DOWN, f"graphs of stock nodes are left alone ({VARIABLE}, settings: off)")
+
+
+def install_switch() -> None:
+    """Has the switch be looked at now, and whenever a prompt is queued. Touches nothing while it is off."""
+    if hooks.switched_off(HOOK):
+        return
+    switch = Switch()
+    _record_off()
+    switch.watch()
+
+    def queued(prompt: dict[str, Any]) -> dict[str, Any]:
+        switch.watch()
+        return prompt
+
+    PromptServer.instance.add_on_prompt_handler(queued)
