@@ -3,7 +3,7 @@ import { badgeButtons, startBadge } from "./badge.js";
 import { connect } from "./connection.js";
 import { addStyle } from "./dom.js";
 import { addBadges, startNodeBadges } from "./node_badge.js";
-import { restoreResults, startResults } from "./node_results.js";
+import { noteOpening, restoreResults, startResults } from "./node_results.js";
 import { addText, startTexts } from "./node_text.js";
 import { sidebarTab } from "./panel.js";
 import { settings } from "./settings.js";
@@ -19,6 +19,7 @@ app.registerExtension({
     addBadges(node);
     addText(node);
   },
+  beforeConfigureGraph: noteOpening,
   afterConfigureGraph: restoreResults,
   setup() {
     addStyle();
