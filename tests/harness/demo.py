@@ -139,16 +139,14 @@ def _picture(client: Client, workflow: Workflow) -> tuple[Result, Image.Image]:
     return result, Image.open(io.BytesIO(client.image(result, "save"))).convert("RGB")
 
 
-def contact_sheet(pictures: Sequence[Drawn], columns: int = 3, caption_pixels: int = 20) -> Image.Image:
-    """The pictures in rows, each above its caption."""
+def contact_sheet(pictures: Sequence[Drawn], caption_pixels: int = 20) -> Image.Image:
+    """The pictures in a row, each above its caption."""
     width, height = pictures[0][1].size
     height += caption_pixels
-    rows = -(-len(pictures) // columns)
-    sheet = Image.new("RGB", (columns * width, rows * height), "white")
+    sheet = Image.new("RGB", (len(pictures) * width, height), "white")
     for index, (caption, picture) in enumerate(pictures):
-        left, top = index % columns * width, index // columns * height
-        sheet.paste(picture, (left, top))
-        ImageDraw.Draw(sheet).text((left + width / 2, top + height), caption, fill="black", anchor="md")
+        sheet.paste(picture, (index * width, 0))
+        ImageDraw.Draw(sheet).text(((index + 0.5) * width, height), caption, fill="black", anchor="md")
     return sheet
 
 

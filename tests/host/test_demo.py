@@ -34,7 +34,7 @@ def test_the_demo_leaves_pictures_and_a_report(
     monkeypatch.setattr(demo, "SUBJECTS", ("octopus", "rocket"))
     assert demo.main(["--device", "xpu:7"]) == 0
     with Image.open(tmp_path / "out" / "sheet.png") as sheet:
-        assert sheet.width == 3 * SMALL["width"]  # two subjects, and a third picture beside them
+        assert sheet.width == 4 * SMALL["width"]  # two subjects, one of them again on a card and through its loss
     stages = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
     assert [stage["name"] for stage in stages[:5]] == ["load checkpoint", *["encode text"] * 2, "sample", "decode"]
     sampled = stages[3]
