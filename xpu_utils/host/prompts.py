@@ -15,3 +15,8 @@ def current_node_id() -> str:
     """The id of the node that is being executed in this thread; empty outside of one."""
     context = get_executing_context()
     return "" if context is None else str(context.node_id)
+
+
+def current_execution() -> object:
+    """Equal within one execution of a node (for each item of a list there is one); None outside of any."""
+    return get_executing_context()

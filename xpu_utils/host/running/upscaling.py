@@ -21,6 +21,7 @@ from ...recovery.ladder import Failure, Rung
 from .. import cpu_engine
 from ..inventory import placement_for, placement_over
 from ..placing.formats import WorkFormat
+from ..prompts import current_execution
 from ..recovery.lost import placement_of, set_placement
 from ..recovery.moving import unload
 from ..recovery.rungs import STOPS, Recovery, placement_after
@@ -104,24 +105,40 @@ class _SmallerTile(torch.OutOfMemoryError):
 class PlacedUpscaler:
     """An UPSCALE_MODEL for ComfyUI's upscale node, which would move it to the default device.
 
-    Work begins with the first tile and ends with the node's `to("cpu")`; between them the weights are on the placed
-    device whatever device the node names. Tiles follow, and results return to where they came from. A failure for want
-    of memory reaches the node as the error after which it halves its tile; after the smallest tile, and after any
-    other failure that is known, the work goes on up the ladder.
+    Work begins with the first tile and ends with the node's `to("cpu")`. Newer hosts' node has no such last word: there
+    it ends when another node asks for the patcher. In between the weights are on the placed device whatever device the
+    node names. Tiles follow, and results return to where they came from. A failure for want of memory reaches the node
+    as the error after which it halves its tile; after the smallest tile, and after any other failure that is known, the
+    work goes on up the ladder.
     """
 
     def __init__(self, model: Any, placement: Placement) -> None:
         """`model` is converted where it is, for an owner of it: see `of`."""
         dtype, placement = _format_for(model, placement)
         self._model = _prepared(model, dtype, cpu_engine.plan_for(placement))
-        self.patcher = ModelPatcher(model.model, load_device=placement.device.torch_device, offload_device=HOST)
-        set_placement(self.patcher, dataclasses.replace(placement, precision=name_of(model.dtype)))
+        self._patcher = ModelPatcher(model.model, load_device=placement.device.torch_device, offload_device=HOST)
+        set_placement(self._patcher, dataclasses.replace(placement, precision=name_of(model.dtype)))
         self._recovery: Recovery | None = None
-        """Set while it works, as is the format that it works in."""
+        """Set while it works, as are the format that it works in and the node's execution that it works for."""
         self._format: WorkFormat | None = None
+        self._execution: object = None
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # nothing of ours is there yet, or what `copy` and `pickle` look for
+            raise AttributeError(name)
         return getattr(self._model, name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles are placed alike, by a patcher of their own."""
+        self.end()
+        return type(self), (self._model, self.placement)
+
+    @property
+    def patcher(self) -> ModelPatcher:
+        """Of the model, which is back where it was placed if another node worked with it before."""
+        if self._execution != current_execution():
+            self.end()
+        return self._patcher
 
     @property
     def placement(self) -> Placement:
@@ -154,8 +171,8 @@ class PlacedUpscaler:
             return
         self._format.restore()
         self._recovery.restore()
-        self._recovery = self._format = None
-        unload(self.patcher)
+        self._recovery = self._format = self._execution = None
+        unload(self._patcher)
 
     def __call__(self, image: torch.Tensor, *arguments: Any, **keywords: Any) -> torch.Tensor:
         """Upscales a batch of images (N, 3, H, W) in 0..1.
@@ -164,9 +181,7 @@ class PlacedUpscaler:
             torch.OutOfMemoryError: the device has not the memory, and the tile can be made smaller.
             LadderExhaustedError: neither this device nor another can do it.
         """
-        if self._recovery is None:
-            self._recovery = Recovery(self.patcher, STAGE)
-            self._format = WorkFormat(self.patcher, self._model.model)
+        recovery = self._begun()
 
         def attempt() -> torch.Tensor:
             try:
@@ -178,7 +193,16 @@ class PlacedUpscaler:
             raise failure.error
 
         rungs = {Rung.FP32: self._compute_in_fp32}
-        return self._recovery.carry_on(attempt, rungs, passing=(*STOPS, _SmallerTile))
+        return recovery.carry_on(attempt, rungs, passing=(*STOPS, _SmallerTile))
+
+    def _begun(self) -> Recovery:
+        """Begins work, unless it has begun."""
+        patcher = self.patcher
+        if self._recovery is None:
+            self._recovery = Recovery(patcher, STAGE)
+            self._format = WorkFormat(patcher, self._model.model)
+            self._execution = current_execution()
+        return self._recovery
 
     def _upscale(self, image: torch.Tensor, *arguments: Any, **keywords: Any) -> torch.Tensor:
         device = self.patcher.load_device
