@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from typing import Any
 
+import comfy.clip_vision
 import comfy.model_management as model_management
+import comfy.sd
 import folder_paths
 import torch
 from comfy.controlnet import T2IAdapter
@@ -17,7 +20,8 @@ from xpu_utils.host import hooks
 from xpu_utils.host.inventory import placement_for
 from xpu_utils.host.loading import load as loading
 from xpu_utils.host.placing import place as placing
-from xpu_utils.host.recovery.moving import unload
+from xpu_utils.host.recovery.moving import cpu, unload
+from xpu_utils.host.recovery.rungs import placement_after
 from xpu_utils.host.running import coding, sampling
 from xpu_utils.host.running.upscaling import PlacedUpscaler, upscale
 from xpu_utils.placement import Placement
@@ -66,6 +70,44 @@ def case_a_text_encoder_in_bf16() -> Any:
 
 def case_a_clip_vision_model_in_fp16() -> Any:
     return _told(loading.load_clip_vision("clip-vision-l.safetensors", placement_for("xpu:0", "fp16"))[1])
+
+
+class PackCLIP(comfy.sd.CLIP):
+    """As another pack extends it: knows how often it encoded."""
+
+    def encode_from_tokens(self, *arguments: Any, **keywords: Any) -> Any:
+        self.encoded = getattr(self, "encoded", 0) + 1
+        return super().encode_from_tokens(*arguments, **keywords)
+
+
+class PackClipVision(comfy.clip_vision.ClipVisionModel):
+    def encode_image(self, *arguments: Any, **keywords: Any) -> Any:
+        self.encoded = getattr(self, "encoded", 0) + 1
+        return super().encode_image(*arguments, **keywords)
+
+
+def case_another_pack_s_clip() -> Any:
+    clip = comfy.sd.load_clip([str(MODELS / "text_encoders" / "clip-l.safetensors")])
+    clip.__class__ = PackCLIP
+    first, _ = placing.place_clip(clip, placement_for("xpu:1", "fp32"))
+    placed, placement = placing.place_clip(first, placement_for("xpu:0", "fp32"))
+    placed.set_tokenizer_option("min_length", 1)
+    placed.encode_from_tokens(placed.tokenize("a cat"))
+    return {**_kept(placed, PackCLIP, placement), "options_of_the_original": clip.tokenizer_options}
+
+
+def case_another_pack_s_clip_vision() -> Any:
+    vision = comfy.clip_vision.load(str(MODELS / "clip_vision" / "clip-vision-l.safetensors"))
+    vision.__class__ = PackClipVision
+    placed, placement = placing.place_clip_vision(vision, placement_for("xpu:0", "fp32"))
+    placed.encode_image(torch.zeros(1, 32, 32, 3))
+    return _kept(placed, PackClipVision, placement)
+
+
+def _kept(placed: Any, kind: type, placement: Placement) -> dict[str, Any]:
+    """Whether a placed object is still of the pack's kind, worked as that does, and was watched by us."""
+    ran = placement_after(placed.patcher, dataclasses.replace(placement, device=cpu()))
+    return {"kind": isinstance(placed, kind), "encoded": placed.encoded, "ran_on": ran.device.id}
 
 
 def case_a_t2i_adapter() -> Any:

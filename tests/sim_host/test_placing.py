@@ -52,6 +52,16 @@ def test_a_precision_that_is_not_followed_is_said(found: Any, case: str, reason:
     assert (found[case]["precision"], found[case]["reason"]) == ("fp32", reason)
 
 
+@pytest.mark.parametrize("what", ["clip", "clip_vision"])
+def test_another_pack_s_encoder_stays_of_its_kind(found: Any, what: str) -> None:
+    told = found[f"another_pack_s_{what}"]
+    assert (told["kind"], told["encoded"], told["ran_on"]) == (True, 1, "xpu:0")
+
+
+def test_a_placed_clip_has_options_of_its_own(found: Any) -> None:
+    assert found["another_pack_s_clip"]["options_of_the_original"] == {}
+
+
 def test_a_t2i_adapter_does_not_claim_the_device_that_was_asked_for(found: Any) -> None:
     told = found["a_t2i_adapter"]
     assert (told["requested"], told["device"]) == ("xpu:1", "xpu:0")

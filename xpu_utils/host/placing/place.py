@@ -97,7 +97,7 @@ def place_clip(clip: Any, placement: Placement) -> tuple[Any, Placement]:
     """
     if clip is None:
         raise ValueError("The checkpoint holds no text encoder: load one with XPU Load CLIP and connect that instead.")
-    placed = PlacedCLIP.of(clip.clone())
+    placed = PlacedCLIP.of(clip)
     placed.patcher = place_patcher(clip.patcher, placement)
     placed.cond_stage_model = placed.patcher.model
     plan, dtype = cpu_engine.plan_for(placement), None

@@ -14,6 +14,7 @@ from ..recovery.lost import placement_of
 from ..recovery.rungs import carry_on, check_finite, placement_after
 from ..stages import run_stage
 from ..target import HOST
+from .kinds import placed_as
 
 STAGE = "encode text"
 
@@ -25,9 +26,9 @@ class PlacedCLIP(comfy.sd.CLIP):
 
     @classmethod
     def of(cls, clip: comfy.sd.CLIP) -> PlacedCLIP:
-        """A CLIP object over the same weights and with the same attributes."""
-        placed = cls.__new__(cls)
-        placed.__dict__.update(clip.__dict__)
+        """A CLIP object over the same weights and with the same attributes, and options of its own."""
+        placed = placed_as(cls, clip)
+        placed.tokenizer_options = clip.tokenizer_options.copy()
         return placed
 
     def clone(self, *arguments: Any, **keywords: Any) -> PlacedCLIP:

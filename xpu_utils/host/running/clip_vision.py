@@ -8,6 +8,7 @@ import comfy.clip_vision
 import torch
 
 from ..recovery.rungs import carry_on, check_finite
+from .kinds import placed_as
 
 STAGE = "encode image"
 
@@ -18,9 +19,7 @@ class PlacedClipVision(comfy.clip_vision.ClipVisionModel):
     @classmethod
     def of(cls, vision: comfy.clip_vision.ClipVisionModel) -> PlacedClipVision:
         """A CLIP vision object over the same weights and with the same attributes."""
-        placed = cls.__new__(cls)
-        placed.__dict__.update(vision.__dict__)
-        return placed
+        return placed_as(cls, vision)
 
     @property
     def load_device(self) -> torch.device:

@@ -27,6 +27,7 @@ from ..recovery.lost import placement_of, set_placement
 from ..recovery.moving import free_others
 from ..recovery.rungs import carry_on, check_finite, report_fault
 from ..target import HOST, is_dynamic
+from .kinds import placed_as
 
 _RETRIED = (FaultKind.OUT_OF_MEMORY, FaultKind.ALLOCATION_TOO_LARGE)
 
@@ -56,9 +57,7 @@ class PlacedVAE(comfy.sd.VAE):
     @classmethod
     def of(cls, vae: comfy.sd.VAE) -> PlacedVAE:
         """A VAE object over the same weights and with the same attributes."""
-        placed = cls.__new__(cls)
-        placed.__dict__.update(vae.__dict__)
-        return placed
+        return placed_as(cls, vae)
 
     def decode(self, samples_in: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
         """Decodes a latent (N, C, H, W) or (N, C, T, H, W) into pictures (N, H, W, 3) or (N, T, H, W, 3).
