@@ -28,10 +28,11 @@ from xpu_utils.calls import StandIn
 from xpu_utils.host import cpu_engine
 from xpu_utils.host.inventory import placement_for
 from xpu_utils.host.loading.straight import straight
+from xpu_utils.host.memory import apply_free_memory_hook
 from xpu_utils.host.placing.place import place_clip, place_clip_vision, place_controlnet, place_model, place_vae
 from xpu_utils.host.recovery import lost as health
+from xpu_utils.host.running.preview import apply_preview_hook
 from xpu_utils.host.running.upscaling import PlacedUpscaler
-from xpu_utils.host.startup import apply_hooks
 
 from .cpu_fallback_cases import BF16_PLAN, _conditioning, _plan, _upscaler
 from .vae_cases import _vae
@@ -247,8 +248,8 @@ def case_functions() -> Any:
     previewer = types.SimpleNamespace(decode_latent_to_preview_image=(preview := Heard()))
     found = {}
     for module, name, put, arguments, answer in (
-        (model_management, "get_free_memory", apply_hooks, (torch.device("cpu"),), 1),
-        (latent_preview, "get_previewer", apply_hooks, (torch.device("xpu:0"), "format"), previewer),
+        (model_management, "get_free_memory", apply_free_memory_hook, (torch.device("cpu"),), 1),
+        (latent_preview, "get_previewer", apply_preview_hook, (torch.device("xpu:0"), "format"), previewer),
         (model_management, "soft_empty_cache", health._survive_empty_cache, (), None),
         (model_management, "soft_empty_cache", cpu_engine._give_back_with_the_cache, (), None),
         (model_management, "get_torch_device", health._default_to_a_living_device, (), torch.device("cpu")),
