@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock
-from packaging.requirements import Requirement
+from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from .hosts import CACHE, ROOT, host_path
@@ -34,7 +34,7 @@ def host_python(host: Path) -> Path:
     The packages of the environment come before ours, which it sees too: PyTorch is not installed a second time.
 
     Raises:
-        ValueError: a requirement cannot be installed.
+        ValueError: a requirement cannot be read or installed.
     """
     missing = [str(requirement) for requirement in _requirements(host) if not _is_met(requirement)]
     if not missing:
@@ -51,8 +51,13 @@ def host_python(host: Path) -> Path:
 
 
 def _requirements(host: Path) -> Iterator[Requirement]:
-    lines = (line.partition("#")[0].strip() for line in (host / "requirements.txt").read_text().splitlines())
-    for requirement in map(Requirement, filter(None, lines)):
+    file = host / "requirements.txt"
+    lines = (line.partition("#")[0].strip() for line in file.read_text(encoding="utf-8").splitlines())
+    for line in filter(None, lines):
+        try:
+            requirement = Requirement(line)
+        except InvalidRequirement:  # an option of pip's, such as another registry
+            raise ValueError(f"COMFYUI_PATH: {file} holds {line!r}, which names no package; take it out.") from None
         applies = requirement.marker is None or requirement.marker.evaluate()
         if applies and canonicalize_name(requirement.name) not in LEFT_OUT:
             yield requirement

@@ -48,8 +48,11 @@ def host_version(host: Path) -> str:
 
 
 def _checked(host: Path) -> Path:
-    if not all((host / name).exists() for name in ("main.py", "comfy", "requirements.txt")):
-        raise ValueError(f"COMFYUI_PATH: {host} holds no ComfyUI, point it at a checkout.")
+    lacking = [name for name in ("main.py", "comfy", "nodes.py", "requirements.txt") if not (host / name).exists()]
+    if lacking:
+        raise ValueError(
+            f"COMFYUI_PATH: {host} holds no whole ComfyUI ({lacking[0]} is missing), point it at a checkout."
+        )
     # Looked for in the text: importing it takes what may not be installed yet.
     if "comfy_entrypoint" not in (host / "nodes.py").read_text(encoding="utf-8"):
         raise ValueError(f"COMFYUI_PATH: the ComfyUI in {host} knows no V3 nodes, update it to {OLDEST} or newer.")

@@ -68,7 +68,11 @@ def test_the_user_s_own_comfyui_is_taken_unless_a_version_is_named(monkeypatch: 
     ("device", "environment", "says"),
     [
         ("cpu", {"HOST_VERSION": "9.9"}, "HOST_VERSION: 9.9 cannot be had here, use one of 0.3.75, 0.3.52."),
-        ("cpu", {"COMFYUI_PATH": "/nowhere"}, "COMFYUI_PATH: /nowhere holds no ComfyUI, point it at a checkout."),
+        (
+            "cpu",
+            {"COMFYUI_PATH": "/nowhere"},
+            "COMFYUI_PATH: /nowhere holds no whole ComfyUI (main.py is missing), point it at a checkout.",
+        ),
         ("gpu one", {}, "'gpu one' is not a device name, use auto, cpu or a name such as xpu:0."),
     ],
 )

@@ -47,16 +47,16 @@ def test_a_started_server_has_allocated_nothing_on_any_device(tmp_path: Path, ho
 
 
 @pytest.mark.core
-def test_a_hook_that_the_host_lacks_stands_down_and_is_logged_once(server: Server, host: Path) -> None:
+def test_a_hook_that_the_host_lacks_is_unavailable_and_logged_once(server: Server, host: Path) -> None:
     for seed in (31, 32):
         run_ok(server, with_our_nodes(text_to_image(seed=seed)))
     attention = (host / "comfy" / "ldm" / "modules" / "attention.py").read_text(encoding="utf-8")
     has_override = "REGISTERED_ATTENTION_FUNCTIONS" in attention
     states = {hook["name"]: hook["state"] for hook in server.client.get("/xpu/hooks")["hooks"]}
-    assert states["attention override"] == ("applied" if has_override else "stood down")
+    assert states["attention override"] == ("applied" if has_override else "unavailable")
     told = [line for line in server.log_text().splitlines() if "hook attention override:" in line]
     assert len(told) == 1
-    assert has_override or "stood down, this ComfyUI has no attention override" in told[0]
+    assert has_override or "unavailable, this ComfyUI has no attention override" in told[0]
 
 
 def test_the_environment_is_set_before_torch_is_imported_and_the_user_s_own_wins() -> None:

@@ -82,12 +82,13 @@ def test_the_chosen_hosts_python_runs_what_it_is_given(comfyui: Path) -> None:
     assert say(comfyui).stdout.strip() == "ran"
 
 
-@pytest.mark.parametrize("missing", ["main.py", "requirements.txt"])
+@pytest.mark.parametrize("missing", ["main.py", "nodes.py", "requirements.txt"])
 def test_a_folder_without_comfyui_is_refused_in_one_sentence(comfyui: Path, missing: str) -> None:
     (comfyui / missing).unlink()
     done = say(comfyui)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"COMFYUI_PATH: {comfyui} holds no ComfyUI, point it at a checkout.\n"
+    told = f"COMFYUI_PATH: {comfyui} holds no whole ComfyUI ({missing} is missing), point it at a checkout.\n"
+    assert done.stderr == told
 
 
 def test_a_comfyui_from_before_v3_nodes_is_refused_in_one_sentence(comfyui: Path) -> None:
@@ -95,6 +96,15 @@ def test_a_comfyui_from_before_v3_nodes_is_refused_in_one_sentence(comfyui: Path
     done = say(comfyui)
     assert done.returncode == 1
     assert done.stderr == (f"COMFYUI_PATH: the ComfyUI in {comfyui} knows no V3 nodes, update it to 0.3.52 or newer.\n")
+
+
+@pytest.mark.parametrize("line", ["--extra-index-url https://registry.invalid", "-r more.txt"])
+def test_a_requirement_that_names_no_package_is_told_in_one_sentence(comfyui: Path, line: str) -> None:
+    (comfyui / "requirements.txt").write_text(f"tqdm\n{line}\n")
+    done = say(comfyui)
+    file = comfyui / "requirements.txt"
+    assert done.returncode == 1
+    assert done.stderr == f"COMFYUI_PATH: {file} holds {line!r}, which names no package; take it out.\n"
 
 
 def test_requirements_that_cannot_be_installed_are_named_in_one_sentence(comfyui: Path) -> None:

@@ -58,7 +58,7 @@ def use_attention(model: Any, placement: Placement, plan: CpuPlan | None) -> Non
     if hooks.switched_off(HOOK):
         return
     if not hasattr(host_attention, "REGISTERED_ATTENTION_FUNCTIONS"):
-        hooks.record(HOOK, hooks.State.STOOD_DOWN, "this ComfyUI has no attention override")
+        hooks.record(HOOK, hooks.State.UNAVAILABLE, "this ComfyUI has no attention override")
         return
     options = model.model_options.setdefault("transformer_options", {})
     if placement.device.type == "cpu" and plan is None and OVERRIDE not in options:
