@@ -75,6 +75,8 @@ def _problem(touch: Touch, contract: Contract, wrapped: Mapping[str, Wrapped]) -
 def _wrapper_problem(touch: Touch, wrapped: Mapping[str, Wrapped]) -> _Problem | None:
     """A kind that the host does not know is missing as a name of its class already."""
     known = wrapped.get(touch.path, Wrapped())
-    calls = [*known.calls, *([Call(len(Signature.parse(known.function).positional))] if known.function else [])]
+    inner = Signature.parse(known.function or "()")
+    calls = [*known.calls, *([Call(len(inner.positional))] if known.function else [])]
     refusals = [refusal for call in calls if (refusal := touch.signature.refusal(call))]
+    refusals += filter(None, [touch.signature.misreads(inner)])
     return _Problem(f"{touch.path}: ours {refusals[0]}", (touch.path,)) if refusals else None

@@ -8,7 +8,7 @@ import functools
 from collections.abc import Callable
 from pathlib import Path
 
-from .host import statements, targets
+from .host import dotted, statements, targets
 from .signatures import Call, Signature
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
@@ -25,7 +25,7 @@ class OwnFunction:
 
     @classmethod
     def of(cls, file: File, node: Function) -> OwnFunction:
-        return cls(file, node, Signature.of(node.args))
+        return cls(file, node, signature(file, node))
 
     def bound(self, given: Call) -> OwnFunction:
         """After it was given some of its arguments."""
@@ -120,6 +120,19 @@ class Pack:
             full = ".".join(filter(None, [there, rest]))
             return self.defined(target, full) if target is not None else None
         return (file, file.top[first]) if first in file.top and not rest else None
+
+
+def signature(file: File, node: Function) -> Signature:
+    """What a function of ours takes; `Call(NAMES, arguments, keywords)` says what its `*arguments` are to it."""
+    taken = Signature.of(node.args)
+    for call in ast.walk(node) if taken.more_positional else ():
+        if isinstance(call, ast.Call) and dotted(call.func) == "Call" and len(call.args) == 3:
+            names, given, _ = call.args
+            if node.args.vararg is not None and dotted(given) == node.args.vararg.arg:
+                constant = file.top.get(dotted(names))
+                listed = constant.value if isinstance(constant, ast.Assign) else names
+                return dataclasses.replace(taken, read_as=tuple(ast.literal_eval(listed)))
+    return taken
 
 
 def _file(path: Path) -> Path | None:

@@ -9,9 +9,9 @@ from . import holders
 from .classes import Classes
 from .expressions import Expressions, is_property
 from .host import dotted
-from .pack import File, Function, OwnClass, OwnFunction, Pack
+from .pack import File, Function, OwnClass, OwnFunction, Pack, signature
 from .questions import asked_for, asks, forgiven
-from .signatures import Call, Signature
+from .signatures import Call
 from .touches import Kind, Touch
 from .values import UNKNOWN, Scope, Value
 
@@ -144,16 +144,16 @@ class Reader:
 
     def _stand_ins(self, node: Function, scope: Scope) -> None:
         """`functools.wraps` of something of the host is on what stands in for it; `holders` knows some others."""
-        signature = Signature.of(node.args)
+        taken = signature(self._file, node)
         for decorator in getattr(node, "decorator_list", []):
             self._expressions.value(decorator, scope)
             if isinstance(decorator, ast.Call) and dotted(decorator.func) == "functools.wraps":
                 for path in self._expressions.quietly(decorator.args[0], scope).paths:
-                    self._expressions.touch(Kind.STAND_IN, path, node, scope, signature=signature)
+                    self._expressions.touch(Kind.STAND_IN, path, node, scope, signature=taken)
         if not isinstance(node, ast.Lambda):
             given, paths = holders.STANDS_IN.get(scope.qualified(node), (0, ()))
             for path in paths:
-                self._expressions.touch(Kind.STAND_IN, path, node, scope, signature=signature.bound(Call(given)))
+                self._expressions.touch(Kind.STAND_IN, path, node, scope, signature=taken.bound(Call(given)))
 
     def _class(self, node: ast.ClassDef, scope: Scope) -> None:
         own = OwnClass(self._file, node)
@@ -162,7 +162,7 @@ class Reader:
         for base in self._classes.bases(own):
             for name, method in own.methods.items():
                 if not is_property(method) and (name == "__call__" or not name.startswith("__")):
-                    signature = Signature.of(method.args).bound(Call(1))
-                    self._expressions.touch(Kind.OVERRIDE, f"{base}().{name}", method, scope, signature=signature)
+                    taken = signature(self._file, method).bound(Call(1))
+                    self._expressions.touch(Kind.OVERRIDE, f"{base}().{name}", method, scope, signature=taken)
         scope.names[node.name] = self._classes.value(own, instance=False)
         self._block(node.body, scope.inner(own=own, function=""))

@@ -49,6 +49,8 @@ class Signature:
     """By keyword only."""
     more_positional: bool = False
     more_keywords: bool = False
+    read_as: tuple[str, ...] = ()
+    """What the first of its `*arguments` are to it, by their names in the host."""
 
     @classmethod
     def of(cls, arguments: ast.arguments) -> Signature:
@@ -140,7 +142,13 @@ class Signature:
             problems.append("takes no further positional arguments")
         if host.more_keywords and not self.more_keywords:
             problems.append("takes no further keywords")
+        problems.append(self.misreads(host))
         return ", ".join(filter(None, problems))
+
+    def misreads(self, host: Signature) -> str:
+        """Which of the host's parameters is taken for another one; empty where none is."""
+        both = zip(host.positional, self.read_as, strict=False)
+        return next((f"reads {theirs.name} as {ours}" for theirs, ours in both if theirs.name != ours), "")
 
     def _refuses_parameter(self, index: int, theirs: Parameter) -> str:
         ours = self.positional[index] if index < len(self.positional) else None

@@ -109,6 +109,17 @@ BREAKS = {
         "import comfy.utils\ncomfy.utils.get_attr = lambda o, a: None",
         "takes obj by position only, as o",
     ),
+    "what is read of a call": (
+        "import comfy.sd\nfrom ..calls import Call\n_NAMES = ('tokens', 'nothing')\nclass Ours(comfy.sd.CLIP):\n"
+        "    def encode_from_tokens(self, *a, **k):\n        return Call(_NAMES, a, k).get('nothing')",
+        "but ours reads return_pooled as nothing",
+    ),
+    "what a wrapper reads": (
+        "from comfy.patcher_extension import WrappersMP\nfrom ..calls import Call\n"
+        "def ours(executor, *a, **k):\n    Call(('x', 'nothing'), a, k)\n"
+        'def f(patcher):\n    patcher.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "k", ours)',
+        "APPLY_MODEL: ours reads t as nothing",
+    ),
     "a wrapper": (
         "from comfy.patcher_extension import WrappersMP\ndef ours(executor, x): ...\n"
         'def f(patcher):\n    patcher.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "k", ours)',
