@@ -244,6 +244,25 @@ def test_patches_added_while_loaded_take_effect(build: Any, attach: Any) -> None
     unload(model)
 
 
+def test_weights_patched_where_they_are_can_be_read_and_stream_again(build: Any, attach: Any) -> None:
+    whole = build()
+    whole.add_patches(lora(whole, 2))
+    expected = step(whole)
+    unload(whole)
+    model = attach(build(), "45%")
+    patches = lora(model, 2)
+    before = {key: model.model.state_dict()[key].clone() for key in patches}
+    model.add_patches(patches)
+    model.patch_model()  # names no device
+    now = model.model.state_dict()
+    assert all(torch.allclose(now[key], before[key] + patches[key][1][0], atol=1e-6) for key in patches)
+    model.unpatch_model()
+    assert all(torch.equal(result, expected) for result in steps(model))
+    model.patch_model()  # while it streams
+    assert all(torch.equal(result, expected) for result in steps(model))
+    unload(model)
+
+
 def test_the_stock_patcher_of_the_same_weights_works_after_ours_and_before(build: Any, attach: Any) -> None:
     stock = build()
     expected = step(stock)

@@ -214,14 +214,15 @@ class StreamingPatcher:
     def load(self: Any, *arguments: Any, **keywords: Any) -> None:
         """Loads all weights as ComfyUI does if they fit, else opens the stream."""
         call, stock_load = Call(_LOAD, arguments, keywords), super().load  # type: ignore[misc]
-        device_to, lowvram_model_memory = call.get("device_to"), call.get("lowvram_model_memory", 0)
+        device_to = call.get("device_to") or self.model.device or HOST  # none is named: where the weights are
+        lowvram_model_memory = call.get("lowvram_model_memory", 0)
         force_patch_weights, full_load = call.get("force_patch_weights", False), call.get("full_load", False)
         session = self.get_attachment(ATTACHMENT)
         session.owner = weakref.ref(self)
         available_bytes = float("inf") if full_load else lowvram_model_memory
         if device_to.type == "cpu" or session.fits(self.model_size(), available_bytes):
             session.close()
-            call.changed(full_load=True).on(stock_load)
+            call.changed(device_to=device_to, full_load=True).on(stock_load)
             return
         unchanged = self.model.current_weight_patches_uuid == self.patches_uuid and not force_patch_weights
         if session.stream is not None and unchanged:
