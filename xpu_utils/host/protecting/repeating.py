@@ -57,8 +57,9 @@ class Repeating:
             for what, (node, module, name, method) in _WRAPPED.items()
             if node in present
         ]
-        if "LTXVLatentUpsampler" in present:
-            wrapped.append(Touch(LATENTS, _DOES, [(present["LTXVLatentUpsampler"], "execute")], self._latents))
+        upsampler = present.get("LTXVLatentUpsampler")
+        if upsampler:
+            wrapped.append(Touch(LATENTS, _DOES, [(upsampler, "execute")], self._latents))
         return tuple(wrapped)
 
     def _wrapped(
