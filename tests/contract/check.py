@@ -57,7 +57,7 @@ def _problem(touch: Touch, contract: Contract, wrapped: Mapping[str, Wrapped]) -
     except MissingError as missing:
         if touch.kind is Kind.OVERRIDE:
             return None
-        return _Problem(f"{touch.path}: {missing}", (missing.name,), missing=True)
+        return _Problem(f"{touch.path}: {missing}", (missing.name.strip("[]"),), missing=True)
     except NotRecordedError as module:
         return _Problem(f"{touch.path}: no record of {module}, run `make contract` with each host")
     last = touch.path.rpartition(".")[2]

@@ -145,6 +145,10 @@ def test_what_does_not_bind_is_found(what: str, tmp_path: Path) -> None:
 GUARDS = {
     "hasattr": 'import comfy.ops\nif hasattr(comfy.ops, "nothing"):\n    comfy.ops.nothing()',
     "getattr": 'import comfy.ops\ndef f():\n    getattr(comfy.ops, "nothing", None)',
+    "a table's entry": (
+        "import nodes\ndef f():\n    known = nodes.NODE_CLASS_MAPPINGS\n"
+        '    if "Nothing" in known:\n        known["Nothing"]()'
+    ),
     "try": "try:\n    from comfy.ops import nothing\nexcept ImportError:\n    nothing = None",
     "a question of ours": (
         'def knows(model):\n    return hasattr(model, "nothing")\n'
