@@ -1,4 +1,7 @@
-"""Where what was once measured on this machine is kept between runs."""
+"""Where what was once measured on this machine is kept between runs.
+
+Libraries are imported where they are used: older ComfyUIs start without them, and so does the pack.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,6 @@ import os
 from pathlib import Path
 from typing import TypeVar
 
-import platformdirs
-import pydantic
-
 Kept = TypeVar("Kept")
 
 DIRECTORY_VARIABLE = "XPU_NODES_CACHE_DIR"
@@ -19,12 +19,16 @@ DIRECTORY_VARIABLE = "XPU_NODES_CACHE_DIR"
 
 def cache_directory() -> Path:
     """The folder for cached results; it may not exist yet."""
+    import platformdirs
+
     own = os.environ.get(DIRECTORY_VARIABLE)
     return Path(own) if own else platformdirs.user_cache_path("xpu-nodes", appauthor=False, opinion=False)
 
 
 def recall(file: Path, kind: type[Kept]) -> Kept | None:
     """What `keep` stored of a dataclass; None where there is nothing that this version of the code can read."""
+    import pydantic
+
     try:
         return pydantic.TypeAdapter(kind).validate_json(file.read_bytes())
     except (OSError, pydantic.ValidationError):
@@ -37,6 +41,8 @@ def keep(file: Path, value: object, *, what: str) -> None:
     Args:
         what: the value in words, for the log.
     """
+    import pydantic
+
     # Not `dump_json`, which has no word for what is infinite.
     data = pydantic.TypeAdapter(type(value)).dump_python(value, mode="json")
     part = file.with_suffix(f".{os.getpid()}.part")

@@ -9,8 +9,6 @@ import re
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
-import pydantic
-
 OVERRIDES_VARIABLE = "XPU_NODES_PROFILES"
 """Environment variable naming a JSON file: {"battlemage": {"memory_fraction": 0.9}, ...}."""
 
@@ -119,16 +117,18 @@ _KEYS = {architecture.name.lower(): architecture for architecture in Architectur
 _FIELDS: dict[str, Any] = {
     name: (hint, None) for name, hint in get_type_hints(Profile).items() if name != "architecture"
 }
-_Override = pydantic.create_model("Override", __config__={"extra": "forbid", "strict": True}, **_FIELDS)
-_FILE: pydantic.TypeAdapter[dict[str, Any]] = pydantic.TypeAdapter(dict[Literal[tuple(_KEYS)], _Override])  # type: ignore
 
 
 def _overrides() -> dict[Architecture, Profile]:
     path = os.environ.get(OVERRIDES_VARIABLE)
     if not path:
         return {}
+    import pydantic  # here, because older ComfyUIs start without it
+
+    override_kind = pydantic.create_model("Override", __config__={"extra": "forbid", "strict": True}, **_FIELDS)
+    file: pydantic.TypeAdapter[dict[str, Any]] = pydantic.TypeAdapter(dict[Literal[tuple(_KEYS)], override_kind])  # type: ignore
     try:
-        given = _FILE.validate_json(Path(path).read_bytes())
+        given = file.validate_json(Path(path).read_bytes())
     except OSError as error:
         raise ValueError(f"{OVERRIDES_VARIABLE}: {path} cannot be read ({error}), mend or unset it.") from error
     except pydantic.ValidationError as error:

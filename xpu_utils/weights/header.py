@@ -8,8 +8,8 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-import pydantic
 import torch
 
 _HEADER_LIMIT_BYTES = 100 << 20
@@ -58,7 +58,12 @@ class _Fields:
     data_offsets: tuple[int, int]
 
 
-_HEADER = pydantic.TypeAdapter(dict[str, _Fields])
+@functools.cache
+def _header_kind() -> Any:
+    """What a header is validated by; made at first use, because older ComfyUIs start without pydantic."""
+    import pydantic
+
+    return pydantic.TypeAdapter(dict[str, _Fields])
 
 
 def entries(path: Path) -> tuple[Entry, ...]:
@@ -86,7 +91,7 @@ def _entries(path: Path, changed_ns: int, size_bytes: int) -> tuple[Entry, ...]:
     try:
         header = json.loads(text)
         header.pop("__metadata__", None)
-        fields = _HEADER.validate_python(header)
+        fields = _header_kind().validate_python(header)
     except (ValueError, AttributeError) as error:  # of JSON, of UTF-8, of pydantic; no object
         raise _damaged(path, "its header is damaged") from error
     begin = end = 8 + header_bytes
