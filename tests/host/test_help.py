@@ -33,11 +33,14 @@ def test_the_texts_are_those_of_the_nodes(server: Server) -> None:
 
 def test_the_english_names_of_the_settings_are_those_of_the_panel() -> None:
     script = (ROOT / "web" / "settings.js").read_text(encoding="utf-8")
-    ids = re.findall(r"= `\$\{PREFIX\}\.(\w+)`", script)
-    names = re.findall(r'^    name: "(.+)",$', script, re.MULTILINE)
+    ids = dict(re.findall(r"const (\w+) = `\$\{PREFIX\}\.([\w-]+)`", script))
+    shown = {ids[constant]: name for constant, name in re.findall(r'id: (\w+),\s+name: "([^"]+)",\n', script)}
+    parts = re.findall(r'id: `\$\{PROTECT\}\.(\w+)`,\s+name: "([^"]+)"', script)
+    parts += re.findall(r' choice\("(\w+)", "([^"]+)"', script)
+    shown |= {f"{ids['PROTECT']}.{part}": name for part, name in parts}
     names_of = json.loads((ROOT / "locales" / "en" / "settings.json").read_text(encoding="utf-8"))
     assert {key: text["name"] for key, text in names_of.items()} == {
-        f"xpu-nodes_{setting}": name for setting, name in zip(ids, names, strict=True)
+        f"xpu-nodes_{setting.replace('.', '_')}": name for setting, name in shown.items()
     }
 
 
