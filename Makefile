@@ -104,14 +104,14 @@ host-own: $(READY)
 	$(ON_HOST) -m tests.harness.host_suite
 
 # Stock ComfyUI, its best flags, OpenVINO if installed and this pack on this CPU, in turns; SHAPE=sd15|sdxl|dit|all|tiny.
-# CHART=docs/images/cpu.svg draws the README's chart.
+# CHART=docs/images/cpu.svg draws the chart of docs/cpu.md.
 SHAPE ?= sd15
 CHART ?= out/bench-cpu.svg
 bench-cpu: $(READY)
 	mkdir -p out
 	$(ON_HOST) -m tests.bench cpu --shape $(SHAPE) --json out/bench-cpu.json --chart $(CHART)
 
-# Faults everywhere, stock ComfyUI beside us, a long queue, memory, attention: an hour; writes docs/reliability.md.
+# Faults everywhere, stock ComfyUI beside us, a long queue, memory, attention: an hour; writes docs/measurements/reliability.md.
 reliability: prepare
 	$(ON_HOST) -m tests.harness.reliability
 

@@ -18,7 +18,7 @@ class XPUBenchmark(io.ComfyNode):
     """Measures one device: matrix products, convolution, attention by head dim, model steps, copies.
 
     Unloads all models first, so that the device is free. `json` can be saved and compared with
-    `python -m xpu_utils bench --compare BEFORE AFTER`.
+    `python custom_nodes/xpu-nodes bench --compare BEFORE AFTER`.
     """
 
     @classmethod

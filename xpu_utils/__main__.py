@@ -1,4 +1,4 @@
-"""`python -m xpu_utils <verb>`."""
+"""`python custom_nodes/xpu-nodes <verb>` from ComfyUI's folder, `python -m xpu_utils <verb>` in the pack's."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ VERBS = (devices, doctor, bench, templates)
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one verb, prints what it answers, returns its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m xpu_utils", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python custom_nodes/xpu-nodes",
+        description="What your devices are, what is wrong with them, how fast they are.",
+    )
     subparsers = parser.add_subparsers(required=True, metavar="verb")
     for verb in VERBS:
         verb.add_parser(subparsers)

@@ -1,5 +1,5 @@
 """`make reliability`: every fault at every stage of every workflow, stock ComfyUI beside it, a long queue, and the
-memory, attention and sampling suites of tests/sim_host; docs/reliability.md from the results.
+memory, attention and sampling suites of tests/sim_host; docs/measurements/reliability.md from the results.
 
 Results are kept under out/reliability/, so that a part can be measured again by itself (`--only queue`). It takes
 about an hour and ends with 1 where a result misses what is promised.
@@ -23,7 +23,7 @@ from .hosts import CACHE, ROOT
 from .long_queue import run_queue
 from .reliability_page import misses, page
 
-PAGE = ROOT / "docs" / "reliability.md"
+PAGE = ROOT / "docs" / "measurements" / "reliability.md"
 PARTS = ("matrix", "stock", "queue", "suites", "page")
 SUITES = ("memory", "attention", "sampling")
 """Suites of tests/sim_host that leave their results under their own names."""

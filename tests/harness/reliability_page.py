@@ -1,4 +1,4 @@
-"""docs/reliability.md, and what in the results misses what is promised."""
+"""docs/measurements/reliability.md, and what in the results misses what is promised."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ def page(results: Mapping[str, Any]) -> str:
     rows, stock = results["full-matrix"], results["stock"] or []
     parts = [
         "# Reliability",
-        "Written from the results of `make reliability`; do not edit. Everything here ran the real ComfyUI and the "
-        "real pack on simulated Intel devices: it shows placement, limits, faults and recovery, not Intel's drivers.",
+        "Whatever fails on the card, you get the picture that you would have got: that is measured here, and "
+        "[faults.md](../faults.md) says what it means for you. The real ComfyUI ran the real pack on simulated Intel "
+        "devices, which show placement, limits, faults and recovery, not Intel's drivers. Written from the results of "
+        "`make reliability`; do not edit.",
         *(_matrix_part(rows) + _costs_part(rows, stock) if rows else []),
         *(_queue_part(results["queue"]) if results["queue"] else []),
         *(_sampling_part(results["sampling"]) if results["sampling"] else []),

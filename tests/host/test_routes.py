@@ -78,7 +78,7 @@ def test_the_doctor_sees_how_comfyui_was_started_and_runs_real_kernels(server: S
     _, answer = ask(server, "GET", "/xpu/doctor?kernels=true")
     by_code = {finding["code"]: finding for finding in answer["findings"]}
     assert by_code["kernel"]["what"] == "Kernels run on cpu"
-    assert by_code["torch-not-xpu"]["fixes"]["debian"].startswith("pip install")
+    assert by_code["torch-not-xpu"]["fixes"]["debian"].startswith(f"{sys.executable} -m pip install")
     (version,) = (by_code[code]["what"] for code in ("comfyui", "comfyui-newer") if code in by_code)
     assert version.startswith(f"ComfyUI {host_version(host_path())} is ")
 

@@ -23,7 +23,7 @@ from tests.harness.workflows import Workflow, node, text_to_image, with_our_node
 from tests.xpu_sim.control import Client as Simulation
 
 OUT = ROOT / "out" / "reliability"
-"""Where results are kept for docs/reliability.md."""
+"""Where results are kept for docs/measurements/reliability.md."""
 
 STEPS = 4
 SAMPLERS = ("euler", "heun", "dpmpp_2m", "uni_pc", "euler_cfg_pp", "deis")
@@ -197,7 +197,7 @@ def rungs_of(server: Server, result: Result) -> tuple[str, ...]:
 
 
 def row(outcome: Outcome, expected: Outcome) -> dict[str, Any]:
-    """The outcome as a row of docs/reliability.md's results."""
+    """The outcome as a row of docs/measurements/reliability.md's results."""
     case = outcome.case
     equal = outcome.picture is not None and np.array_equal(outcome.picture, expected.picture)
     return {

@@ -43,7 +43,7 @@ Record = dict[str, dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def record() -> Iterator[Record]:
-    """What each set-up did with each kind of `mem_get_info`, written for docs/reliability.md."""
+    """What each set-up did with each kind of `mem_get_info`, written for docs/measurements/reliability.md."""
     ensure_models("sd15-deep-unet")
     found: Record = {}
     yield found

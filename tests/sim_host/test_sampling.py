@@ -40,7 +40,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
 
 @pytest.fixture(scope="module", autouse=True)
 def results() -> Iterator[dict[str, bool]]:
-    """What was sampled and whether the fault cost nothing, for docs/reliability.md."""
+    """What was sampled and whether the fault cost nothing, for docs/measurements/reliability.md."""
     found: dict[str, bool] = {}
     yield found
     OUT.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from typing import Any
 
 from xpu_utils.doctor.findings import State
@@ -128,13 +129,13 @@ BROKEN: dict[str, tuple[dict[str, Any], State, str, str]] = {
         {"packages": {"intel-extension-for-pytorch": "2.5.10"}},
         State.WARNING,
         "2.5.10",
-        "pip uninstall intel-extension-for-pytorch",
+        f"{sys.executable} -m pip uninstall intel-extension-for-pytorch",
     ),
     "pyzes-missing": (
         {"pyzes_problem": "the package pyzes is not installed"},
         State.NOTE,
         "not installed",
-        "pip install pyzes",
+        f"{sys.executable} -m pip install pyzes",
     ),
     "pyzes-broken": (
         {"pyzes_problem": "pyzes does not find the Level Zero loader", "system": "fedora"},

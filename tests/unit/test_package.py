@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -18,11 +17,11 @@ ROOT = Path(__file__).parents[2]
 
 RUN = """
 import json, runpy, sys
-codes = {}
+codes, package = {}, sys.argv[2]
 for command in json.loads(sys.argv[1]):
     sys.argv[1:] = command
     try:
-        runpy.run_module("xpu_utils", run_name="__main__", alter_sys=True)
+        runpy.run_path(package, run_name="__main__")
     except SystemExit as end:
         codes[" ".join(command)] = end.code
 print(json.dumps(codes))
@@ -51,6 +50,7 @@ def test_it_holds_what_users_need_and_nothing_else(package: Path) -> None:
         "LICENSE",
         "README.md",
         "__init__.py",
+        "__main__.py",
         "docs",
         "example_workflows",
         "locales",
@@ -64,15 +64,14 @@ def test_it_holds_what_users_need_and_nothing_else(package: Path) -> None:
 
 
 def test_every_command_runs_from_it(package: Path, tmp_path: Path) -> None:
-    """Each verb's help, and those that take no longer than their imports."""
+    """Each verb's help, and those that take no longer than their imports, with a Python that ignores folders (-I)."""
     measured = tmp_path / "measured.json"
     measured.write_text(as_json([Measurement("copy", "cpu", "", 1.0, 1e9, "B/s")]))
     commands = [["--help"], *([verb, "--help"] for verb in ("devices", "doctor", "bench"))]
     commands += [["devices"], ["devices", "--json"], ["bench", "--compare", str(measured), str(measured)]]
     done = subprocess.run(
-        [sys.executable, "-c", RUN, json.dumps(commands)],
-        cwd=package,
-        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        [sys.executable, "-I", "-c", RUN, json.dumps(commands), str(package)],
+        cwd=tmp_path,
         capture_output=True,
         text=True,
         timeout=300,

@@ -90,7 +90,7 @@ def quick_table(device_id: str | None = None) -> Iterator[Measurement]:
     """
     devices = [device for device in find_devices().devices if device_id in (None, device.id)]
     if not devices:
-        raise ValueError(f"{device_id} is not on this machine, see `python -m xpu_utils devices`.")
+        raise ValueError(f"{device_id} is not on this machine, see `python custom_nodes/xpu-nodes devices`.")
     for device in devices:
         yield from measure_device(device)
 

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ..machine.pip import install_torch, pip
 from ..machine.profiles import Architecture
 from ..machine.selector import shows
 from .findings import Finding, State, everywhere
 from .machine import Machine
 
-INSTALL_TORCH = (
-    "pip install --force-reinstall torch torchvision torchaudio --index-url https://download.pytorch.org/whl/xpu"
-)
-
 _TORCH_FIX = everywhere(
-    INSTALL_TORCH, nixos="Take torch from this pack's flake, or python3Packages.torch built with xpuSupport."
+    install_torch(), nixos="Take torch from this pack's flake, or python3Packages.torch built with xpuSupport."
 )
 
 _XPU_LEFTOVERS = ("intel-sycl-rt", "intel-cmplr-lib-rt", "dpcpp-cpp-rt", "pytorch-triton-xpu", "triton-xpu")
@@ -53,7 +50,7 @@ def companions(machine: Machine) -> Iterator[Finding]:
             State.WARNING,
             "Intel's extension for PyTorch is installed; its work is in PyTorch itself now and it can break newer ones",
             f"intel-extension-for-pytorch {machine.packages['intel-extension-for-pytorch']}",
-            everywhere("pip uninstall intel-extension-for-pytorch"),
+            everywhere(pip("uninstall intel-extension-for-pytorch")),
         )
 
 
@@ -65,7 +62,7 @@ def sysman(machine: Machine) -> Iterator[Finding]:
         yield Finding("pyzes", State.OK, "Sysman can be read", f"pyzes {machine.packages.get('pyzes', '')}")
     elif "not installed" in machine.pyzes_problem:
         what = "Without pyzes the memory other programs use is only estimated"
-        fixes = everywhere("pip install pyzes", nixos="Add pyzes to the Python environment of ComfyUI.")
+        fixes = everywhere(pip("install pyzes"), nixos="Add pyzes to the Python environment of ComfyUI.")
         yield Finding("pyzes-missing", State.NOTE, what, machine.pyzes_problem, fixes)
     else:
         link = "sudo mkdir -p /usr/lib/x86_64-linux-gnu && sudo ln -s {} /usr/lib/x86_64-linux-gnu/libze_loader.so.1"

@@ -15,6 +15,7 @@ import torch
 
 from ..recovery.faults import first_line
 from .host_memory import read_host_memory
+from .pip import install_torch
 from .profiles import Architecture, Profile, architecture_of, profile_of
 from .selector import shows
 
@@ -248,7 +249,7 @@ def _xpu_obstacle(
     if not getattr(torch.version, "xpu", None) and not torch.xpu._is_compiled():
         return (
             f"this PyTorch ({torch.__version__}) is not an XPU build",
-            "install the XPU build of PyTorch (its index is .../whl/xpu)",
+            f"install the XPU build of PyTorch: {install_torch()}",
         )
     selector, mask = environment.get("ONEAPI_DEVICE_SELECTOR", ""), environment.get("ZE_AFFINITY_MASK", "")
     if _selector_hides(selector, gpus, xpu_present):

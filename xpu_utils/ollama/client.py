@@ -22,6 +22,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
+from ..machine.pip import pip
+
 if TYPE_CHECKING:
     from ollama import AsyncClient
 
@@ -190,7 +192,7 @@ async def _connected(host: str, timeout_s: float) -> AsyncIterator[AsyncClient]:
         from .transport import BoundedTransport
     except ImportError as error:
         raise OllamaError(
-            "The Python package 'ollama' is missing; install it with: python -m pip install ollama"
+            f"The Python package 'ollama' is missing; install it with: {pip('install ollama')}"
         ) from error
     async with BoundedTransport(MAX_ANSWER_BYTES) as transport:
         # No redirects, and through the transport of our own no proxies from the environment: either could lead
