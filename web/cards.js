@@ -50,6 +50,7 @@ class DeviceCard {
     const engines = Object.entries(device.engine_percent).map(([name, share]) => `${name} ${quantity(share, "%")}`);
     this.engines.textContent = engines.length > 0 ? `Engines: ${engines.join(" · ")}` : "";
     this.source.textContent = device.memory ? `Memory by ${device.memory.source}` : "";
+    this.source.title = device.memory?.distrusted.map((reason) => `Passed over ${reason}`).join("\n") ?? "";
     this.explain(device.missing);
   }
 

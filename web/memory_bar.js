@@ -2,7 +2,11 @@ import { bytes, element, quantity } from "./dom.js";
 
 /** Share of memory in use, or null. */
 export function memoryShare(memory) {
-  return memory && memory.total_bytes > 0 ? (100 * memory.used_bytes) / memory.total_bytes : null;
+  return memory && memory.total_bytes > 0 ? (100 * usedBytes(memory)) / memory.total_bytes : null;
+}
+
+function usedBytes({ own_bytes, others_bytes }) {
+  return own_bytes + (others_bytes ?? 0);
 }
 
 /** What this ComfyUI and what other programs hold of a device's memory. */
@@ -25,9 +29,8 @@ export class MemoryBar {
     const share = memoryShare(memory);
     this.share.textContent = share === null ? "–" : quantity(share, "%");
     this.bar.setAttribute("aria-valuenow", share ?? 0);
-    const own = memory ? Math.min(memory.own_bytes, memory.used_bytes) : 0;
-    this.own.style.width = memory ? `${(100 * own) / memory.total_bytes}%` : 0;
-    this.others.style.width = memory ? `${(100 * (memory.used_bytes - own)) / memory.total_bytes}%` : 0;
+    this.own.style.width = memory ? `${(100 * memory.own_bytes) / memory.total_bytes}%` : 0;
+    this.others.style.width = memory ? `${(100 * (memory.others_bytes ?? 0)) / memory.total_bytes}%` : 0;
     this.text.replaceChildren(...(memory ? parts(memory) : ["Memory cannot be read"]));
     this.bar.setAttribute("aria-valuetext", this.text.textContent);
   }
@@ -40,6 +43,6 @@ function parts(memory) {
     " ",
     element("span", { class: "xpu-key xpu-others", text: others }),
     " ",
-    element("span", { text: `${bytes(memory.used_bytes)} of ${bytes(memory.total_bytes)}` }),
+    element("span", { text: `${bytes(usedBytes(memory))} of ${bytes(memory.total_bytes)}` }),
   ];
 }

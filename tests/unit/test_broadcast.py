@@ -8,12 +8,10 @@ from typing import Any
 import pytest
 
 from xpu_utils.host.panel import broadcast
-from xpu_utils.host.panel.broadcast import Broadcaster, sample_data, send_jobs
+from xpu_utils.host.panel.broadcast import Broadcaster, send_jobs
+from xpu_utils.memory.free import read_memory
 from xpu_utils.recovery.jobs import LOG, Fault, Stage
 from xpu_utils.telemetry.monitor import Monitor
-from xpu_utils.telemetry.readings import DeviceSample, HostSample, MemoryReading, Sample
-
-GIB = 1 << 30
 
 
 class Recorder:
@@ -32,7 +30,7 @@ def test_sampling_ends_when_no_page_has_asked_for_a_while(monkeypatch: pytest.Mo
 
     def make() -> Monitor:
         made.append(1)
-        return Monitor([])
+        return Monitor([], read_memory)
 
     async def watch() -> tuple[int, int]:
         broadcaster = Broadcaster(make, recorder)
@@ -53,7 +51,7 @@ def test_a_second_page_with_a_shorter_interval_need_not_wait_out_the_first() -> 
     recorder = Recorder()
 
     async def watch() -> int:
-        broadcaster = Broadcaster(lambda: Monitor([]), recorder)
+        broadcaster = Broadcaster(lambda: Monitor([], read_memory), recorder)
         broadcaster.watch(60.0)
         await asyncio.sleep(0.2)
         broadcaster.watch(0.05)
@@ -69,7 +67,7 @@ def test_the_interval_can_be_raised_while_pages_watch(monkeypatch: pytest.Monkey
     recorder = Recorder()
 
     async def watch() -> tuple[int, int]:
-        broadcaster = Broadcaster(lambda: Monitor([]), recorder)
+        broadcaster = Broadcaster(lambda: Monitor([], read_memory), recorder)
         broadcaster.watch(0.05)
         await asyncio.sleep(0.1)
         for _ in range(5):  # the page goes on watching, at the longer interval
@@ -94,11 +92,3 @@ def test_placements_and_faults_are_sent_as_they_come() -> None:
     (placement, stage), (fault, told) = recorder.sent
     assert (placement, stage["prompt_id"], stage["effective"]) == ("xpu.placement", "p", "xpu:0")
     assert (fault, told["text"]) == ("xpu.fault", "xpu:0: out of memory at step 3: continued with cpu")
-
-
-def test_what_is_free_and_what_others_use_is_spelled_out() -> None:
-    memory = MemoryReading("sysman", 16 * GIB, 12 * GIB, 2 * GIB, sees_others=True)
-    device = DeviceSample("xpu:0", "A770", memory, {}, None, None, None, {}, {})
-    data = sample_data(Sample(0.0, HostSample(1, 1, 1, 0.0), "", (device,)))
-    shown = data["devices"][0]["memory"]
-    assert (shown["free_bytes"], shown["others_bytes"]) == (4 * GIB, 10 * GIB)

@@ -16,10 +16,11 @@ from xpu_utils.__main__ import main
 from xpu_utils.machine.devices import Inventory
 from xpu_utils.machine.host_memory import HostMemory, read_host_memory
 from xpu_utils.memory import free as memory
-from xpu_utils.memory.free import KNOWN_ALLOCATION_BYTES, FreeMemory, MemoryReader, read_memory
+from xpu_utils.memory.free import KNOWN_ALLOCATION_BYTES, MemoryReader, read_memory
 from xpu_utils.memory.listing import as_text
 from xpu_utils.telemetry.framework import AllocatorSource, DriverSource
-from xpu_utils.telemetry.readings import MemoryReading, Unavailable
+from xpu_utils.telemetry.monitor import ANSWER_SECONDS, Monitor
+from xpu_utils.telemetry.readings import FreeMemory, MemoryReading, Unavailable
 
 from .recorded import GIB, b580, lunar_lake, xpu
 
@@ -68,7 +69,6 @@ class Card:
 def card(monkeypatch: pytest.MonkeyPatch) -> Card:
     card = Card()
     monkeypatch.setattr(torch, "xpu", card)
-    monkeypatch.setattr(memory, "_readers", {})
     return card
 
 
@@ -83,7 +83,7 @@ def sysman(card: Card, *, free_bytes: int | None = None) -> Any:
 
         def memory(self) -> MemoryReading:
             used_bytes = card.reserved_bytes + card.others_bytes if free_bytes is None else 12 * GIB - free_bytes
-            return MemoryReading("sysman", 12 * GIB, used_bytes, card.reserved_bytes, sees_others=True)
+            return MemoryReading(12 * GIB, used_bytes, sees_others=True)
 
     return Sysman
 
@@ -96,7 +96,7 @@ def reader(card: Card, *others: Any, clock: Clock | None = None, device: Any = N
 def test_the_driver_is_believed_and_cached_bytes_count_as_free(card: Card) -> None:
     card.reserved_bytes, card.active_bytes, card.others_bytes = 3 * GIB, 2 * GIB, 6 * GIB
     read = reader(card, sysman(card)).read()
-    assert read == FreeMemory("xpu:0", 4 * GIB, 12 * GIB, GIB, "torch")
+    assert read == FreeMemory("xpu:0", 4 * GIB, 12 * GIB, 3 * GIB, GIB, 6 * GIB, "torch")
 
 
 @pytest.mark.parametrize(
@@ -104,8 +104,8 @@ def test_the_driver_is_believed_and_cached_bytes_count_as_free(card: Card) -> No
     [
         (RuntimeError("The device doesn't support querying the available free memory.\nmore"), "doesn't support"),
         ((0, 12 * GIB), "answers 0 bytes free"),
-        ((13 * GIB, 12 * GIB), "bytes free of"),
-        ((0, 0), "bytes free of 0"),
+        ((13 * GIB, 12 * GIB), f"answers {-GIB} bytes used of"),
+        ((0, 0), "answers 0 bytes in total"),
         ((12 * GIB, 12 * GIB), "held here"),
     ],
 )
@@ -255,12 +255,60 @@ def test_free_is_never_below_zero_or_above_the_total(
     assert 0 <= read.cached_bytes <= reserved
 
 
+@pytest.mark.parametrize("answers", [(5 * GIB, 12 * GIB), (0, 12 * GIB), RuntimeError("no")])
+def test_pages_are_told_the_figure_and_the_source_that_decisions_are_made_from(card: Card, answers: Any) -> None:
+    clock = Clock()
+    card.others_bytes, card.answers = 6 * GIB, answers
+    looked = reader(card, sysman(card), clock=clock)
+    shown = Monitor([b580()], lambda _device: looked.read(), sources=[DriverSource])
+    looked.read()
+    card.reserved_bytes = card.active_bytes = GIB  # what always answers 5 GiB is frozen from here on
+    clock.now = 1.0
+    decided = looked.read()
+    assert (decided.source, decided.free_bytes, decided.others_bytes) == ("sysman", 5 * GIB, 6 * GIB)
+    assert shown.sample().devices[0].memory == decided
+    assert str(decided) in as_text(Inventory((b580(),), ()), lambda _device: looked.read())
+
+
+def test_where_nobody_sees_other_programs_their_share_is_unknown(card: Card) -> None:
+    card.answers = RuntimeError("no")
+    assert reader(card).read().others_bytes is None
+
+
+def test_while_a_driver_hangs_its_last_answer_is_used_and_then_none(card: Card) -> None:
+    clock, hangs, asked = Clock(), threading.Event(), threading.Event()
+
+    class Hanging(sysman(card)):  # type: ignore[misc]
+        def memory(self) -> MemoryReading:
+            if clock.now:
+                asked.set()
+                hangs.wait()
+            return super().memory()  # type: ignore[no-any-return]
+
+    looked = MemoryReader(b580(), sources=[Hanging], clock=clock)
+    assert looked.read().free_bytes == 12 * GIB
+    clock.now = 1.0
+    waiting = threading.Thread(target=looked.read)
+    waiting.start()
+    asked.wait()
+    try:
+        card.reserved_bytes = card.active_bytes = GIB
+        assert looked.read().free_bytes == 11 * GIB
+        clock.now += ANSWER_SECONDS + 1
+        with pytest.raises(Unavailable, match="the driver of xpu:0 has not answered for 6 s"):
+            looked.read()
+    finally:
+        hangs.set()
+        waiting.join()
+
+
 def test_several_threads_read_one_device(card: Card) -> None:
     card.others_bytes = 6 * GIB
     found: set[int] = set()
+    looked = reader(card)
 
     def look() -> None:
-        found.update(read_memory(b580()).free_bytes for _ in range(50))
+        found.update(looked.read().free_bytes for _ in range(50))
 
     threads = [threading.Thread(target=look) for _ in range(4)]
     for thread in threads:
@@ -268,7 +316,6 @@ def test_several_threads_read_one_device(card: Card) -> None:
     for thread in threads:
         thread.join()
     assert found == {6 * GIB}
-    assert len(memory._readers) == 1
 
 
 def test_the_cpu_is_the_hosts_memory() -> None:
@@ -279,7 +326,7 @@ def test_the_cpu_is_the_hosts_memory() -> None:
 
 def test_the_report_names_the_source_and_those_passed_over(card: Card) -> None:
     card.answers = RuntimeError("not supported here")
-    text = as_text(Inventory(devices=(b580(),), rejected=()))
+    text = as_text(Inventory(devices=(b580(),), rejected=()), lambda _device: reader(card).read())
     assert "xpu:0: 12.0 of 12.0 GiB free (source allocator), passed over torch: " in text
     assert "not supported here" in text
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import psutil
 import pytest
 
 from xpu_utils.telemetry import fdinfo
-from xpu_utils.telemetry.kernel import KernelSource, memory_of
+from xpu_utils.telemetry.kernel import KernelSource
 from xpu_utils.telemetry.pci import card_of, intel_cards, pci_address_of
 from xpu_utils.telemetry.readings import Unavailable
 
@@ -46,7 +45,7 @@ def test_i915_discrete_card(tmp_path: Path) -> None:
     sysfs, proc = lay_out("i915_dgpu", tmp_path)
     source = KernelSource(xpu(), sysfs=sysfs, files=fdinfo.OpenFiles(proc))
     memory = source.memory()
-    assert (memory.used_bytes, memory.total_bytes, memory.own_bytes) == (8 * GIB, 16 * GIB, 0)
+    assert (memory.used_bytes, memory.total_bytes) == (8 * GIB, 16 * GIB)
     assert source.temperature() == 61.0
     assert source.frequency() == 2050.0
     assert source.power() is None  # a rate needs a second reading
@@ -111,16 +110,6 @@ def test_xe_integrated_gpu_uses_main_memory_and_lacks_sensors(tmp_path: Path) ->
         source.power()
 
 
-def test_own_memory_is_told_from_that_of_others(tmp_path: Path) -> None:
-    sysfs, proc = lay_out("i915_dgpu", tmp_path)
-    clients = fdinfo.OpenFiles(proc).clients("0000:03:00.0")
-    memory = memory_of(xpu(), sysfs / "card1", clients, process=4242)
-    assert (memory.own_bytes, memory.others_bytes, memory.free_bytes) == (6 * GIB, 2 * GIB, 8 * GIB)
-    (proc / "4242").rename(proc / str(os.getpid()))
-    own = KernelSource(xpu(), sysfs=sysfs, files=fdinfo.OpenFiles(proc)).memory().own_bytes
-    assert own == 6 * GIB
-
-
 def test_a_file_opened_twice_is_counted_once(tmp_path: Path) -> None:
     _, proc = lay_out("i915_dgpu", tmp_path)
     assert sorted(client.client_id for client in fdinfo.OpenFiles(proc).clients("0000:03:00.0")) == ["11", "12"]
@@ -150,7 +139,7 @@ def test_files_are_looked_for_rarely_and_read_each_time(tmp_path: Path) -> None:
 def test_each_memory_region_is_the_cards_or_the_systems() -> None:
     sizes = {"local0": 1, "vram1": 2, "stolen-local0": 4, "system0": 8, "gtt": 16, "stolen": 32, "stolen-system0": 64}
     lines = [f"drm-resident-{region}:\t{size}" for region, size in sizes.items()]
-    client = fdinfo.parse("\n".join(["drm-pdev:\t0000:03:00.0", "drm-client-id:\t1", *lines]), 1)
+    client = fdinfo.parse("\n".join(["drm-pdev:\t0000:03:00.0", "drm-client-id:\t1", *lines]))
     assert client is not None
     assert (client.device_bytes, client.system_bytes) == (1 + 2 + 4, 8 + 16 + 32 + 64)
 
@@ -158,7 +147,7 @@ def test_each_memory_region_is_the_cards_or_the_systems() -> None:
 @pytest.mark.parametrize("line", ["drm-resident-local0:\t12 kB", "drm-total-local0:\tmany", "drm-engine-render:\t"])
 def test_a_figure_in_an_unknown_form_is_a_reason_and_not_a_crash(line: str) -> None:
     with pytest.raises(Unavailable, match="fdinfo gives"):
-        fdinfo.parse(f"drm-pdev:\t0000:03:00.0\ndrm-client-id:\t1\n{line}", 1)
+        fdinfo.parse(f"drm-pdev:\t0000:03:00.0\ndrm-client-id:\t1\n{line}")
 
 
 def test_no_sysfs_is_a_reason_and_not_a_crash(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,9 +13,9 @@ from hypothesis import strategies as st
 
 from xpu_utils.machine.devices import Device
 from xpu_utils.telemetry import monitor as monitor_module
-from xpu_utils.telemetry.framework import DriverSource, allocator_memory, driver_memory
-from xpu_utils.telemetry.monitor import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Backoff, Monitor
-from xpu_utils.telemetry.readings import MemoryReading, Rate, Unavailable
+from xpu_utils.telemetry.framework import DriverSource
+from xpu_utils.telemetry.monitor import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, QUANTITIES, Backoff, Monitor
+from xpu_utils.telemetry.readings import FreeMemory, MemoryReading, Rate, Unavailable
 
 from .recorded import GIB, xpu
 
@@ -28,8 +29,13 @@ class Clock:
         return self.now
 
 
-def source(name: str, *, celsius: float | None = None, used_bytes: int | None = None) -> Any:
-    """A kind of source that gives a temperature or memory, and counts how often it is asked."""
+def memory(device: Device) -> FreeMemory:
+    """A device of which 4 GiB are free."""
+    return FreeMemory(device.id, 4 * GIB, 16 * GIB, 2 * GIB, 0, 10 * GIB, "driver")
+
+
+def source(name: str, *, celsius: float | None = None, megahertz: float | None = None) -> Any:
+    """A kind of source that gives a temperature or a frequency, and counts how often it is asked."""
 
     class Made:
         calls = 0
@@ -39,9 +45,7 @@ def source(name: str, *, celsius: float | None = None, used_bytes: int | None = 
             pass
 
         def memory(self) -> MemoryReading:
-            if used_bytes is None:
-                raise Unavailable("no memory here")
-            return MemoryReading(name, 16 * GIB, used_bytes, used_bytes, sees_others=False)
+            raise Unavailable("asked by nobody here")
 
         def temperature(self) -> float:
             Made.calls += 1
@@ -55,28 +59,27 @@ def source(name: str, *, celsius: float | None = None, used_bytes: int | None = 
         def power(self) -> float | None:
             raise Unavailable("no counter")
 
-        frequency = power
+        def frequency(self) -> float:
+            if megahertz is None:
+                raise Unavailable("no clock")
+            return megahertz
 
     Made.name = name  # type: ignore[attr-defined]
     return Made
 
 
 def test_each_quantity_comes_from_the_first_source_that_gives_it() -> None:
-    monitor = Monitor([xpu()], sources=[source("first", celsius=50.0), source("second", celsius=60.0, used_bytes=GIB)])
-    (device,) = monitor.sample().devices
-    assert device.temperature_celsius == 50.0
-    assert device.memory is not None
-    assert device.sources["temperature"] == "first"
-    assert device.sources["memory"] == "second"
-    assert device.missing == {
-        "power": "first: no counter; second: no counter",
-        "frequency": "first: no counter; second: no counter",
-    }
+    sources = [source("first", celsius=50.0), source("second", celsius=60.0, megahertz=2400.0)]
+    (device,) = Monitor([xpu()], memory, sources=sources).sample().devices
+    assert (device.temperature_celsius, device.frequency_mhz) == (50.0, 2400.0)
+    assert device.memory == memory(xpu())
+    assert device.sources == {"temperature": "first", "frequency": "second", "engines": "first"}
+    assert device.missing == {"power": "first: no counter; second: no counter"}
 
 
 def test_a_failed_reading_is_missing_and_comes_back_by_itself() -> None:
     clock, made = Clock(), source("only", celsius=50.0)
-    monitor = Monitor([xpu()], sources=[made], clock=clock)
+    monitor = Monitor([xpu()], memory, sources=[made], clock=clock)
     made.broken = True
     assert monitor.sample().devices[0].temperature_celsius is None
     made.broken = False
@@ -98,7 +101,7 @@ def test_a_source_that_could_not_be_opened_is_looked_for_again() -> None:
                 raise Unavailable("driver not loaded yet")
             return made(device)
 
-    monitor = Monitor([xpu()], sources=[Late], clock=clock)
+    monitor = Monitor([xpu()], memory, sources=[Late], clock=clock)
     assert "driver not loaded yet" in monitor.sample().devices[0].missing["temperature"]
     present = True
     clock.now += FIRST_PAUSE_SECONDS
@@ -110,13 +113,13 @@ def test_an_error_of_any_kind_costs_one_reading_and_not_the_monitor(
     error: Exception, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(monitor_module, "_logged", set())
-    clock, made = Clock(), source("odd", used_bytes=GIB)
+    clock, made = Clock(), source("odd")
 
     def fail(_self: Any) -> float:
         raise error
 
     made.temperature = fail
-    monitor = Monitor([xpu()], sources=[made, source("sound", celsius=50.0)], clock=clock)
+    monitor = Monitor([xpu()], memory, sources=[made, source("sound", celsius=50.0)], clock=clock)
     for _ in range(3):
         (device,) = monitor.sample().devices
         assert device.temperature_celsius == 50.0
@@ -134,8 +137,8 @@ def test_a_source_that_fails_to_open_in_an_unknown_way_is_passed_over() -> None:
         def __new__(cls, _device: Device) -> Any:
             raise AttributeError("module 'pyzes' has no attribute 'zesDriverGet'")
 
-    (device,) = Monitor([xpu()], sources=[Odd]).sample().devices
-    assert device.missing["memory"] == "odd: AttributeError: module 'pyzes' has no attribute 'zesDriverGet'"
+    (device,) = Monitor([xpu()], memory, sources=[Odd]).sample().devices
+    assert device.missing["power"] == "odd: AttributeError: module 'pyzes' has no attribute 'zesDriverGet'"
 
 
 def test_a_host_that_cannot_be_read_is_missing_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,7 +146,7 @@ def test_a_host_that_cannot_be_read_is_missing_with_its_reason(monkeypatch: pyte
         raise PermissionError(13, "Permission denied", "/proc/meminfo")
 
     monkeypatch.setattr(monitor_module, "read_host", fail)
-    sample = Monitor([xpu()], sources=[source("only", celsius=50.0)]).sample()
+    sample = Monitor([xpu()], memory, sources=[source("only", celsius=50.0)]).sample()
     assert sample.host is None
     assert "/proc/meminfo" in sample.host_problem
     assert sample.devices[0].temperature_celsius == 50.0
@@ -168,7 +171,7 @@ def test_a_rate_is_never_negative(readings: list[tuple[int, int]]) -> None:
 
 def test_an_answer_recent_enough_is_repeated() -> None:
     clock, made = Clock(), source("only", celsius=50.0)
-    monitor = Monitor([xpu()], sources=[made], clock=clock)
+    monitor = Monitor([xpu()], memory, sources=[made], clock=clock)
     assert monitor.sample(fresh_for_seconds=1.0) is monitor.sample(fresh_for_seconds=1.0)
     clock.now += 1.0
     monitor.sample(fresh_for_seconds=1.0)
@@ -177,28 +180,44 @@ def test_an_answer_recent_enough_is_repeated() -> None:
 
 def test_the_cpu_is_the_host_and_not_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = xpu(type="cpu", index=None)
-    sample = Monitor([cpu]).sample()
+    sample = Monitor([cpu], memory).sample()
     assert sample.devices == ()
     assert sample.host is not None
     assert 0 < sample.host.own_bytes < sample.host.used_bytes < sample.host.total_bytes
 
 
-@pytest.mark.parametrize(
-    ("free_bytes", "total_bytes", "reserved_bytes", "reason"),
-    [
-        (0, 0, 0, "0 bytes free of 0"),
-        (17 * GIB, 16 * GIB, 0, "bytes free of"),
-        (16 * GIB, 16 * GIB, GIB, "sees less in use"),
-    ],
-)
-def test_an_answer_of_the_driver_that_cannot_be_true_is_refused(
-    free_bytes: int, total_bytes: int, reserved_bytes: int, reason: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.xpu, "mem_get_info", lambda _index: (free_bytes, total_bytes))
-    monkeypatch.setattr(torch.xpu, "memory_reserved", lambda _index: reserved_bytes)
-    with pytest.raises(Unavailable, match=reason):
-        driver_memory(xpu())
-    assert allocator_memory(xpu()).used_bytes == reserved_bytes
+def test_memory_that_nobody_can_tell_is_missing_with_the_reason() -> None:
+    def blind(_device: Device) -> FreeMemory:
+        raise Unavailable("no source tells the memory of xpu:0")
+
+    (device,) = Monitor([xpu()], blind, sources=[source("only", celsius=50.0)]).sample().devices
+    assert (device.memory, device.missing["memory"]) == (None, "no source tells the memory of xpu:0")
+    assert device.temperature_celsius == 50.0
+
+
+def test_a_driver_that_hangs_costs_its_own_figures_until_it_answers_again() -> None:
+    hangs, asked = threading.Event(), []
+
+    def wedged(device: Device) -> FreeMemory:
+        asked.append(device.id)
+        if device.index == 1:
+            hangs.wait()
+        return memory(device)
+
+    monitor = Monitor([xpu(), xpu(index=1)], wedged, sources=[source("only", celsius=50.0)], answer_seconds=0.5)
+    try:
+        for _ in range(2):
+            sound, silent = monitor.sample().devices
+            assert sound.memory == memory(xpu())
+            assert (silent.memory, silent.temperature_celsius, silent.engine_percent) == (None, None, {})
+            assert set(silent.missing) == {"memory", *QUANTITIES}
+            assert silent.missing["power"].startswith("its driver has not answered for ")
+        assert asked.count("xpu:1") == 1, "it is not asked again while it hangs"
+    finally:
+        hangs.set()
+    eventually = (monitor.sample().devices[1].memory for _ in range(50))
+    assert next(filter(None, eventually)) == memory(xpu(index=1))
+    assert asked.count("xpu:1") == 2, "what came too late is old: it was asked anew"
 
 
 def test_torch_readings_by_position_are_used_only_without_a_second_device(monkeypatch: pytest.MonkeyPatch) -> None:

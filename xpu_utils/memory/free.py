@@ -7,12 +7,14 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+import psutil
+
 from ..machine.devices import Device
 from ..machine.host_memory import read_host_memory
 from ..telemetry.framework import AllocatorSource, DriverSource, allocator_bytes, memory_fraction
 from ..telemetry.kernel import KernelSource
-from ..telemetry.monitor import LazySource
-from ..telemetry.readings import MemoryReading, SourceFactory, Unavailable
+from ..telemetry.monitor import ANSWER_SECONDS, LazySource
+from ..telemetry.readings import FreeMemory, MemoryReading, SourceFactory, Unavailable
 from ..telemetry.sysman import SysmanSource
 
 SOURCES: tuple[SourceFactory, ...] = (DriverSource, SysmanSource, KernelSource, AllocatorSource)
@@ -31,26 +33,6 @@ STALE_SECONDS = 1.0
 """... but at least this often."""
 
 
-@dataclasses.dataclass(frozen=True)
-class FreeMemory:
-    """What can be allocated on a device at one moment."""
-
-    device: str
-    free_bytes: int
-    """Never below 0 or above `total_bytes`; counts `cached_bytes`, as ComfyUI's own figure does."""
-    total_bytes: int
-    cached_bytes: int
-    """Held by PyTorch's allocator for this process, but in no tensor."""
-    source: str
-    """"torch" (the driver), "sysman", "kernel", "allocator" (blind to other processes), or "host" for the CPU."""
-    distrusted: tuple[str, ...] = ()
-    """Sources that were passed over, each with the reason: "torch: answers 0 bytes free"."""
-
-    def __str__(self) -> str:
-        line = f"{self.free_bytes / 2**30:.1f} of {self.total_bytes / 2**30:.1f} GiB free (source {self.source})"
-        return f"{line}, passed over {'; '.join(self.distrusted)}" if self.distrusted else line
-
-
 _holders: list[Callable[[Device], int]] = []
 
 
@@ -67,11 +49,13 @@ def read_memory(device: Device) -> FreeMemory:
     """What is free on a device now. Cheap enough for every model call; allocates nothing.
 
     Raises:
-        Unavailable: this build of PyTorch does not even tell what it holds itself.
+        Unavailable: this build of PyTorch does not even tell what it holds itself, or the driver does not answer.
     """
     if device.type == "cpu":
         memory = read_host_memory()
-        return FreeMemory(device.id, memory.available_bytes, memory.total_bytes, 0, "host")
+        used_bytes, own_bytes = memory.total_bytes - memory.available_bytes, psutil.Process().memory_info().rss
+        others_bytes = max(0, used_bytes - own_bytes)
+        return FreeMemory(device.id, memory.available_bytes, memory.total_bytes, own_bytes, 0, others_bytes, "host")
     with _readers_lock:
         reader = _readers.setdefault(device, MemoryReader(device))
     return reader.read()
@@ -92,24 +76,36 @@ class MemoryReader:
         self._clock = clock
         self._lock = threading.Lock()
         self._sample: _Sample | None = None
-        self._due_at = 0.0
+        self._asked_at = self._due_at = 0.0
 
     def read(self) -> FreeMemory:
         """What is free now: our own part exactly, that of others as it was a moment ago.
 
         Raises:
-            Unavailable: PyTorch does not tell what it holds.
+            Unavailable: PyTorch does not tell what it holds, or the driver does not answer.
         """
-        with self._lock:
-            reserved_bytes, active_bytes = allocator_bytes(self._device)
-            held_bytes = max([reserved_bytes, *(held(self._device) for held in _holders)])
-            started = self._clock()
-            if self._sample is None or started >= self._due_at:
-                self._sample = self._take_sample(held_bytes)
-                cost_seconds = self._clock() - started
-                self._due_at = started + min(STALE_SECONDS, max(FRESH_SECONDS, cost_seconds / LARGEST_COST))
-            cached_bytes = max(0, reserved_bytes - active_bytes)
-            return _free_memory(self._device, self._sample, held_bytes, cached_bytes)
+        reserved_bytes, active_bytes = allocator_bytes(self._device)
+        held_bytes = max([reserved_bytes, *(held(self._device) for held in _holders)])
+        sample = self._latest_sample(held_bytes)
+        return _free_memory(self._device, sample, held_bytes, max(0, reserved_bytes - active_bytes))
+
+    def _latest_sample(self, held_bytes: int) -> _Sample:
+        """Asks the sources where their last answer is old. While another thread asks them, that answer still holds."""
+        if self._lock.acquire(timeout=0 if self._sample else ANSWER_SECONDS):
+            try:
+                started = self._clock()
+                if self._sample is None or started >= self._due_at:
+                    self._asked_at = started
+                    self._sample = self._take_sample(held_bytes)
+                    cost_seconds = self._clock() - started
+                    self._due_at = started + min(STALE_SECONDS, max(FRESH_SECONDS, cost_seconds / LARGEST_COST))
+                return self._sample
+            finally:
+                self._lock.release()
+        waited_seconds = self._clock() - self._asked_at
+        if self._sample is None or waited_seconds > ANSWER_SECONDS:
+            raise Unavailable(f"the driver of {self._device.id} has not answered for {waited_seconds:.0f} s")
+        return self._sample
 
     def _take_sample(self, held_bytes: int) -> _Sample:
         """The first source that answers and passes the checks."""
@@ -129,10 +125,11 @@ class MemoryReader:
         raise Unavailable(f"no source tells the memory of {self._device.id} ({'; '.join(distrusted)})")
 
     def _believed(self, reading: MemoryReading, held_bytes: int, source: str, distrusted: tuple[str, ...]) -> _Sample:
+        others_bytes: int | None
         if reading.sees_others:
             others_bytes = max(0, reading.used_bytes - held_bytes)
         else:  # what other processes held when a source that sees them was last believed is the best there is
-            others_bytes = self._sample.others_bytes if self._sample else 0
+            others_bytes = self._sample.others_bytes if self._sample else None
         return _Sample(reading.total_bytes, others_bytes, source, distrusted)
 
 
@@ -141,8 +138,8 @@ class _Sample:
     """What does not change with our own allocations."""
 
     total_bytes: int
-    others_bytes: int
-    """Used by anything but PyTorch's allocator in this process and what counts like it."""
+    others_bytes: int | None
+    """Used by anything but PyTorch's allocator in this process and what counts like it; None where nothing tells."""
     source: str
     distrusted: tuple[str, ...]
 
@@ -184,13 +181,22 @@ def _free_memory(device: Device, sample: _Sample, held_bytes: int, cached_bytes:
     """What the driver can still give, plus what the allocator holds in reserve."""
     total_bytes = device.total_bytes or sample.total_bytes
     limits = [
-        sample.total_bytes - sample.others_bytes - held_bytes,
+        sample.total_bytes - (sample.others_bytes or 0) - held_bytes,
         int(memory_fraction(device) * total_bytes) - held_bytes,
     ]
     if device.integrated:  # the same memory as the host's, so what is in use there is not free here
         limits.append(read_host_memory().available_bytes)
     free_bytes = min(max(0, min(limits)) + cached_bytes, total_bytes)
-    return FreeMemory(device.id, free_bytes, total_bytes, cached_bytes, sample.source, sample.distrusted)
+    return FreeMemory(
+        device.id,
+        free_bytes,
+        total_bytes,
+        held_bytes,
+        cached_bytes,
+        sample.others_bytes,
+        sample.source,
+        sample.distrusted,
+    )
 
 
 _readers: dict[Device, MemoryReader] = {}

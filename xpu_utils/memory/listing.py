@@ -5,31 +5,35 @@ from __future__ import annotations
 import dataclasses
 import enum
 import json
+from collections.abc import Callable
 
 from ..machine.devices import Device, Inventory
-from ..telemetry.readings import Unavailable
-from .free import FreeMemory, read_memory
+from ..telemetry.readings import FreeMemory, Unavailable
+from .free import read_memory
 from .sizes import GIB
 
+Read = Callable[[Device], FreeMemory]
 
-def as_json(inventory: Inventory) -> str:
+
+def as_json(inventory: Inventory, read: Read = read_memory) -> str:
     devices = [
-        {"id": device.id, **dataclasses.asdict(device), "memory": _plain_memory(device)} for device in inventory.devices
+        {"id": device.id, **dataclasses.asdict(device), "memory": _plain_memory(device, read)}
+        for device in inventory.devices
     ]
     rejected = [dataclasses.asdict(rejection) for rejection in inventory.rejected]
     return json.dumps({"devices": devices, "rejected": rejected}, indent=2, default=_plain)
 
 
-def _memory(device: Device) -> FreeMemory | str:
+def _memory(device: Device, read: Read) -> FreeMemory | str:
     """What is free, or why nothing tells."""
     try:
-        return read_memory(device)
+        return read(device)
     except Unavailable as error:
         return f"free memory unknown: {error}"
 
 
-def _plain_memory(device: Device) -> dict[str, object] | None:
-    memory = _memory(device)
+def _plain_memory(device: Device, read: Read) -> dict[str, object] | None:
+    memory = _memory(device, read)
     return dataclasses.asdict(memory) if isinstance(memory, FreeMemory) else None
 
 
@@ -37,7 +41,7 @@ def _plain(value: object) -> object:
     return value.value if isinstance(value, enum.Enum) else str(value)
 
 
-def as_text(inventory: Inventory) -> str:
+def as_text(inventory: Inventory, read: Read = read_memory) -> str:
     """Two lines a device, what it is and what of its memory is free, and one a rejection."""
     lines = []
     for device in inventory.devices:
@@ -50,6 +54,6 @@ def as_text(inventory: Inventory) -> str:
             facts += [f"driver {device.driver_version or 'unknown'}"]
         if limit is not None:
             facts.append(f"at most {limit / GIB:.0f} GiB in one allocation")
-        lines += [f"{device.id}: {', '.join(facts)}", f"{device.id}: {_memory(device)}"]
+        lines += [f"{device.id}: {', '.join(facts)}", f"{device.id}: {_memory(device, read)}"]
     lines += [f"not usable, {entry.what}: {entry.why}; {entry.fix}." for entry in inventory.rejected]
     return "\n".join(lines)

@@ -43,7 +43,6 @@ _REGION_NUMBER = re.compile(r"\d+$")
 class Client:
     """One open file on a GPU."""
 
-    process: int
     client_id: str
     pci_address: str
     device_bytes: int
@@ -58,7 +57,7 @@ class Client:
     """Engines of that kind, where there is more than one."""
 
 
-def parse(text: str, process: int) -> Client | None:
+def parse(text: str) -> Client | None:
     """Reads one fdinfo file; None where it is not that of a GPU.
 
     Raises:
@@ -69,7 +68,6 @@ def parse(text: str, process: int) -> Client | None:
     if "drm-pdev" not in fields or "drm-client-id" not in fields:
         return None
     return Client(
-        process=process,
         client_id=fields["drm-client-id"],
         pci_address=fields["drm-pdev"],
         device_bytes=_resident_bytes(fields, _DEVICE_REGIONS),
@@ -134,7 +132,7 @@ class OpenFiles:
         seen: dict[str, Client] = {}
         for path in self._paths():
             try:
-                client = parse(path.read_text(), int(path.parts[-3]))
+                client = parse(path.read_text())
             except _GONE:
                 continue
             if client is not None and client.pci_address == pci_address:

@@ -14,32 +14,6 @@ from .readings import MemoryReading, Unavailable
 _ALLOCATOR_KEYS = ("reserved_bytes", "active_bytes")
 
 
-def driver_memory(device: Device) -> MemoryReading:
-    """Memory by `torch.<type>.mem_get_info`, which asks the driver.
-
-    Raises:
-        Unavailable: the call fails (Arc Pro B50 and several iGPUs: pytorch #162909), or its answer cannot be true
-            (0, more free than there is, less used than this process holds: pytorch #161381).
-    """
-    free_bytes, total_bytes = _ask(device, "mem_get_info")
-    own_bytes = _ask(device, "memory_reserved")
-    if not 0 <= free_bytes <= total_bytes or total_bytes == 0:
-        raise Unavailable(f"the driver answers {free_bytes} bytes free of {total_bytes}")
-    if total_bytes - free_bytes < own_bytes:
-        raise Unavailable(f"the driver sees less in use than the {own_bytes} bytes held here")
-    return MemoryReading("driver", total_bytes, total_bytes - free_bytes, own_bytes, sees_others=True)
-
-
-def allocator_memory(device: Device) -> MemoryReading:
-    """What PyTorch's allocator holds for this process: blind to every other one.
-
-    Raises:
-        Unavailable: this build does not tell.
-    """
-    own_bytes = _ask(device, "memory_reserved")
-    return MemoryReading("allocator", device.total_bytes, own_bytes, own_bytes, sees_others=False)
-
-
 def allocator_bytes(device: Device) -> tuple[int, int]:
     """(reserved, active): what PyTorch's allocator took from the driver, and what of that is in tensors.
 
@@ -83,7 +57,9 @@ class DriverSource:
         self._device = device
 
     def memory(self) -> MemoryReading:
-        return driver_memory(self._device)
+        """By `torch.<type>.mem_get_info`; fails on Arc Pro B50 and several iGPUs (pytorch #162909)."""
+        free_bytes, total_bytes = _ask(self._device, "mem_get_info")
+        return MemoryReading(total_bytes, total_bytes - free_bytes, sees_others=True)
 
     def engines(self) -> Mapping[str, float]:
         return {"all": float(self._single("utilization"))}
@@ -115,16 +91,7 @@ class AllocatorSource:
         self._device = device
 
     def memory(self) -> MemoryReading:
-        return allocator_memory(self._device)
-
-    def engines(self) -> Mapping[str, float]:
-        raise Unavailable("only the driver tells")
-
-    def temperature(self) -> float:
-        raise Unavailable("only the driver tells")
-
-    power = temperature
-    frequency = temperature
+        return MemoryReading(self._device.total_bytes, _ask(self._device, "memory_reserved"), sees_others=False)
 
 
 def _ask(device: Device, function: str) -> Any:

@@ -5,7 +5,6 @@ Files: the kernel's Documentation/ABI/testing/sysfs-driver-intel-{i915,xe}-hwmon
 
 from __future__ import annotations
 
-import os
 import time
 from collections import defaultdict
 from collections.abc import Mapping
@@ -46,7 +45,13 @@ class KernelSource:
 
     def memory(self) -> MemoryReading:
         """Resident memory of all processes of this user (of all users for root)."""
-        return memory_of(self._device, self._card.path, self._files.clients(self._card.pci_address))
+        clients = self._files.clients(self._card.pci_address)
+        used_bytes = sum(client.device_bytes for client in clients)
+        if self._device.integrated:
+            used_bytes += sum(client.system_bytes for client in clients)
+            return MemoryReading(psutil.virtual_memory().total, used_bytes, sees_others=True)
+        sizes = [int(_number(path)) for path in self._card.path.glob("device/tile*/physical_vram_size_bytes")]
+        return MemoryReading(sum(sizes) or self._device.total_bytes, used_bytes, sees_others=True)
 
     def engines(self) -> Mapping[str, float] | None:
         """Busy share by engine: the clients' busy time over wall time (i915) or over the engine's cycles (xe)."""
@@ -92,25 +97,6 @@ class KernelSource:
         folders = (self._card.path / "device" / "hwmon").glob("hwmon*")
         named = [(folder, (folder / "name").read_text().strip()) for folder in folders]
         return [folder for folder, name in sorted(named, key=lambda entry: ("_gt" in entry[1], entry[0].name))]
-
-
-def memory_of(device: Device, card: Path, clients: list[fdinfo.Client], *, process: int | None = None) -> MemoryReading:
-    """Sums the clients' memory: the card's own on a discrete GPU, main memory on an integrated one."""
-    process = os.getpid() if process is None else process
-    if device.integrated:
-        total_bytes = psutil.virtual_memory().total
-        held = [(client.process, client.device_bytes + client.system_bytes) for client in clients]
-    else:
-        sizes = [int(_number(path)) for path in card.glob("device/tile*/physical_vram_size_bytes")]
-        total_bytes = sum(sizes) or device.total_bytes
-        held = [(client.process, client.device_bytes) for client in clients]
-    return MemoryReading(
-        source="kernel (processes of this user)",
-        total_bytes=total_bytes,
-        used_bytes=sum(size for _, size in held),
-        own_bytes=sum(size for owner, size in held if owner == process),
-        sees_others=True,
-    )
 
 
 def _number(path: Path) -> float:

@@ -1,24 +1,30 @@
-"""Asks the sources in turn for every quantity, and backs off from a source that failed."""
+"""Asks the sources in turn for every quantity, backs off from one that failed, and does not wait for one that hangs."""
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import logging
+import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from ..machine.devices import Device
-from .framework import AllocatorSource, DriverSource
+from .framework import DriverSource
 from .host import read_host
 from .kernel import KernelSource
-from .readings import DeviceSample, HostSample, Sample, Source, SourceFactory, Unavailable
+from .readings import DeviceSample, FreeMemory, HostSample, MemorySource, Sample, SourceFactory, Unavailable
 from .sysman import SysmanSource
 
-QUANTITIES = ("memory", "engines", "temperature", "power", "frequency")
+QUANTITIES = ("engines", "temperature", "power", "frequency")
 
-SOURCES: tuple[SourceFactory, ...] = (SysmanSource, DriverSource, KernelSource, AllocatorSource)
+SOURCES: tuple[SourceFactory, ...] = (SysmanSource, DriverSource, KernelSource)
 """In order of trust. Sysman before torch: it finds the device by UUID, tells rates without sleeping."""
+
+ANSWER_SECONDS = 5.0
+"""A driver that takes longer is taken to hang: slow ones need 300 ms, and some seconds when they are first asked."""
 
 FIRST_PAUSE_SECONDS = 2.0
 LONGEST_PAUSE_SECONDS = 300.0
@@ -83,9 +89,9 @@ class LazySource:
     def __init__(self, factory: SourceFactory, device: Device, clock: Callable[[], float]) -> None:
         self._factory = factory
         self._device = device
-        self._source: Source | None = None
+        self._source: MemorySource | None = None
         self._opening = Backoff(clock)
-        self._reading = {quantity: Backoff(clock) for quantity in QUANTITIES}
+        self._reading = collections.defaultdict[str, Backoff](lambda: Backoff(clock))
 
     @property
     def name(self) -> str:
@@ -117,20 +123,30 @@ class LazySource:
 
 
 class Monitor:
-    """Takes samples of the machine. `sample` blocks (some drivers for 300 ms): call it on a worker thread."""
+    """Takes samples of the machine. `sample` blocks (some drivers for 300 ms): call it on a worker thread.
+
+    Args:
+        devices: those to look at; the CPU is the host.
+        read_memory: what is free on a device, as everybody else is told.
+        sources: of the other quantities.
+        answer_seconds: how long a device may take.
+    """
 
     def __init__(
         self,
         devices: Sequence[Device],
+        read_memory: Callable[[Device], FreeMemory],
         *,
         sources: Sequence[SourceFactory] = SOURCES,
         clock: Callable[[], float] = time.monotonic,
+        answer_seconds: float = ANSWER_SECONDS,
     ) -> None:
-        self._devices = {
-            device: [LazySource(factory, device, clock) for factory in sources]
+        self._looks = [
+            _Look(device, read_memory, [LazySource(factory, device, clock) for factory in sources])
             for device in devices
             if device.type != "cpu"
-        }
+        ]
+        self._answer_seconds = answer_seconds
         self._clock = clock
         self._lock = threading.Lock()
         self._latest: tuple[float, Sample] | None = None
@@ -140,10 +156,58 @@ class Monitor:
         with self._lock:
             if self._latest is not None and self._clock() - self._latest[0] < fresh_for_seconds:
                 return self._latest[1]
-            devices = tuple(_sample(device, sources) for device, sources in self._devices.items())
-            sample = Sample(time.time(), *_sample_host(), devices)
+            for look in self._looks:
+                look.begin()
+            host = _sample_host()
+            sample = Sample(time.time(), *host, tuple(look.end(self._answer_seconds) for look in self._looks))
             self._latest = (self._clock(), sample)
             return sample
+
+
+class _Look:
+    """One device, looked at on a thread of its own: a driver that hangs costs its figures and nobody else's."""
+
+    def __init__(
+        self, device: Device, read_memory: Callable[[Device], FreeMemory], sources: Sequence[LazySource]
+    ) -> None:
+        self._device = device
+        self._read_memory = read_memory
+        self._sources = sources
+        self._answers: queue.SimpleQueue[DeviceSample] = queue.SimpleQueue()
+        self._asked_at: float | None = None
+        """By the monotonic clock, while there is no answer yet."""
+
+    def begin(self) -> None:
+        """Asks, unless there is no answer to an earlier question yet."""
+        with contextlib.suppress(queue.Empty):
+            self._answers.get_nowait()  # came too late for its sample, and is old by now
+            self._asked_at = None
+        if self._asked_at is None:
+            self._asked_at = time.monotonic()
+            threading.Thread(target=self._answer, name=f"xpu-telemetry-{self._device.id}", daemon=True).start()
+
+    def end(self, limit_seconds: float) -> DeviceSample:
+        """The answer, or one without figures where the driver takes longer."""
+        asked_at = self._asked_at or time.monotonic()
+        try:
+            answer = self._answers.get(timeout=max(0.0, asked_at + limit_seconds - time.monotonic()))
+        except queue.Empty:
+            problem = f"its driver has not answered for {time.monotonic() - asked_at:.0f} s"
+            return _device_sample(self._device, {}, {}, {"memory": problem, **dict.fromkeys(QUANTITIES, problem)})
+        self._asked_at = None
+        return answer
+
+    def _answer(self) -> None:
+        values: dict[str, Any] = {}
+        origins: dict[str, str] = {}
+        missing: dict[str, str] = {}
+        try:
+            values["memory"] = attempt(f"memory of {self._device.id}", lambda: self._read_memory(self._device))
+        except Unavailable as error:
+            missing["memory"] = str(error)
+        for quantity in QUANTITIES:
+            values[quantity], origins[quantity], missing[quantity] = _first_answer(quantity, self._sources)
+        self._answers.put(_device_sample(self._device, values, origins, missing))
 
 
 def _sample_host() -> tuple[HostSample | None, str]:
@@ -154,20 +218,17 @@ def _sample_host() -> tuple[HostSample | None, str]:
         return None, str(error)
 
 
-def _sample(device: Device, sources: Sequence[LazySource]) -> DeviceSample:
-    values: dict[str, Any] = {}
-    origins: dict[str, str] = {}
-    missing: dict[str, str] = {}
-    for quantity in QUANTITIES:
-        values[quantity], origins[quantity], missing[quantity] = _first_answer(quantity, sources)
+def _device_sample(
+    device: Device, values: Mapping[str, Any], origins: Mapping[str, str], missing: Mapping[str, str]
+) -> DeviceSample:
     return DeviceSample(
         device=device.id,
         name=device.name,
-        memory=values["memory"],
-        engine_percent=values["engines"] or {},
-        temperature_celsius=values["temperature"],
-        power_watts=values["power"],
-        frequency_mhz=values["frequency"],
+        memory=values.get("memory"),
+        engine_percent=values.get("engines") or {},
+        temperature_celsius=values.get("temperature"),
+        power_watts=values.get("power"),
+        frequency_mhz=values.get("frequency"),
         sources={quantity: origin for quantity, origin in origins.items() if origin},
         missing={quantity: problem for quantity, problem in missing.items() if problem},
     )

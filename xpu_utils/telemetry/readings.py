@@ -15,25 +15,41 @@ class Unavailable(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class MemoryReading:
-    """Memory of one device at one moment."""
+    """What one source tells of a device's memory, believed or not."""
 
-    source: str
     total_bytes: int
     used_bytes: int
     """Used by everybody the source can see."""
-    own_bytes: int
-    """Used by this process."""
     sees_others: bool
     """The source counts other processes; if not, `used_bytes` is only a lower bound."""
 
     @property
     def free_bytes(self) -> int:
-        return max(0, self.total_bytes - self.used_bytes)
+        return self.total_bytes - self.used_bytes
 
-    @property
-    def others_bytes(self) -> int | None:
-        """Used by other processes; None where the source cannot tell."""
-        return max(0, self.used_bytes - self.own_bytes) if self.sees_others else None
+
+@dataclasses.dataclass(frozen=True)
+class FreeMemory:
+    """What can be allocated on a device at one moment: the one figure that decisions are made from and pages show."""
+
+    device: str
+    free_bytes: int
+    """Never below 0 or above `total_bytes`; counts `cached_bytes`, as ComfyUI's own figure does."""
+    total_bytes: int
+    own_bytes: int
+    """Held for this process, `cached_bytes` included."""
+    cached_bytes: int
+    """Held by PyTorch's allocator for this process, but in no tensor."""
+    others_bytes: int | None
+    """Used by anything else; None where no source ever told."""
+    source: str
+    """"torch" (the driver), "sysman", "kernel", "allocator" (blind to other processes), or "host" for the CPU."""
+    distrusted: tuple[str, ...] = ()
+    """Sources that were passed over, each with the reason: "torch: answers 0 bytes free"."""
+
+    def __str__(self) -> str:
+        line = f"{self.free_bytes / 2**30:.1f} of {self.total_bytes / 2**30:.1f} GiB free (source {self.source})"
+        return f"{line}, passed over {'; '.join(self.distrusted)}" if self.distrusted else line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +58,7 @@ class DeviceSample:
 
     device: str
     name: str
-    memory: MemoryReading | None
+    memory: FreeMemory | None
     engine_percent: Mapping[str, float]
     """Busy share by engine: "compute", "render", "copy", "video", ... or "all"."""
     temperature_celsius: float | None
@@ -78,15 +94,17 @@ class Sample:
     devices: tuple[DeviceSample, ...]
 
 
-class Source(Protocol):
-    """One way of reading one device. Methods answer None while a rate lacks its first interval.
-
-    Every method may raise `Unavailable`, and may block: never call one on an event loop.
-    """
+class MemorySource(Protocol):
+    """One way of reading one device. Every method may raise `Unavailable`, and may block."""
 
     name: str
 
     def memory(self) -> MemoryReading: ...
+
+
+class Source(MemorySource, Protocol):
+    """One that has sensors too. Methods answer None while a rate lacks its first interval."""
+
     def engines(self) -> Mapping[str, float] | None: ...
     def temperature(self) -> float: ...
     def power(self) -> float | None: ...
@@ -98,7 +116,7 @@ class SourceFactory(Protocol):
 
     name: str
 
-    def __call__(self, device: Device) -> Source:
+    def __call__(self, device: Device) -> MemorySource:
         """Raises `Unavailable` where the source does not know the device."""
 
 

@@ -12,7 +12,6 @@ from types import ModuleType
 from typing import Any
 
 from ..machine.devices import Device
-from .framework import allocator_memory
 from .pci import pci_address_of, plain_uuid
 from .readings import MemoryReading, Rate, Unavailable
 
@@ -79,10 +78,7 @@ class SysmanSource:
                 # Some drivers answer 0 as the physical size of a client GPU; the allocatable one is next best.
                 total_bytes += properties.physicalSize or state.size
                 free_bytes += state.free
-        if not total_bytes > 0 or free_bytes > total_bytes:
-            raise Unavailable(f"Sysman answers {free_bytes} bytes free of {total_bytes}")
-        own_bytes = allocator_memory(self._device).own_bytes
-        return MemoryReading("sysman", total_bytes, total_bytes - free_bytes, own_bytes, sees_others=True)
+        return MemoryReading(total_bytes, total_bytes - free_bytes, sees_others=True)
 
     def engines(self) -> Mapping[str, float] | None:
         """Busy share of each group of engines since the sample before."""

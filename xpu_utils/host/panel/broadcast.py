@@ -12,22 +12,12 @@ from typing import Any
 
 from ...recovery.jobs import Fault, Stage, subscribe
 from ...telemetry.monitor import Monitor
-from ...telemetry.readings import Sample
 
 WATCH_SECONDS = 30.0
 """A page that watches says so again within this time; otherwise sampling stops."""
 INTERVAL_LIMITS_SECONDS = (0.5, 60.0)
 
 Send = Callable[[str, dict[str, Any]], None]
-
-
-def sample_data(sample: Sample) -> dict[str, Any]:
-    """A sample as plain data, with what is free and what others use spelled out."""
-    data = dataclasses.asdict(sample)
-    for device, entry in zip(sample.devices, data["devices"], strict=True):
-        if device.memory is not None:
-            entry["memory"] |= {"free_bytes": device.memory.free_bytes, "others_bytes": device.memory.others_bytes}
-    return data
 
 
 class Broadcaster:
@@ -86,7 +76,7 @@ class Broadcaster:
     def _read(self, fresh_for_seconds: float) -> dict[str, Any]:
         if self._monitor is None:
             self._monitor = self._make_monitor()
-        return sample_data(self._monitor.sample(fresh_for_seconds=fresh_for_seconds))
+        return dataclasses.asdict(self._monitor.sample(fresh_for_seconds=fresh_for_seconds))
 
 
 def send_jobs(send: Send) -> Callable[[], None]:

@@ -18,6 +18,7 @@ from aiohttp import web
 from server import PromptServer
 
 from ...doctor.examine import as_data
+from ...memory.free import read_memory
 from ...memory.listing import as_json
 from ...recovery.jobs import JOB_LIMIT, jobs
 from ...telemetry.monitor import Monitor
@@ -48,7 +49,7 @@ class Routes:
     def __init__(self, server: PromptServer) -> None:
         self._server = server
         self._worker = ThreadPoolExecutor(max_workers=2, thread_name_prefix="xpu-routes")
-        self._broadcaster = Broadcaster(lambda: Monitor(host_inventory().devices), server.send_sync)
+        self._broadcaster = Broadcaster(lambda: Monitor(host_inventory().devices, read_memory), server.send_sync)
         self._diagnoses: dict[tuple[bool, bool], tuple[float, list[dict[str, Any]]]] = {}
         self._diagnosing = asyncio.Lock()
 
