@@ -42,8 +42,33 @@ from xpu_utils.recovery.ladder import ADVICE, ORDER, Failure, LadderExhaustedErr
         (RuntimeError("Native API failed. Native API returns: 39"), FaultKind.OUT_OF_MEMORY),
         (RuntimeError("PI_ERROR_DEVICE_NOT_AVAILABLE"), FaultKind.DEVICE_LOST),
         (RuntimeError("CUDA error: an illegal memory access was encountered"), FaultKind.DEVICE_LOST),
-        (RuntimeError("UR_RESULT_ERROR_UNKNOWN"), FaultKind.OPERATOR_MISSING),
-        (RuntimeError("could not create a primitive"), FaultKind.OPERATOR_MISSING),
+        (RuntimeError("level_zero backend failed with error: 2147483646 (UR_RESULT_ERROR_UNKNOWN)"), FaultKind.DRIVER),
+        (RuntimeError("could not create a primitive"), FaultKind.DRIVER),
+        (RuntimeError("could not execute a primitive"), FaultKind.DRIVER),
+        (RuntimeError("UR error"), FaultKind.DRIVER),
+        (RuntimeError("Native API failed. Native API returns: -30 (PI_ERROR_INVALID_VALUE)"), FaultKind.DRIVER),
+        (
+            RuntimeError("Native API failed. Native API returns: -5 (PI_ERROR_OUT_OF_RESOURCES)"),
+            FaultKind.OUT_OF_MEMORY,
+        ),
+        (RuntimeError("Native API failed. Native API returns: -4"), FaultKind.OUT_OF_MEMORY),
+        (
+            RuntimeError("Current platform can NOT allocate memory block with size larger than 4GB! Tried 7.03 GiB"),
+            FaultKind.ALLOCATION_TOO_LARGE,
+        ),
+        (
+            RuntimeError("The program was built for 1 devices\nBuild program log for 'Intel(R) Iris(R)'"),
+            FaultKind.DRIVER,
+        ),
+        (RuntimeError("ZE_RESULT_ERROR_MODULE_BUILD_FAILURE"), FaultKind.DRIVER),
+        (RuntimeError("L0 build module failed. Log: out of registers"), FaultKind.DRIVER),
+        (RuntimeError("could not create a primitive descriptor for a matmul primitive"), FaultKind.DRIVER),
+        (RuntimeError("MKL FFT doesn't support tensor of type: Half"), FaultKind.OPERATOR_MISSING),
+        (RuntimeError("Double and complex datatype matmul is not supported in oneDNN"), FaultKind.OPERATOR_MISSING),
+        (RuntimeError("DispatchStub: missing kernel for xpu"), FaultKind.OPERATOR_MISSING),
+        (RuntimeError("your picture could not be used"), FaultKind.UNKNOWN),
+        (RuntimeError("could not get the file descriptor of a socket"), FaultKind.UNKNOWN),
+        (RuntimeError("Expected all tensors to be on the same device, but found xpu:0 and cpu"), FaultKind.UNKNOWN),
         (RuntimeError("UR_RESULT_ERROR_INVALID_BUFFER_SIZE"), FaultKind.ALLOCATION_TOO_LARGE),
         (RuntimeError("the tokenizer failed with error: 20"), FaultKind.UNKNOWN),
         (RuntimeError("shape '[2, 3]' is invalid for input of size 5"), FaultKind.UNKNOWN),
@@ -52,6 +77,24 @@ from xpu_utils.recovery.ladder import ADVICE, ORDER, Failure, LadderExhaustedErr
 )
 def test_failures_are_classified_by_type_and_message(error: BaseException, kind: FaultKind) -> None:
     assert classify(error) is kind
+
+
+MARKERS = (
+    *("UR error", "UR_RESULT_ERROR_", "PI_ERROR_", "Native API", "level_zero", "Level Zero", "ZE_RESULT_ERROR_"),
+    *("sycl::", "SYCL", "oneDNN", "dnnl_status", "MKL ", "oneMKL", "could not create a primitive"),
+)
+
+
+@given(before=st.text(), marker=st.sampled_from(MARKERS), after=st.text())
+def test_no_text_of_a_runtime_reaches_the_user_raw(before: str, marker: str, after: str) -> None:
+    error = RuntimeError(f"{before} {marker}{after}")
+    with pytest.raises(LadderExhaustedError, match=r"(?s)^sampling step 1 failed with .* was given up after .*\.$"):
+        run([error] * 20, set(Rung))
+
+
+def test_a_runtimes_error_without_a_rule_of_its_own_climbs_from_memory_to_the_cpu() -> None:
+    taken, _ = run([RuntimeError("UR error")] * 5, set(Rung))
+    assert taken == [Rung.FREE, Rung.ATTENTION, Rung.FP32, Rung.ACCELERATOR, Rung.CPU]
 
 
 def test_a_failure_is_recognised_through_what_caused_it() -> None:

@@ -17,6 +17,8 @@ class FaultKind(enum.Enum):
     DEVICE_LOST = "device lost"
     OPERATOR_MISSING = "operator missing"
     NOT_FINITE = "not finite"
+    DRIVER = "driver error"
+    """Any other text of the runtimes below PyTorch."""
     UNKNOWN = "unknown"
 
 
@@ -39,9 +41,18 @@ class _Rule:
 _RUNTIME = r"(level_zero|Native API|\bUR\b)[^\n]*\b(error|returns|code):? *"
 """Intel's runtimes before the number of an error; other libraries have other numbers."""
 
+_MARKERS = (
+    r"(?-i:\bUR\b|\bIGC\b)|\bUR_|\bPI_|\bZES?_|\bL0\b|Native API|level[_ ]?zero|sycl|dpc\+\+|dpcpp"
+    r"|onednn|dnnl|mkldnn|onemkl|oneapi|\bmkl\b|\bbuild (program|module)|program was built|module (build|creation)"
+    r"|could not (create|execute|initialize|get|set|reorder)\b[^\n]*(primitive|memory (object|descriptor)|engine)"
+    r"|work-(group|item)s?\b"
+)
+"""What tells a text of UR, PI, Level Zero, SYCL, oneDNN or MKL, or of the compiler under them."""
+
 # First match wins. Messages: PyTorch's XPU allocator and SYCL runtime (pytorch #177714, #190972; torch-xpu-ops
-# #3155; unified-runtime's ur_result_t: 20 device lost, 39 out of device memory, 40 out of resources). After CUDA's
-# illegal access every later call of the process fails, as on a lost device.
+# #3155; unified-runtime's ur_result_t: 20 device lost, 39 out of device memory, 40 out of resources; PI's, which are
+# OpenCL's: -4 no memory for an object, -5 out of resources, -6 out of host memory). After CUDA's illegal access every
+# later call of the process fails, as on a lost device.
 _RULES: tuple[_Rule, ...] = (
     _Rule(FaultKind.NOT_FINITE, (NotFiniteError,), ""),
     _Rule(
@@ -54,7 +65,7 @@ _RULES: tuple[_Rule, ...] = (
     _Rule(
         FaultKind.ALLOCATION_TOO_LARGE,
         (RuntimeError,),
-        r"exceeds? .*(single|maximum|max).*alloc|UR_RESULT_ERROR_INVALID_BUFFER_SIZE"
+        r"exceeds? .*(single|maximum|max).*alloc|INVALID_BUFFER_SIZE|can ?not allocate memory block with size larger"
         r"|larger than the device.*allocation",
     ),
     _Rule(FaultKind.OUT_OF_MEMORY, (torch.OutOfMemoryError,), ""),
@@ -62,16 +73,17 @@ _RULES: tuple[_Rule, ...] = (
         FaultKind.OUT_OF_MEMORY,
         (RuntimeError,),
         r"OUT_OF_DEVICE_MEMORY|OUT_OF_HOST_MEMORY|OUT_OF_RESOURCES|out of memory|can't allocate memory"
-        r"|not enough memory|" + _RUNTIME + r"(39|40)\b",
+        r"|not enough memory|" + _RUNTIME + r"(39|40|-[456])\b",
     ),
     _Rule(FaultKind.OUT_OF_MEMORY, (MemoryError,), ""),
     _Rule(
         FaultKind.OPERATOR_MISSING,
         (NotImplementedError, RuntimeError),
-        r"UR_RESULT_ERROR_INVALID_ARGUMENT|UR_RESULT_ERROR_UNKNOWN|UNSUPPORTED_FEATURE|Required aspect fp64"
-        r"|not supported on the device|could not create a primitive"
-        r"|Could not run '.*' (with arguments )?from the|not (currently )?implemented for|no kernel",
+        r"UR_RESULT_ERROR_INVALID_ARGUMENT|UNSUPPORTED_FEATURE|Required aspect fp64|doesn't support tensor of type"
+        r"|not supported (on the device|in oneDNN)|Could not run '.*' (with arguments )?from the"
+        r"|not (currently )?implemented for|no kernel|missing kernel",
     ),
+    _Rule(FaultKind.DRIVER, (RuntimeError,), _MARKERS),
 )
 
 

@@ -36,6 +36,7 @@ ORDER: Mapping[FaultKind, tuple[Rung, ...]] = {
     FaultKind.DEVICE_LOST: (Rung.ACCELERATOR, Rung.CPU),
     FaultKind.OPERATOR_MISSING: (Rung.FP32, Rung.ACCELERATOR, Rung.CPU),
     FaultKind.NOT_FINITE: (Rung.FP32, Rung.ACCELERATOR, Rung.CPU),
+    FaultKind.DRIVER: (Rung.FREE, Rung.ATTENTION, Rung.FP32, Rung.ACCELERATOR, Rung.CPU),
 }
 
 
@@ -67,6 +68,7 @@ ADVICE: Mapping[FaultKind, str] = {
     FaultKind.DEVICE_LOST: "restart ComfyUI to get the device back",
     FaultKind.OPERATOR_MISSING: "update the driver and PyTorch, or choose another device",
     FaultKind.NOT_FINITE: "choose precision fp32, or leave out the LoRA, ControlNet or other patch that spoils it",
+    FaultKind.DRIVER: "update the driver and PyTorch, or choose another device or precision",
 }
 """What the user can do when nothing was left to try."""
 
