@@ -28,11 +28,19 @@ CHECKS: Mapping[str, Callable[[object], object]] = {
 """What refuses an input's value, by its name; the same is done with a linked value when the node runs."""
 
 
+LOADERS, PLACE, SAMPLING, TOOLS = (f"XPU/{name}" for name in ("loaders", "place", "sampling", "tools"))
+"""Categories."""
+
+MEMORY_ALIASES = ("vram", "offload", "out of memory")
+"""What people search for who need a node with a `device`."""
+
+
 class XPUNode(io.ComfyNode):
     """A node with a `device` input, whose class docstring is its help text."""
 
     TITLE: str
     STAGE: str
+    CATEGORY: str
     ALIASES: tuple[str, ...] = ()
     """What else a user may search for: a stock node that this one takes the place of, by its class name first."""
     LEAVES_PLACED = False
@@ -56,11 +64,11 @@ class XPUNode(io.ComfyNode):
         return io.Schema(
             node_id=cls.__name__,
             display_name=cls.TITLE,
-            category="XPU",
+            category=cls.CATEGORY,
             description=cleandoc(cls.__doc__ or ""),
             inputs=[*cls.inputs(), device_input(cls.LEAVES_PLACED), precision_input(), *cls.last_inputs()],
             outputs=cls.outputs(),
-            **known_to(io.Schema, search_aliases=list(cls.ALIASES)),
+            **aliases(*cls.ALIASES, *MEMORY_ALIASES),
         )
 
     @classmethod
@@ -85,6 +93,11 @@ class XPUModelNode(XPUNode):
     @classmethod
     def validate_inputs(cls, device: object = None, precision: object = None, resident: object = None) -> bool | str:
         return accepted(device=device, precision=precision, resident=resident)
+
+
+def aliases(*names: str) -> dict[str, Any]:
+    """The schema's keyword for what else a user may search for, where this ComfyUI has it."""
+    return known_to(io.Schema, search_aliases=list(names))
 
 
 def known_to(described: Callable[..., Any], **keywords: Any) -> dict[str, Any]:

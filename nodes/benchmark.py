@@ -11,7 +11,7 @@ from ..xpu_utils.bench.quick import measure_device
 from ..xpu_utils.choice import AUTO
 from ..xpu_utils.host.inventory import placement_for
 from ..xpu_utils.host.memory import free_memory
-from .base import accepted, device_input
+from .base import TOOLS, accepted, aliases, device_input
 
 
 class XPUBenchmark(io.ComfyNode):
@@ -26,12 +26,13 @@ class XPUBenchmark(io.ComfyNode):
         return io.Schema(
             node_id="XPUBenchmark",
             display_name="XPU Benchmark",
-            category="XPU",
+            category=TOOLS,
             description=cleandoc(cls.__doc__ or ""),
             inputs=[device_input()],
             outputs=[io.String.Output(display_name="table"), io.String.Output(display_name="json")],
             is_output_node=True,
             not_idempotent=True,
+            **aliases("speed", "performance", "test"),
         )
 
     @classmethod

@@ -8,6 +8,7 @@ from comfy_api.latest import io
 
 from ..xpu_utils.doctor.examine import as_text
 from ..xpu_utils.host.panel.diagnosis import diagnose
+from .base import TOOLS, aliases
 
 _KERNELS = "Run a real kernel on every device, each in a process of its own: some seconds a device."
 _PACKS = "Also read the source of the other packs and name the places that insist on CUDA."
@@ -24,7 +25,7 @@ class XPUDoctor(io.ComfyNode):
         return io.Schema(
             node_id="XPUDoctor",
             display_name="XPU Doctor",
-            category="XPU",
+            category=TOOLS,
             description=cleandoc(cls.__doc__ or ""),
             inputs=[
                 io.Boolean.Input("run_kernels", default=True, tooltip=_KERNELS),
@@ -33,6 +34,7 @@ class XPUDoctor(io.ComfyNode):
             outputs=[io.String.Output(display_name="findings")],
             is_output_node=True,
             not_idempotent=True,
+            **aliases("diagnose", "driver", "not working"),
         )
 
     @classmethod

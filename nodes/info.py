@@ -9,6 +9,7 @@ from comfy_api.latest import io
 
 from ..xpu_utils.host.memory import free_memory
 from ..xpu_utils.host.panel.report import device_report
+from .base import TOOLS, aliases
 
 
 class XPUDeviceInfo(io.ComfyNode):
@@ -19,11 +20,12 @@ class XPUDeviceInfo(io.ComfyNode):
         return io.Schema(
             node_id="XPUDeviceInfo",
             display_name="XPU Device Info",
-            category="XPU",
+            category=TOOLS,
             description=cleandoc(cls.__doc__ or ""),
             outputs=[io.String.Output(display_name="report")],
             is_output_node=True,
             not_idempotent=True,
+            **aliases("vram", "gpu", "devices"),
         )
 
     @classmethod
@@ -47,11 +49,12 @@ class XPUFreeMemory(io.ComfyNode):
         return io.Schema(
             node_id="XPUFreeMemory",
             display_name="XPU Free Memory",
-            category="XPU",
+            category=TOOLS,
             description=cleandoc(cls.__doc__ or ""),
             inputs=[io.AnyType.Input("anything", tooltip="Passed through.")],
             outputs=[io.AnyType.Output(display_name="anything")],
             not_idempotent=True,
+            **aliases("unload", "vram", "out of memory", "purge", "clean"),
         )
 
     @classmethod

@@ -10,7 +10,7 @@ from ..xpu_utils.choice import AUTO
 from ..xpu_utils.host.choices import WEIGHT_DTYPES, clip_types, model_files, vae_names
 from ..xpu_utils.host.loading import load as loading
 from ..xpu_utils.placement import Placement
-from .base import XPUModelNode, XPUNode, accepted, decide
+from .base import LOADERS, XPUModelNode, XPUNode, accepted, decide
 
 _WEIGHT_DTYPE = "default, or an fp8 format that the weights are kept in; they are computed with in the precision."
 _TYPE = "The family, as in the stock loaders of one file and of two."
@@ -31,6 +31,7 @@ class XPULoadCheckpoint(XPUModelNode):
 
     TITLE = "XPU Load Checkpoint"
     STAGE = "load checkpoint"
+    CATEGORY = LOADERS
     ALIASES = ("CheckpointLoaderSimple",)
 
     @classmethod
@@ -54,6 +55,7 @@ class XPULoadDiffusionModel(XPUModelNode):
 
     TITLE = "XPU Load Diffusion Model"
     STAGE = "load diffusion model"
+    CATEGORY = LOADERS
     ALIASES = ("UNETLoader", "load unet")
 
     @classmethod
@@ -90,6 +92,7 @@ class XPULoadCLIP(XPUNode):
 
     TITLE = "XPU Load CLIP"
     STAGE = "load text encoder"
+    CATEGORY = LOADERS
     ALIASES = ("CLIPLoader", "DualCLIPLoader", "TripleCLIPLoader", "load text encoder")
 
     @classmethod
@@ -131,6 +134,7 @@ class XPULoadCLIP(XPUNode):
 class FileLoader(XPUNode):
     """A loader of one file into one output."""
 
+    CATEGORY = LOADERS
     FILE: tuple[str, str]
     """The input's name, and the models folder it lists."""
     OUTPUT: Any

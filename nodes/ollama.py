@@ -9,6 +9,7 @@ from comfy_api.latest import io
 
 from ..xpu_utils.host.ollama import ask_with_progress
 from ..xpu_utils.ollama.client import ModelMenu, Question
+from .base import TOOLS, aliases
 
 _menu = ModelMenu(wait_s=0)  # ComfyUI asks while it starts: names that come late are there the next time
 
@@ -31,11 +32,12 @@ class XPUOllamaPrompt(io.ComfyNode):
         return io.Schema(
             node_id="XPUOllamaPrompt",
             display_name="XPU Ollama Prompt",
-            category="XPU",
+            category=TOOLS,
             description=cleandoc(cls.__doc__ or ""),
             inputs=[model, *_text_inputs(), *_setting_inputs()],
             outputs=[io.String.Output(display_name="text")],
             hidden=[io.Hidden.unique_id],
+            **aliases("llm", "prompt", "language model"),
         )
 
     @classmethod

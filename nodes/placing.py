@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ..xpu_utils.choice import AUTO
 from ..xpu_utils.host.placing import place as placing
-from .base import XPUModelNode, XPUNode, decide
+from .base import PLACE, XPUModelNode, XPUNode, decide
 
 
 class XPUPlaceModel(XPUModelNode):
@@ -20,6 +20,7 @@ class XPUPlaceModel(XPUModelNode):
 
     TITLE = "XPU Place Model"
     STAGE = "place model"
+    CATEGORY = PLACE
     ALIASES = ("select model device", "move model")
 
     @classmethod
@@ -40,6 +41,7 @@ class XPUPlaceCLIP(XPUNode):
 
     TITLE = "XPU Place CLIP"
     STAGE = "place text encoder"
+    CATEGORY = PLACE
     ALIASES = ("select clip device", "move text encoder")
 
     @classmethod
@@ -63,6 +65,7 @@ class XPUPlaceVAE(XPUNode):
 
     TITLE = "XPU Place VAE"
     STAGE = "place VAE"
+    CATEGORY = PLACE
     ALIASES = ("select vae device", "move vae")
 
     @classmethod

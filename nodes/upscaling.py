@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ..xpu_utils.choice import AUTO
 from ..xpu_utils.host.running import upscaling
-from .base import XPUNode
+from .base import SAMPLING, XPUNode
 
 
 class XPUUpscaleImage(XPUNode):
@@ -20,12 +20,16 @@ class XPUUpscaleImage(XPUNode):
 
     TITLE = "XPU Upscale Image (using Model)"
     STAGE = "upscale"
+    CATEGORY = SAMPLING
     LEAVES_PLACED = True
     ALIASES = ("ImageUpscaleWithModel",)
 
     @classmethod
     def inputs(cls) -> list[io.Input]:
-        return [io.UpscaleModel.Input("upscale_model"), io.Image.Input("image")]
+        return [
+            io.UpscaleModel.Input("upscale_model", tooltip="The model that upscales."),
+            io.Image.Input("image", tooltip="The pictures to upscale."),
+        ]
 
     @classmethod
     def outputs(cls) -> list[io.Output]:

@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ..xpu_utils.choice import AUTO
 from ..xpu_utils.host.running import coding
-from .base import XPUNode
+from .base import SAMPLING, XPUNode
 
 
 class XPUVAEDecode(XPUNode):
@@ -20,12 +20,16 @@ class XPUVAEDecode(XPUNode):
 
     TITLE = "XPU VAE Decode"
     STAGE = "decode"
+    CATEGORY = SAMPLING
     LEAVES_PLACED = True
     ALIASES = ("VAEDecode",)
 
     @classmethod
     def inputs(cls) -> list[io.Input]:
-        return [io.Latent.Input("samples"), io.Vae.Input("vae")]
+        return [
+            io.Latent.Input("samples", tooltip="The latent to decode."),
+            io.Vae.Input("vae", tooltip="The VAE that decodes."),
+        ]
 
     @classmethod
     def outputs(cls) -> list[io.Output]:
@@ -41,12 +45,16 @@ class XPUVAEEncode(XPUNode):
 
     TITLE = "XPU VAE Encode"
     STAGE = "encode"
+    CATEGORY = SAMPLING
     LEAVES_PLACED = True
     ALIASES = ("VAEEncode",)
 
     @classmethod
     def inputs(cls) -> list[io.Input]:
-        return [io.Image.Input("pixels"), io.Vae.Input("vae")]
+        return [
+            io.Image.Input("pixels", tooltip="The picture to encode."),
+            io.Vae.Input("vae", tooltip="The VAE that encodes."),
+        ]
 
     @classmethod
     def outputs(cls) -> list[io.Output]:

@@ -44,24 +44,20 @@ def texts(nodes: Mapping[str, Mapping[str, Any]]) -> dict[Path, str]:
     return found
 
 
-def _tooltips(node: Mapping[str, Any]) -> dict[str, str | None]:
+def _tooltips(node: Mapping[str, Any]) -> dict[str, str]:
     """Input -> what it says, in the node's order."""
     inputs = {**node["input"].get("required", {}), **node["input"].get("optional", {})}
-    return {name: (options[0] if options else {}).get("tooltip") for name, (_, *options) in inputs.items()}
+    return {name: options["tooltip"] for name, (_, options) in inputs.items()}
 
 
 def _locale(node: Mapping[str, Any]) -> dict[str, Any]:
-    inputs = {
-        name: {"name": name.replace("_", " "), **({} if tooltip is None else {"tooltip": tooltip})}
-        for name, tooltip in _tooltips(node).items()
-    }
+    inputs = {name: {"name": name.replace("_", " "), "tooltip": text} for name, text in _tooltips(node).items()}
     return {"display_name": node["display_name"], "description": node["description"], "inputs": inputs}
 
 
-def _section(tooltips: Mapping[str, str | None]) -> str:
-    told = [f"| {name} | {tooltip} |" for name, tooltip in tooltips.items() if tooltip is not None]
-    stock = "The stock inputs, and:\n\n" if len(told) < len(tooltips) else ""
-    return stock + "\n".join(["| input | meaning |", "|---|---|", *told]) if told else "None."
+def _section(tooltips: Mapping[str, str]) -> str:
+    told = [f"| {name} | {tooltip} |" for name, tooltip in tooltips.items()]
+    return "\n".join(["| input | meaning |", "|---|---|", *told]) if told else "None."
 
 
 def main() -> None:

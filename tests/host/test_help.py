@@ -26,6 +26,15 @@ def test_every_node_has_a_help_page_that_the_server_serves(server: Server) -> No
         assert "\n## Inputs\n" in page
 
 
+def test_every_node_is_in_a_category_and_is_found_by_what_people_search_for(server: Server) -> None:
+    nodes = our_nodes(server)
+    categories = {f"XPU/{name}" for name in ("loaders", "place", "sampling", "tools")}
+    assert {node["category"] for node in nodes.values()} == categories
+    if "search_aliases" in nodes["XPUDoctor"]:
+        for word in ("vram", "offload", "out of memory", "unload"):
+            assert any(word in node["search_aliases"] for node in nodes.values()), word
+
+
 def test_the_texts_are_those_of_the_nodes(server: Server) -> None:
     stale = [str(path) for path, text in texts(our_nodes(server)).items() if path.read_text("utf-8") != text]
     assert not stale, "run `make texts`"
