@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -22,7 +23,7 @@ sim.main(pathlib.Path({base!r}))
 """
 
 
-def test_it_serves_a_simulated_b580_until_it_is_interrupted(tmp_path: Path) -> None:
+def test_it_serves_a_simulated_b580_and_the_workflow_to_open_until_it_is_interrupted(tmp_path: Path) -> None:
     serve = SERVE.format(base=str(tmp_path))
     process = subprocess.Popen(
         [sys.executable, "-c", serve],
@@ -36,13 +37,17 @@ def test_it_serves_a_simulated_b580_until_it_is_interrupted(tmp_path: Path) -> N
     try:
         assert process.stdout
         line = process.stdout.readline()
-        address = re.search(r"http://(127\.0\.0\.1:\d+) \(Ctrl\+C ends it\)", line)
+        address = re.search(r"http://(127\.0\.0\.1:\d+)/\?template=(\w+)&source=(\w+) \(Ctrl\+C ends it\)", line)
         assert address, line + process.stdout.read()
         client = Client(address[1])
         assert [device["name"] for device in client.get("/system_stats")["devices"]] == [
             "xpu:0 Intel(R) Arc(TM) B580 Graphics"
         ]
-        assert "XPULoadCheckpoint" in client.get("/object_info")
+        template = client.get(f"/api/workflow_templates/{address[3]}/{address[2]}.json")
+        typed = {node["type"]: node.get("widgets_values") for node in template["nodes"]}
+        loader = client.get("/object_info/XPULoadCheckpoint")["XPULoadCheckpoint"]
+        assert typed["XPULoadCheckpoint"][0] == "emoji.safetensors"
+        assert "emoji.safetensors" in json.dumps(loader["input"])
         process.send_signal(signal.SIGINT)
         assert process.communicate(timeout=30) == ("", None)
         assert process.returncode == 0
