@@ -120,9 +120,15 @@ def test_posts_of_other_sites_and_other_bodies_are_refused(
     assert ask(server, "POST", "/xpu/free", body=body, headers=headers)[0] == status
 
 
-@pytest.mark.parametrize("query", ["kernels=true", "packs=true", "kernels=true&packs=false"])
-def test_another_sites_page_cannot_have_devices_and_packs_examined(server: Server, query: str) -> None:
-    path, elsewhere = f"/xpu/doctor?{query}", {"Sec-Fetch-Site": "cross-site"}
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/xpu/doctor?kernels=true", "/xpu/doctor?packs=true", "/xpu/doctor?kernels=true&packs=false"),
+        *("/xpu/telemetry", "/xpu/telemetry?interval_seconds=0.5"),
+    ],
+)
+def test_another_sites_page_cannot_have_devices_and_packs_examined(server: Server, path: str) -> None:
+    elsewhere = {"Sec-Fetch-Site": "cross-site"}
     assert ask(server, "GET", path, headers=elsewhere)[0] == 403
     assert ask(server, "GET", path, headers={"Sec-Fetch-Site": "same-origin"})[0] == 200
     # What costs nothing is as open as the host's own routes: newer hosts show other sites nothing at all.

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from xpu_utils.machine.devices import Device
-from xpu_utils.machine.profiles import Architecture
+from xpu_utils.machine.profiles import PROFILES, Architecture
 
 MACHINES = Path(__file__).parent / "machines"
 GIB = 1 << 30
@@ -45,7 +45,8 @@ def xpu(**changes: Any) -> Device:
         "compute_units": 512,
         "single_allocation_limit_bytes": 4 * GIB,
     }
-    return Device(**{**facts, **changes})
+    facts |= changes
+    return Device(**{"profile": PROFILES[facts["architecture"]], **facts})
 
 
 def b580(**changes: Any) -> Device:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,9 +13,12 @@ import pytest
 import torch
 
 from xpu_utils.__main__ import main
+from xpu_utils.doctor.examine import examine
 from xpu_utils.machine import devices
 from xpu_utils.machine.devices import cpu_name, find_devices
-from xpu_utils.machine.profiles import OVERRIDES_VARIABLE, Architecture, architecture_of, profile_of
+from xpu_utils.machine.profiles import OVERRIDES_VARIABLE, PROFILES, Architecture, architecture_of, known_profiles
+
+from .broken_machines import machine
 
 
 def xpu_module(*properties: object, **functions: object) -> SimpleNamespace:
@@ -105,6 +109,7 @@ def test_a_gpu_that_the_kernel_knows_and_torch_does_not_is_rejected(
         ({"ONEAPI_DEVICE_SELECTOR": "!*:cpu"}, [("0x8086", "0xe20b")], "Level Zero driver reports no device"),
         ({"ZE_AFFINITY_MASK": "7"}, [("0x8086", "0xe20b")], "ZE_AFFINITY_MASK=7"),
         ({"ZE_AFFINITY_MASK": "0"}, [("0x8086", "0xe20b")], "Level Zero driver reports no device"),
+        ({"ZE_AFFINITY_MASK": "0.0"}, [("0x8086", "0xe20b")], "Level Zero driver reports no device"),
         ({}, [("0x8086", "0xe20b")], "Level Zero driver reports no device"),
         ({}, [], "no GPU driver is loaded"),
         ({}, [("0x10de", "0x2684")], "no GPU driver is loaded"),
@@ -238,16 +243,21 @@ def test_architectures_are_told_apart(pci_id: int | None, name: str, architectur
 
 
 def test_every_architecture_has_a_profile() -> None:
-    assert all(profile_of(architecture).architecture is architecture for architecture in Architecture)
+    assert all(PROFILES[architecture].architecture is architecture for architecture in Architecture)
 
 
-def test_a_user_overrides_a_value_of_a_profile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_user_overrides_a_value_of_a_profile_which_is_read_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     file = tmp_path / "profiles.json"
-    file.write_text(json.dumps({"alchemist": {"single_allocation_limit_bytes": 1 << 30, "flash_head_dims": [64]}}))
+    file.write_text(json.dumps({"battlemage": {"single_allocation_limit_bytes": 1 << 30, "flash_head_dims": [64]}}))
     monkeypatch.setenv(OVERRIDES_VARIABLE, str(file))
-    profile = profile_of(Architecture.ALCHEMIST)
-    assert (profile.single_allocation_limit_bytes, profile.flash_head_dims) == (1 << 30, (64,))
-    assert profile_of(Architecture.BATTLEMAGE).single_allocation_limit_bytes is None
+    monkeypatch.setattr(torch, "xpu", xpu_module(B580))
+    device, cpu = find_devices({}, *gpu_tree(tmp_path, ("0x8086", "0xe20b"))).devices
+    file.unlink()
+    assert device.single_allocation_limit_bytes == 1 << 30
+    assert (device.profile.single_allocation_limit_bytes, device.profile.flash_head_dims) == (1 << 30, (64,))
+    assert cpu.profile == PROFILES[Architecture.UNKNOWN]
 
 
 @pytest.mark.parametrize(
@@ -263,12 +273,30 @@ def test_a_user_overrides_a_value_of_a_profile(monkeypatch: pytest.MonkeyPatch, 
         ('{"alchemist": {"flash_head_dims": ["64"]}}', r"wrong at alchemist.flash_head_dims.0 \(.* valid integer"),
     ],
 )
-def test_a_wrong_override_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, says: str) -> None:
+def test_a_wrong_override_is_not_followed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, says: str
+) -> None:
     file = tmp_path / "profiles.json"
     file.write_text(text)
     monkeypatch.setenv(OVERRIDES_VARIABLE, str(file))
-    with pytest.raises(ValueError, match=says):
-        profile_of(Architecture.ALCHEMIST)
+    profiles, problem = known_profiles()
+    assert re.search(says, problem)
+    assert profiles == PROFILES
+
+
+def test_a_wrong_override_costs_no_device_and_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(OVERRIDES_VARIABLE, str(tmp_path / "typo.json"))
+    monkeypatch.setattr(torch, "xpu", xpu_module(B580))
+    found = find_devices({}, *gpu_tree(tmp_path, ("0x8086", "0xe20b")))
+    assert found.devices[0].profile == PROFILES[Architecture.BATTLEMAGE]
+    (rejection,) = found.rejected
+    assert (rejection.what, rejection.fix) == (OVERRIDES_VARIABLE, "mend or unset it")
+    assert "typo.json cannot be read (No such file or directory), no value is overridden" in rejection.why
+    assert "typo.json cannot be read" in caplog.text
+    (finding,) = (entry for entry in examine(machine(inventory=found)) if entry.code == "profiles")
+    assert finding.evidence == rejection.why
 
 
 def test_the_command_prints_text_and_json(capsys: pytest.CaptureFixture[str]) -> None:

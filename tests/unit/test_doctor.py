@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -87,6 +88,15 @@ def test_what_a_child_computed_before_it_hung_is_kept() -> None:
     run = probe.run("xpu:0", limit_seconds=2, command=[sys.executable, "-c", script])
     assert run.code is None
     assert [result.name for result in run.results] == ["softmax"]
+
+
+def test_bytes_that_are_no_text_and_half_a_line_of_a_child_are_passed_over() -> None:
+    line = json.dumps(dataclasses.asdict(Result("softmax", "fp32", 0.0)))
+    written = f"b'\\xff\\xfe\\n' + {line!r}.encode() + b'\\n{{}}\\nnull\\n{{\"name\": \"soft'"
+    script = f"import sys; sys.stdout.buffer.write({written}); sys.stderr.buffer.write(b'\\xe9'); sys.exit(3)"
+    run = probe.run("xpu:0", command=[sys.executable, "-c", script])
+    assert (run.code, [result.name for result in run.results]) == (3, ["softmax"])
+    assert probe.finding("xpu:0", run).evidence == "\N{REPLACEMENT CHARACTER}"
 
 
 def test_a_child_that_cannot_be_killed_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -336,6 +346,23 @@ def test_a_comfyui_without_this_pack_is_told(comfyui: tuple[str, dict[str, Any]]
     (finding,) = examine_server(address)
     assert finding.code == "comfyui-unknown"
     assert finding.evidence
+
+
+@pytest.mark.parametrize("line", [b"SSH-2.0-OpenSSH_9.2\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{"])
+def test_what_is_no_web_server_is_told(line: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer() -> None:
+            connection, _ = listening.accept()
+            connection.recv(4096)
+            connection.sendall(line)
+            connection.close()
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        (finding,) = examine_server(f"127.0.0.1:{listening.getsockname()[1]}")
+        thread.join()
+    assert finding.code == "comfyui-unknown"
 
 
 def test_without_a_running_comfyui_nothing_of_it_is_claimed() -> None:

@@ -77,3 +77,26 @@ def test_packs_that_insist_on_cuda_are_named_with_file_and_line(tmp_path: Path) 
     (finding,) = scan.findings(places)
     assert finding.what == "some-pack insists on CUDA in 2 places"
     assert "nodes.py:2 model.cuda()" in finding.evidence
+
+
+def test_what_is_not_there_or_cannot_be_read_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert scan.scan(tmp_path / "missing") == []
+    pack = tmp_path / "pack"
+    (pack / "folder.py").mkdir(parents=True)
+    (pack / "broken.py").symlink_to("nowhere.py")
+    (pack / "locked.py").write_text("x.cuda()")
+    (pack / "sound.py").write_text("x.cuda()")
+    (tmp_path / "gone").symlink_to("nowhere")
+    (tmp_path / "gone.py").symlink_to("nowhere.py")
+    (tmp_path / "round").symlink_to("round")
+    (tmp_path / "named.py").mkdir()
+    (tmp_path / "named.py" / "inside.py").write_text("x.cuda()")
+    read_text = Path.read_text
+
+    def refuse(path: Path, **options: str) -> str:  # the superuser may read everything
+        if path.name == "locked.py":
+            raise PermissionError(13, "Permission denied", str(path))
+        return read_text(path, **options)
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    assert [place.file for place in scan.scan(tmp_path)] == ["inside.py", "sound.py"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from xpu_utils.machine.selector import shows
+from xpu_utils.machine.selector import leaves, shows
 
 
 @pytest.mark.parametrize(
@@ -33,3 +33,10 @@ from xpu_utils.machine.selector import shows
 )
 def test_which_level_zero_gpus_a_selector_leaves(selector: str, left: list[int]) -> None:
     assert [position for position in range(2) if shows(selector, position)] == left
+
+
+@pytest.mark.parametrize(
+    ("mask", "left"), [("", [0, 1]), ("0", [0]), ("0.0", [0]), ("1.0, 1.1", [1]), ("0,1", [0, 1]), ("7", [])]
+)
+def test_which_gpus_a_mask_leaves(mask: str, left: list[int]) -> None:
+    assert [position for position in range(2) if leaves(mask, position)] == left

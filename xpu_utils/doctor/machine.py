@@ -16,7 +16,7 @@ import torch
 
 from ..machine.devices import INTEL_VENDOR, Inventory, find_devices
 from ..machine.host_memory import read_host_memory
-from ..machine.profiles import architecture_of, profile_of
+from ..machine.profiles import PROFILES, architecture_of
 from ..telemetry import sysman
 from ..telemetry.readings import Unavailable
 from .windows import find_adapters
@@ -176,7 +176,7 @@ def _windows_gpus() -> list[Gpu]:
             pci_device_id=adapter.pci_device_id,
             driver=adapter.driver,
             largest_bar_bytes=0,
-            integrated=profile_of(architecture_of(adapter.pci_device_id, "")).integrated,
+            integrated=PROFILES[architecture_of(adapter.pci_device_id, "")].integrated,
         )
         for adapter in find_adapters()
     ]

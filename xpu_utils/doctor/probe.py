@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import signal
@@ -57,7 +58,10 @@ def run(
         command: another program, for tests.
     """
     command = command or [sys.executable, "-c", _START, str(ROOT), device, *(["--all"] if everything else [])]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # Drivers write to both streams what is not UTF-8, and half lines when they abort.
+    child = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8", errors="replace"
+    )
     try:
         output, errors = child.communicate(timeout=limit_seconds)
     except subprocess.TimeoutExpired:
@@ -76,7 +80,12 @@ def _end(child: subprocess.Popen[str]) -> str:
 
 
 def _results(text: str) -> tuple[Result, ...]:
-    return tuple(Result(**json.loads(line)) for line in text.splitlines() if line.startswith("{"))
+    """Those whose line is whole."""
+    found = []
+    for line in text.splitlines():
+        with contextlib.suppress(ValueError, TypeError):
+            found.append(Result(**json.loads(line)))
+    return tuple(found)
 
 
 def finding(device: str, run: Run, *, limit_seconds: float = TIME_LIMIT_SECONDS) -> Finding:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..machine.pip import install_torch, pip
-from ..machine.profiles import Architecture
-from ..machine.selector import shows
+from ..machine.profiles import OVERRIDES_VARIABLE, Architecture
+from ..machine.selector import leaves, shows
 from .findings import Finding, State, everywhere
 from .machine import Machine
 
@@ -108,8 +108,9 @@ def _hiding(machine: Machine) -> Iterator[Finding]:
         what, evidence = "SYCL_DEVICE_FILTER leaves out Level Zero", f"SYCL_DEVICE_FILTER={older}"
         yield Finding("sycl-filter", state, what, evidence, _unsetting("SYCL_DEVICE_FILTER"))
     mask = variables.get("ZE_AFFINITY_MASK", "")
-    if mask and usable < gpus:
-        what, evidence = f"ZE_AFFINITY_MASK leaves {usable} of {gpus} GPUs", f"ZE_AFFINITY_MASK={mask}"
+    left = sum(leaves(mask, position) for position in range(gpus or 1))
+    if left < (gpus or 1):
+        what, evidence = f"ZE_AFFINITY_MASK leaves {left} of {gpus or 1} GPUs", f"ZE_AFFINITY_MASK={mask}"
         yield Finding("affinity-mask", state, what, evidence, _unsetting("ZE_AFFINITY_MASK"))
 
 
@@ -121,6 +122,14 @@ def _setting(variable: str, value: str) -> dict[str, str]:
 def _unsetting(variable: str) -> dict[str, str]:
     nixos = f"Remove {variable} from environment.variables and from the shell's flake."
     return everywhere(f"unset {variable}", windows=rf"reg delete HKCU\Environment /v {variable} /f", nixos=nixos)
+
+
+def profiles(machine: Machine) -> Iterator[Finding]:
+    """The user's own values of an architecture can be read."""
+    for entry in machine.inventory.rejected:
+        if entry.what == OVERRIDES_VARIABLE:
+            fixes = _unsetting(OVERRIDES_VARIABLE)
+            yield Finding("profiles", State.WARNING, f"{OVERRIDES_VARIABLE} is not followed", entry.why, fixes)
 
 
 def processor(machine: Machine) -> Iterator[Finding]:
@@ -165,4 +174,4 @@ def devices(machine: Machine) -> Iterator[Finding]:
         )
 
 
-CHECKS = (torch_build, companions, sysman, environment, processor, devices)
+CHECKS = (torch_build, companions, sysman, environment, profiles, processor, devices)

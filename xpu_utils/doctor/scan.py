@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,27 +35,32 @@ class Place:
 def scan(folder: Path, *, own: Path | None = None) -> list[Place]:
     """Scans every pack (each a folder, a link to one, or a file) under a custom_nodes folder.
 
+    What is not there or cannot be read has no places: ComfyUI cannot import it either.
+
     Args:
         folder: custom_nodes.
         own: a pack to leave out, by its resolved path.
     """
     places: list[Place] = []
-    for pack in sorted(folder.iterdir()):
-        if pack.resolve() == own or pack.name.startswith("."):
+    for pack in sorted(folder.glob("*")):
+        if os.path.realpath(pack) == str(own) or pack.name.startswith("."):
             continue
         for file in _sources(pack):
             name = file.relative_to(pack).as_posix() if file != pack else pack.name
-            source = file.read_text(encoding="utf-8", errors="replace")
+            try:
+                source = file.read_text(encoding="utf-8", errors="replace")
+            except OSError:
+                continue
             places += [Place(pack.name, name, line, code[:80]) for line, code in sorted(_demands(source))]
     return places
 
 
 def _sources(pack: Path) -> Iterator[Path]:
     """The pack's Python files, in order, without hidden folders such as a virtual environment."""
-    files = [pack] if pack.suffix == ".py" else sorted(pack.rglob("*.py"))
+    files = [pack] if pack.suffix == ".py" and not pack.is_dir() else sorted(pack.rglob("*.py"))
     for file in files[:MOST_FILES]:
         hidden = any(part.startswith(".") for part in file.relative_to(pack).parts)
-        if not hidden and file.stat().st_size <= LARGEST_FILE_BYTES:
+        if not hidden and file.is_file() and file.stat().st_size <= LARGEST_FILE_BYTES:
             yield file
 
 

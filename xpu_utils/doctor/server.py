@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import urllib.error
 import urllib.request
@@ -20,7 +21,7 @@ def examine_server(address: str) -> list[Finding]:
     try:
         with urllib.request.urlopen(f"http://{address}/xpu/doctor", timeout=TIME_LIMIT_SECONDS) as answer:
             return [_finding(entry) for entry in json.load(answer)["findings"]]
-    except (urllib.error.URLError, OSError) as error:
+    except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
         reason = str(getattr(error, "reason", error))
     except (ValueError, KeyError, TypeError) as error:
         reason = f"its answer is not ours: {error!r}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import platform
 import re
@@ -16,8 +17,8 @@ import torch
 from ..recovery.faults import first_line
 from .host_memory import read_host_memory
 from .pip import install_torch
-from .profiles import Architecture, Profile, architecture_of, profile_of
-from .selector import shows
+from .profiles import OVERRIDES_VARIABLE, Architecture, Profile, architecture_of, known_profiles
+from .selector import leaves, shows
 
 INTEL_VENDOR = "0x8086"
 
@@ -43,6 +44,7 @@ class Device:
     pci_address: str
     compute_units: int
     single_allocation_limit_bytes: int | None
+    profile: Profile
 
     @property
     def id(self) -> str:
@@ -52,10 +54,6 @@ class Device:
     @property
     def torch_device(self) -> torch.device:
         return torch.device(self.id)
-
-    @property
-    def profile(self) -> Profile:
-        return profile_of(self.architecture)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,12 +95,16 @@ def find_devices(
     Allocates nothing on any device. The arguments exist so that a recorded machine can be examined.
     """
     environment = os.environ if environment is None else environment
-    accelerators, failed = _accelerators()
-    rejected = (*failed, *_hidden_gpus(accelerators, failed, environment, dri, sysfs))
-    return Inventory(devices=(*accelerators, _cpu()), rejected=rejected)
+    profiles, problem = known_profiles()
+    accelerators, failed = _accelerators(profiles)
+    rejected = [*failed, *_hidden_gpus(accelerators, failed, environment, dri, sysfs)]
+    if problem:
+        rejected.append(Rejection(OVERRIDES_VARIABLE, f"{problem}, no value is overridden", "mend or unset it"))
+        logging.warning("XPU Nodes: %s: %s; mend or unset it.", OVERRIDES_VARIABLE, rejected[-1].why)
+    return Inventory(devices=(*accelerators, _cpu(profiles)), rejected=tuple(rejected))
 
 
-def _accelerators() -> tuple[list[Device], list[Rejection]]:
+def _accelerators(profiles: Mapping[Architecture, Profile]) -> tuple[list[Device], list[Rejection]]:
     """Every accelerator PyTorch can use, XPUs first, and those that it shows and cannot ask."""
     current = torch.accelerator.current_accelerator()
     devices: list[Device] = []
@@ -115,7 +117,7 @@ def _accelerators() -> tuple[list[Device], list[Rejection]]:
             continue
         for index in range(count):
             try:
-                devices.append(_accelerator(kind, index))
+                devices.append(_accelerator(kind, index, profiles))
             except (RuntimeError, AssertionError) as error:  # PyTorch asserts that the index is valid
                 failed.append(_failed(f"{kind}:{index}", error))
     return devices, failed
@@ -134,14 +136,14 @@ def _count(kind: str) -> int:
     return count if count and available() else 0
 
 
-def _accelerator(kind: str, index: int) -> Device:
+def _accelerator(kind: str, index: int, profiles: Mapping[Architecture, Profile]) -> Device:
     """Reads a device's properties, each with a default: torch builds differ in what they report."""
     module = getattr(torch, kind)
     properties = getattr(module, "get_device_properties", lambda index: None)(index)
     name = str(getattr(properties, "name", f"{kind}:{index}"))
     pci_device_id = _integer(getattr(properties, "device_id", None))
     architecture = architecture_of(pci_device_id, name) if kind == "xpu" else Architecture.UNKNOWN
-    profile = profile_of(architecture)
+    profile = profiles[architecture]
     total_bytes = int(getattr(properties, "total_memory", 0))
     bf16_supported = getattr(module, "is_bf16_supported", lambda: "bf16" in profile.compute_dtypes)
     return Device(
@@ -162,6 +164,7 @@ def _accelerator(kind: str, index: int) -> Device:
         pci_address=_pci_address(properties),
         compute_units=int(getattr(properties, "max_compute_units", getattr(properties, "multi_processor_count", 0))),
         single_allocation_limit_bytes=profile.single_allocation_limit_bytes,
+        profile=profile,
     )
 
 
@@ -177,7 +180,7 @@ def _pci_address(properties: Any) -> str:
     return f"{parts[0]:04x}:{parts[1]:02x}:{parts[2]:02x}.0"
 
 
-def _cpu() -> Device:
+def _cpu(profiles: Mapping[Architecture, Profile]) -> Device:
     return Device(
         type="cpu",
         index=None,
@@ -194,6 +197,7 @@ def _cpu() -> Device:
         pci_address="",
         compute_units=psutil.cpu_count(logical=False) or psutil.cpu_count() or 1,
         single_allocation_limit_bytes=None,
+        profile=profiles[Architecture.UNKNOWN],
     )
 
 
@@ -252,12 +256,13 @@ def _xpu_obstacle(
             f"install the XPU build of PyTorch: {install_torch()}",
         )
     selector, mask = environment.get("ONEAPI_DEVICE_SELECTOR", ""), environment.get("ZE_AFFINITY_MASK", "")
-    if _selector_hides(selector, gpus, xpu_present):
+    some = all if xpu_present else any  # one of the GPUs is hidden, or all of them
+    if not some(shows(selector, position) for position in range(gpus or 1)):
         return (
             f"ONEAPI_DEVICE_SELECTOR={selector} hides it: PyTorch takes Level Zero GPUs only",
             "unset ONEAPI_DEVICE_SELECTOR or set it to level_zero:gpu",
         )
-    if mask and (xpu_present or "0" not in mask.split(",")):
+    if not some(leaves(mask, position) for position in range(gpus or 1)):
         return (f"ZE_AFFINITY_MASK={mask} hides it", "unset ZE_AFFINITY_MASK or name the device in it")
     if platform.system() == "Windows":
         return ("the Intel graphics driver reports no device", "install Intel's current graphics driver for Windows")
@@ -276,12 +281,6 @@ def _xpu_obstacle(
         "the Level Zero driver reports no device",
         "install Intel's compute runtime (intel-compute-runtime / intel-opencl-icd and libze1)",
     )
-
-
-def _selector_hides(selector: str, gpus: int, xpu_present: bool) -> bool:
-    """Whether ONEAPI_DEVICE_SELECTOR hides a GPU; all of them, where no XPU shows."""
-    shown = [shows(selector, position) for position in range(max(gpus, 1))]
-    return not (all(shown) if xpu_present else any(shown))
 
 
 def intel_gpus(sysfs: Path = Path("/sys/class/drm")) -> list[tuple[str, int]]:

@@ -6,6 +6,7 @@ import dataclasses
 import enum
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
@@ -104,13 +105,13 @@ def architecture_of(pci_device_id: int | None, name: str) -> Architecture:
     return Architecture.UNKNOWN
 
 
-def profile_of(architecture: Architecture) -> Profile:
-    """The architecture's profile with the user's overrides applied.
-
-    Raises:
-        ValueError: the overrides file cannot be read, or holds something else than fields of known architectures.
-    """
-    return _overrides().get(architecture, PROFILES[architecture])
+def known_profiles() -> tuple[Mapping[Architecture, Profile], str]:
+    """Every architecture's profile with the user's overrides, or without them and what is wrong with their file."""
+    path = os.environ.get(OVERRIDES_VARIABLE)
+    try:
+        return {**PROFILES, **(_overrides(Path(path)) if path else {})}, ""
+    except ValueError as error:
+        return PROFILES, str(error)
 
 
 _KEYS = {architecture.name.lower(): architecture for architecture in Architecture}
@@ -119,24 +120,19 @@ _FIELDS: dict[str, Any] = {
 }
 
 
-def _overrides() -> dict[Architecture, Profile]:
-    path = os.environ.get(OVERRIDES_VARIABLE)
-    if not path:
-        return {}
+def _overrides(file: Path) -> dict[Architecture, Profile]:
     import pydantic  # here, because older ComfyUIs start without it
 
     override_kind = pydantic.create_model("Override", __config__={"extra": "forbid", "strict": True}, **_FIELDS)
-    file: pydantic.TypeAdapter[dict[str, Any]] = pydantic.TypeAdapter(dict[Literal[tuple(_KEYS)], override_kind])  # type: ignore
+    kind: pydantic.TypeAdapter[dict[str, Any]] = pydantic.TypeAdapter(dict[Literal[tuple(_KEYS)], override_kind])  # type: ignore
     try:
-        given = file.validate_json(Path(path).read_bytes())
+        given = kind.validate_json(file.read_bytes())
     except OSError as error:
-        raise ValueError(f"{OVERRIDES_VARIABLE}: {path} cannot be read ({error}), mend or unset it.") from error
+        raise ValueError(f"{file} cannot be read ({error.strerror})") from error
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"] if part != "[key]") or "the whole"
-        raise ValueError(
-            f"{OVERRIDES_VARIABLE}: {path} is wrong at {where} ({first['msg']}), mend or unset it."
-        ) from error
+        raise ValueError(f"{file} is wrong at {where} ({first['msg']})") from error
     return {
         _KEYS[key]: dataclasses.replace(PROFILES[_KEYS[key]], **override.model_dump(exclude_unset=True))
         for key, override in given.items()

@@ -1,6 +1,6 @@
-"""ONEAPI_DEVICE_SELECTOR: which of the Level Zero GPUs, the only devices PyTorch takes, it leaves.
+"""ONEAPI_DEVICE_SELECTOR and ZE_AFFINITY_MASK: which of the Level Zero GPUs, the only ones PyTorch takes, they leave.
 
-Grammar: intel/llvm, sycl/doc/EnvironmentVariables.md.
+Grammar: intel/llvm, sycl/doc/EnvironmentVariables.md; the Level Zero specification, "Affinity Mask".
 """
 
 from __future__ import annotations
@@ -26,3 +26,8 @@ def _names(term: str, position: int) -> bool:
     backend, _, devices = term.partition(":")
     names = [device.strip().split(".")[0] for device in devices.split(",")]
     return backend in ("level_zero", "*") and any(name in ("*", "gpu", str(position)) for name in names)
+
+
+def leaves(mask: str, position: int) -> bool:
+    """Whether ZE_AFFINITY_MASK leaves the GPU at that position, or a tile of it: "0,1.0"."""
+    return not mask.strip() or str(position) in [term.split(".")[0].strip() for term in mask.split(",")]

@@ -58,6 +58,7 @@ class Routes:
         return web.json_response(text=await self._off_loop(lambda: as_json(host_inventory())))
 
     async def telemetry(self, request: web.Request) -> web.Response:
+        _same_origin(request)  # another site's page shall not keep the drivers busy
         query = _query(request, "interval_seconds")
         if "interval_seconds" in query:
             self._broadcaster.watch(_seconds(query["interval_seconds"]))
