@@ -22,7 +22,7 @@ RESULTS = OUT / "attention.json"
 def found(tmp_path_factory: pytest.TempPathFactory, host: Path) -> Any:
     device = {"preset": "arc-a770", "sdpa": "math", "total_bytes": 8 * GIB, "max_allocation_bytes": LIMIT_BYTES}
     result = answers(
-        "attention_cases", {"devices": [device]}, tmp_path_factory.mktemp("attention"), host, host_environment()
+        "attention_cases", {"devices": [device, device]}, tmp_path_factory.mktemp("attention"), host, host_environment()
     )
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     RESULTS.write_text(json.dumps(result, indent=1))
@@ -53,6 +53,13 @@ def test_the_vae_s_attention_block_goes_in_pieces(found: Any) -> None:
     block = found["vae_block"]
     assert block["largest_difference"] < 1e-2
     assert block["ours"]["peak_bytes"] < block["stock"]["peak_bytes"]
+
+
+def test_where_the_device_s_own_attention_is_wrong_it_is_computed_another_way(found: Any) -> None:
+    wrong = found["wrong_head_dim"]
+    assert wrong["wrong"] == [40]
+    assert wrong["stock"] > 0.01
+    assert max(wrong["whole"], wrong["pieces"]) < 1e-5
 
 
 def test_what_fits_is_one_plain_call(found: Any) -> None:

@@ -16,22 +16,21 @@ from .conftest import SimServer
 SCRIPT = """
 import dataclasses, json, sys, time
 from tests import xpu_sim
-from xpu_utils.selftest import result as selftest
+from xpu_utils.selftest.result import SelfTests, best_precision
 from xpu_utils.machine.devices import find_devices
 
 simulation = xpu_sim.current()
 
 def tested(name):
-    selftest._known.clear()
     device = dataclasses.replace(find_devices().devices[0], driver_version=name)
     started = time.perf_counter()
-    found = selftest.self_test(device)
+    found = SelfTests().of(device)
     return {
         "device": device.id,
         "finished": found.finished,
         "precisions": found.precisions,
-        "head_dims": found.head_dims("bf16"),
-        "auto": selftest.best_precision(device, found),
+        "wrong_head_dims": found.wrong_head_dims("bf16"),
+        "auto": best_precision(device, found),
         "seconds": time.perf_counter() - started,
     }
 
@@ -62,9 +61,9 @@ def test_what_a_device_computes_wrongly_is_found(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     answers: dict[str, dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
     assert answers["sound"]["precisions"] == ["fp32", "bf16", "fp16"]
-    assert answers["sound"]["head_dims"] == [40, 64, 80, 96, 128, 160]
+    assert answers["sound"]["wrong_head_dims"] == []
     assert (answers["sound"]["device"], answers["sound"]["auto"]) == ("xpu:0", "bf16")
-    assert answers["wrong attention"]["head_dims"] == []
+    assert answers["wrong attention"]["wrong_head_dims"] == [40, 64, 80, 96, 128, 160]
     assert answers["wrong attention"]["auto"] == "fp32"
     assert "bf16" not in answers["no bf16"]["precisions"]
     assert answers["no bf16"]["auto"] == "fp16"

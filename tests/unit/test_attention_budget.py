@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -13,9 +15,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from xpu_utils.memory.attention import (
     SCORE_BYTES,
     SMALLEST_BYTES,
+    Attend,
     AttentionBudget,
     Chunks,
     attend_in_chunks,
+    attend_in_fp32,
     budget_for,
     chunks_for,
 )
@@ -54,11 +58,11 @@ class Case:
     mask: torch.Tensor | None
     """(queries, keys), (batch, queries, keys) or (batch, heads, queries, keys), some sizes 1."""
 
-    def whole(self) -> torch.Tensor:
+    def whole(self, attend: Attend = unfused) -> torch.Tensor:
         mask = self.mask
         if mask is not None and mask.ndim == 3:
             mask = mask.unsqueeze(1)
-        return unfused(self.q, self.k, self.v, mask)
+        return attend(self.q, self.k, self.v, mask)
 
     @property
     def least_bytes(self) -> int:
@@ -101,6 +105,19 @@ def test_pieces_give_the_whole_and_no_temporary_exceeds_the_budget(case: Case, b
     if chunks is not None:
         result_bytes = actual.numel() * actual.element_size()
         assert seen.largest_bytes <= max(budget, result_bytes)
+
+
+@settings(max_examples=50, deadline=None)
+@given(cases(), st.sampled_from((None, 0.3)))
+def test_attention_by_products_gives_what_torch_s_own_gives(case: Case, scale: float | None) -> None:
+    def torchs(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        return F.scaled_dot_product_attention(q, k, v, mask, scale=scale, enable_gqa=True)
+
+    attend = functools.partial(attend_in_fp32, scale=scale)
+    chunks = chunks_for(case.q.shape, case.k.shape, max(20_000, case.least_bytes))
+    actual = attend_in_chunks(attend, case.q, case.k, case.v, case.mask, chunks)
+    tolerance = TOLERANCE[case.q.dtype]
+    torch.testing.assert_close(actual, case.whole(torchs), atol=tolerance, rtol=tolerance)
 
 
 def test_the_recorder_sees_the_scores_of_a_whole_call() -> None:

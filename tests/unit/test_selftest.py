@@ -14,20 +14,15 @@ import torch
 from xpu_utils.machine.cache import DIRECTORY_VARIABLE, cache_directory
 from xpu_utils.machine.devices import Device
 from xpu_utils.machine.profiles import Architecture
-from xpu_utils.selftest import operations as numeric
-from xpu_utils.selftest import result as selftest
-from xpu_utils.selftest.operations import HEAD_DIMS, Result
-from xpu_utils.selftest.result import SelfTest, best_precision, self_test
+from xpu_utils.selftest.operations import Result, check, operations
+from xpu_utils.selftest.result import SelfTest, SelfTests, best_precision
 
 from .recorded import b580, xpu
-
-REAL_CHECK = numeric.check
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv(DIRECTORY_VARIABLE, str(tmp_path / "cache"))
-    monkeypatch.setattr(selftest, "_known", {})
     return tmp_path / "cache"
 
 
@@ -44,33 +39,34 @@ class Kernels:
         problem = self.wrong(name, precision)
         if problem == "inaccurate":
             return Result(name, precision, 0.5)
-        return Result(name, precision, None, problem) if problem else REAL_CHECK("cpu", name, precision)
+        return Result(name, precision, None, problem) if problem else check("cpu", name, precision)
+
+    def process(self, time_limit_seconds: float = 60.0) -> SelfTests:
+        """What a process that begins now knows."""
+        return SelfTests(self.check, time_limit_seconds)
+
+    def tested(self, device: Device) -> SelfTest:
+        return self.process().of(device)
 
 
 @pytest.fixture
-def kernels(monkeypatch: pytest.MonkeyPatch) -> Kernels:
-    kernels = Kernels()
-    monkeypatch.setattr(numeric, "check", kernels.check)
-    return kernels
-
-
-def new_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(selftest, "_known", {})
+def kernels() -> Kernels:
+    return Kernels()
 
 
 def test_a_right_device_passes_in_every_precision_and_head_dim(kernels: Kernels) -> None:
-    found = self_test(b580())
+    found = kernels.tested(b580())
     assert found.finished
     assert found.precisions == ("fp32", "bf16", "fp16")
-    assert all(found.head_dims(precision) == HEAD_DIMS for precision in found.precisions)
+    assert not any(found.wrong_head_dims(precision) for precision in found.precisions)
     names = {name for name, _ in kernels.checks}
     assert {"matrix product", "convolution", "group norm", "layer norm"} <= names
     assert {f"attention, head dim {size}" for size in (40, 64, 80, 96, 128, 160)} <= names
 
 
 def test_what_may_end_the_process_is_left_to_the_doctor(kernels: Kernels) -> None:
-    self_test(b580())
-    assert "sliced convolution 3d" in numeric.operations()
+    kernels.tested(b580())
+    assert "sliced convolution 3d" in operations()
     assert "sliced convolution 3d" not in {name for name, _ in kernels.checks}
 
 
@@ -79,17 +75,31 @@ def test_a_wrong_operation_rules_its_precision_out(
     kernels: Kernels, problem: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     kernels.wrong = lambda name, precision: problem if (name, precision) == ("convolution", "bf16") else ""
-    found = self_test(b580())
+    found = kernels.tested(b580())
     assert found.precisions == ("fp32", "fp16")
     assert best_precision(b580(), found) == "fp16"
     assert "xpu:0 computes convolution wrongly in bf16" in caplog.text
 
 
-def test_wrong_attention_is_told_by_head_dim(kernels: Kernels) -> None:
-    kernels.wrong = lambda name, precision: "inaccurate" if (name, precision)[0].endswith(" 40") else ""
-    found = self_test(b580())
-    assert found.head_dims("bf16") == (64, 80, 96, 128, 160)
-    assert best_precision(b580(), found) == "fp32", "nothing is right, so the plainest is used"
+def test_attention_that_is_wrong_at_one_head_dim_leaves_the_precision_and_is_told(
+    kernels: Kernels, caplog: pytest.LogCaptureFixture
+) -> None:
+    kernels.wrong = lambda name, precision: "inaccurate" if name.endswith(" 40") and precision == "bf16" else ""
+    process = kernels.process()
+    device = b580()
+    assert not process.attends_wrongly(device.torch_device, 40, torch.bfloat16), "not tested: taken to be right"
+    found = process.of(device)
+    assert best_precision(device, found) == "bf16"
+    assert process.attends_wrongly(device.torch_device, 40, torch.bfloat16)
+    assert not process.attends_wrongly(device.torch_device, 64, torch.bfloat16)
+    assert not process.attends_wrongly(device.torch_device, 40, torch.float16)
+    assert not process.attends_wrongly(b580(index=1).torch_device, 40, torch.bfloat16)
+    assert "head dim 40 wrongly in bf16 (error 0.5): it is computed another way there." in caplog.text
+
+
+def test_attention_that_is_wrong_at_every_head_dim_rules_its_precision_out(kernels: Kernels) -> None:
+    kernels.wrong = lambda name, precision: "inaccurate" if name.startswith("att") and precision == "bf16" else ""
+    assert best_precision(b580(), kernels.tested(b580())) == "fp16"
 
 
 @pytest.mark.parametrize(
@@ -103,15 +113,14 @@ def test_wrong_attention_is_told_by_head_dim(kernels: Kernels) -> None:
     ],
 )
 def test_auto_is_the_first_precision_that_the_device_has(kernels: Kernels, device: Device, precision: str) -> None:
-    assert best_precision(device, self_test(device)) == precision
+    assert best_precision(device, kernels.tested(device)) == precision
 
 
-def test_the_result_is_kept_for_the_next_process(kernels: Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_result_is_kept_for_the_next_process(kernels: Kernels) -> None:
     kernels.wrong = lambda _name, precision: "inaccurate" if precision == "fp16" else ""
-    found = self_test(b580())
-    new_process(monkeypatch)
+    found = kernels.tested(b580())
     kernels.checks.clear()
-    assert self_test(b580(index=1)) == found, "the same model with the same driver is one result"
+    assert kernels.tested(b580(index=1)) == found, "the same model with the same driver is one result"
     assert not kernels.checks
 
 
@@ -119,8 +128,7 @@ def test_the_result_is_kept_for_the_next_process(kernels: Kernels, monkeypatch: 
 def test_it_is_made_again_for_another_driver_or_torch_or_a_damaged_file(
     kernels: Kernels, monkeypatch: pytest.MonkeyPatch, cache: Path, change: str
 ) -> None:
-    self_test(b580())
-    new_process(monkeypatch)
+    kernels.tested(b580())
     kernels.checks.clear()
     device = b580(driver_version="newer") if change == "driver" else b580()
     if change == "torch":
@@ -128,20 +136,20 @@ def test_it_is_made_again_for_another_driver_or_torch_or_a_damaged_file(
     if change == "damaged":
         (file,) = cache.iterdir()
         file.write_text('{"results": [{}]}')
-    assert self_test(device).finished
+    assert kernels.tested(device).finished
     assert kernels.checks
 
 
 @pytest.mark.parametrize("problem", ["XPU out of memory. Tried to allocate 2 MiB.", "UR_RESULT_ERROR_DEVICE_LOST"])
 def test_a_failure_of_the_moment_is_neither_wrong_nor_kept(kernels: Kernels, cache: Path, problem: str) -> None:
     kernels.wrong = lambda name, _precision: problem if name == "convolution" else ""
-    found = self_test(b580())
+    found = kernels.tested(b580())
     assert not found.finished
     assert found.precisions == ("fp32", "bf16", "fp16")
     assert not cache.exists()
 
 
-def test_a_device_that_hangs_costs_the_time_limit_only(kernels: Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_that_hangs_costs_the_time_limit_only(kernels: Kernels) -> None:
     released = threading.Event()
 
     def hang(name: str, precision: str) -> str:
@@ -150,8 +158,7 @@ def test_a_device_that_hangs_costs_the_time_limit_only(kernels: Kernels, monkeyp
         return ""
 
     kernels.wrong = hang
-    monkeypatch.setattr(selftest, "TIME_LIMIT_SECONDS", 0.2)
-    found = self_test(b580())
+    found = kernels.process(0.2).of(b580())
     asked = len(kernels.checks)
     released.set()
     for thread in threading.enumerate():
@@ -161,10 +168,8 @@ def test_a_device_that_hangs_costs_the_time_limit_only(kernels: Kernels, monkeyp
     assert [result.name for result in found.results] == ["matrix product"] * 3
     assert len(kernels.checks) == asked, "nothing more is started on the device"
 
-    new_process(monkeypatch)
     kernels.checks.clear()
-    monkeypatch.setattr(selftest, "TIME_LIMIT_SECONDS", 60)
-    assert self_test(b580()).finished
+    assert kernels.tested(b580()).finished
     assert kernels.checks[0] == ("convolution", "fp32"), "the next process goes on from there"
 
 
@@ -174,7 +179,7 @@ def test_a_cache_that_cannot_be_written_does_no_harm(
     file = tmp_path / "file"
     file.touch()
     monkeypatch.setenv(DIRECTORY_VARIABLE, str(file / "below"))
-    assert self_test(b580()).finished
+    assert kernels.tested(b580()).finished
     assert "cannot be kept" in caplog.text
 
 

@@ -19,8 +19,16 @@ from comfy.patcher_extension import WrappersMP
 from ..calls import Call, StandIn
 from ..cpu.attention import attention
 from ..cpu.plan import CpuPlan
-from ..memory.attention import SMALLEST_BYTES, AttentionBudget, attend_in_chunks, budget_for, chunks_for
+from ..memory.attention import (
+    SMALLEST_BYTES,
+    AttentionBudget,
+    attend_in_chunks,
+    attend_in_fp32,
+    budget_for,
+    chunks_for,
+)
 from ..placement import Placement
+from ..selftest.result import attends_wrongly
 from . import hooks
 from .inventory import host_inventory
 from .neighbours import attends_without_scores
@@ -142,15 +150,19 @@ def _within_budget(function: Any, call: Call) -> Any:
     # From the shapes alone: a view of each tensor for each layer is milliseconds of the host's time a step.
     q_shape, k_shape = (t.shape if reshaped else _shape_by_heads(t, q.shape[-1] // heads) for t in (q, k))
     head_dim = q_shape[-1]
-    chunks = chunks_for(q_shape, k_shape, budget.temporary_bytes) if budget.needs_scores(head_dim, mask) else None
+    wrong = function is _sdpa() and attends_wrongly(q.device, head_dim, q.dtype)
+    scores = wrong or budget.needs_scores(head_dim, mask)
+    chunks = chunks_for(q_shape, k_shape, budget.temporary_bytes) if scores else None
     if chunks is not None and BUDGET not in options and attends_without_scores(function, q_shape, q.dtype, given):
         chunks = None
-    if chunks is None:
+    if chunks is None and not wrong:
         return call.on(function)
     q4, k4, v4 = (q, k, v) if reshaped else _by_heads(q, k, v, head_dim)
     piecewise = {**given, "skip_reshape": True, "skip_output_reshape": True}
 
     def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None) -> Any:
+        if wrong:
+            return attend_in_fp32(q, k, v, mask, scale=given.get("scale"))
         return function(q, k, v, q.shape[1], **{**piecewise, "mask": mask})
 
     out = attend_in_chunks(attend, q4, k4, v4, mask, chunks)
@@ -168,6 +180,11 @@ def _limit_themselves() -> frozenset[Any]:
     """The host's functions that keep their scores small, as an override gets them: without their wrapper."""
     functions = [getattr(host_attention, name, None) for name in _LIMIT_THEMSELVES]
     return frozenset(getattr(function, "__wrapped__", function) for function in functions if function is not None)
+
+
+def _sdpa() -> Any:
+    """The host's attention by PyTorch's own, as an override gets it."""
+    return getattr(host_attention.attention_pytorch, "__wrapped__", host_attention.attention_pytorch)
 
 
 def _shape_by_heads(t: torch.Tensor, head_dim: int) -> tuple[int, int, int, int]:

@@ -113,6 +113,22 @@ def attend_in_chunks(
     return out
 
 
+def attend_in_fp32(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, *, scale: float | None = None
+) -> torch.Tensor:
+    """Attention by products and a softmax, for devices whose own is wrong; shapes as `attend_in_chunks` has them.
+
+    Args:
+        scale: of the scores; the head dim's where none is given.
+    """
+    shared = q.shape[1] // k.shape[1]
+    keys, values = (t.float().repeat_interleave(shared, dim=1) for t in (k, v))
+    scores = (q.float() * (scale or q.shape[-1] ** -0.5)) @ keys.transpose(-2, -1)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
+    return (scores.softmax(-1) @ values).to(q.dtype)
+
+
 def _four_dimensional(mask: torch.Tensor | None) -> torch.Tensor | None:
     if mask is None or mask.ndim == 4:
         return mask

@@ -13,18 +13,21 @@ import json
 import logging
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from ..machine.cache import cache_directory, keep, recall
 from ..machine.devices import Device
+from ..precision import dtype_of
 from ..recovery.faults import FaultKind, classify
-from . import operations as numeric
-from .operations import ATTENTION, HEAD_DIMS, MAY_ABORT, TOLERANCES, Result
+from .operations import ATTENTION, HEAD_DIMS, MAY_ABORT, TOLERANCES, Result, check, operations
 
 TIME_LIMIT_SECONDS = 5.0
 """A prompt waits for it. What is not tested by then is taken to be right, and the next process goes on from there."""
+
+_ATTENTION = frozenset(ATTENTION.format(head_dim) for head_dim in HEAD_DIMS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,14 +44,20 @@ class SelfTest:
 
     @property
     def precisions(self) -> tuple[str, ...]:
-        """Precisions without a wrong answer: of "fp32", "bf16", "fp16"."""
-        wrong = {result.precision for result in self.results if not result.right}
-        return tuple(precision for precision in TOLERANCES if precision not in wrong)
+        """Precisions that can be used: of "fp32", "bf16", "fp16".
 
-    def head_dims(self, precision: str) -> tuple[int, ...]:
-        """Head dims at which `scaled_dot_product_attention` has no wrong answer in that precision."""
+        Attention that is wrong at some head dims rules none out, since it is computed another way there.
+        """
+        return tuple(precision for precision in TOLERANCES if self._usable(precision))
+
+    def _usable(self, precision: str) -> bool:
         wrong = {result.name for result in self.results if result.precision == precision and not result.right}
-        return tuple(head_dim for head_dim in HEAD_DIMS if ATTENTION.format(head_dim) not in wrong)
+        return wrong < _ATTENTION
+
+    def wrong_head_dims(self, precision: str) -> tuple[int, ...]:
+        """Head dims at which `scaled_dot_product_attention` has a wrong answer in that precision."""
+        wrong = {result.name for result in self.results if result.precision == precision and not result.right}
+        return tuple(head_dim for head_dim in HEAD_DIMS if ATTENTION.format(head_dim) in wrong)
 
 
 def best_precision(device: Device, selftest: SelfTest) -> str:
@@ -64,57 +73,78 @@ def best_precision(device: Device, selftest: SelfTest) -> str:
     return choices[0] if choices else "fp32"
 
 
-def self_test(device: Device) -> SelfTest:
-    """The device's result: known in this process, cached by an earlier one, or found now.
+class SelfTests:
+    """The devices' results: known in this process, cached by an earlier one, or found when first asked for.
 
-    Runs small kernels on the device, so it is called when the device is first used, never at import. A device that
-    hangs costs `TIME_LIMIT_SECONDS`.
+    Small kernels run on a device when it is first used, never at import. One that hangs costs the time limit.
     """
-    if device.type == "cpu":
-        return _result(device, (), finished=True)  # what every device is compared with
-    with _lock:
-        if device not in _known:
-            cached = recall(_file(device), SelfTest)
-            _known[device] = cached if cached and cached.finished else _run(device, cached.results if cached else ())
-        return _known[device]
+
+    def __init__(
+        self, check: Callable[[str, str, str], Result] = check, time_limit_seconds: float = TIME_LIMIT_SECONDS
+    ) -> None:
+        self._check = check
+        self._time_limit_seconds = time_limit_seconds
+        self._known: dict[Device, SelfTest] = {}
+        self._wrong_attention: set[tuple[str, int, torch.dtype | None]] = set()
+        self._lock = threading.Lock()
+
+    def of(self, device: Device) -> SelfTest:
+        """What a device computes rightly."""
+        if device.type == "cpu":
+            return _result(device, (), finished=True)  # what every device is compared with
+        with self._lock:
+            if device not in self._known:
+                cached = recall(_file(device), SelfTest)
+                before = cached.results if cached else ()
+                found = self._known[device] = cached if cached and cached.finished else self._run(device, before)
+                self._wrong_attention |= {
+                    (device.id, head_dim, dtype_of(precision))
+                    for precision in TOLERANCES
+                    for head_dim in found.wrong_head_dims(precision)
+                }
+            return self._known[device]
+
+    def attends_wrongly(self, device: torch.device, head_dim: int, dtype: torch.dtype) -> bool:
+        """Whether `scaled_dot_product_attention` is known to be wrong there. Asked in each attention call."""
+        return bool(self._wrong_attention) and (str(device), head_dim, dtype) in self._wrong_attention
+
+    def _run(self, device: Device, before: tuple[Result, ...]) -> SelfTest:
+        """Goes on after what an earlier process had time for."""
+        results = list(before)
+        tested = {(result.name, result.precision) for result in before}
+        stop, finished = threading.Event(), threading.Event()
+
+        def work() -> None:
+            for name, precision in itertools.product(_names(), TOLERANCES):
+                if (name, precision) in tested:
+                    continue
+                result = self._check(device.id, name, precision)
+                if stop.is_set() or _circumstance(result):
+                    return
+                results.append(result)
+            finished.set()
+
+        started = time.perf_counter()
+        # A daemon: a kernel that hangs must not keep the process from ending.
+        thread = threading.Thread(target=work, name=f"self-test of {device.id}", daemon=True)
+        thread.start()
+        thread.join(self._time_limit_seconds)
+        out_of_time = thread.is_alive()
+        stop.set()
+        found = _result(device, tuple(results), finished=finished.is_set())
+        _log(device, found, time.perf_counter() - started)
+        if found.finished or out_of_time:
+            keep(_file(device), found, what=f"the self-test of {device.id}")
+        return found
 
 
-_known: dict[Device, SelfTest] = {}
-_lock = threading.Lock()
+SELF_TESTS = SelfTests()
+self_test = SELF_TESTS.of
+attends_wrongly = SELF_TESTS.attends_wrongly
 
 
 def _result(device: Device, results: tuple[Result, ...], *, finished: bool) -> SelfTest:
     return SelfTest(device.name, device.driver_version, torch.__version__, results, finished)
-
-
-def _run(device: Device, before: tuple[Result, ...]) -> SelfTest:
-    """Goes on after what an earlier process had time for."""
-    results = list(before)
-    tested = {(result.name, result.precision) for result in before}
-    stop, finished = threading.Event(), threading.Event()
-
-    def work() -> None:
-        for name, precision in itertools.product(_names(), TOLERANCES):
-            if (name, precision) in tested:
-                continue
-            result = numeric.check(device.id, name, precision)
-            if stop.is_set() or _circumstance(result):
-                return
-            results.append(result)
-        finished.set()
-
-    started = time.perf_counter()
-    # A daemon: a kernel that hangs must not keep the process from ending.
-    thread = threading.Thread(target=work, name=f"self-test of {device.id}", daemon=True)
-    thread.start()
-    thread.join(TIME_LIMIT_SECONDS)
-    out_of_time = thread.is_alive()
-    stop.set()
-    found = _result(device, tuple(results), finished=finished.is_set())
-    _log(device, found, time.perf_counter() - started)
-    if found.finished or out_of_time:
-        keep(_file(device), found, what=f"the self-test of {device.id}")
-    return found
 
 
 def _circumstance(result: Result) -> bool:
@@ -125,21 +155,17 @@ def _circumstance(result: Result) -> bool:
 
 def _names() -> list[str]:
     """The operations that are run in this process, the most used first."""
-    return [name for name in numeric.operations() if name not in MAY_ABORT]
+    return [name for name in operations() if name not in MAY_ABORT]
 
 
 def _log(device: Device, found: SelfTest, seconds: float) -> None:
     for result in found.results:
         if not result.right:
             error = result.problem or f"error {result.relative_error:.2g}"
-            logging.warning(
-                "XPU Nodes: %s computes %s wrongly in %s (%s): auto avoids %s there.",
-                device.id,
-                result.name,
-                result.precision,
-                error,
-                result.precision,
-            )
+            usable = result.precision in found.precisions
+            met = "it is computed another way there" if usable else f"auto avoids {result.precision} there"
+            text = "XPU Nodes: %s computes %s wrongly in %s (%s): %s."
+            logging.warning(text, device.id, result.name, result.precision, error, met)
     if not found.finished:
         logging.warning(
             "XPU Nodes: the self-test of %s did not finish within %.1f s, what it did not reach is taken to be right.",
