@@ -26,7 +26,7 @@ from xpu_utils.host.loading import load as loaders
 from xpu_utils.host.loading import straight as reading
 from xpu_utils.weights import spans as file_pieces
 from xpu_utils.weights.check import CheckpointError
-from xpu_utils.weights.header import entries
+from xpu_utils.weights.header import LoadError, entries
 from xpu_utils.weights.pinned import shared_pool
 
 CHECKPOINT = "sd15-tiny.safetensors"
@@ -243,6 +243,21 @@ def case_mapping() -> dict[str, Any]:
         "of": {dimensions: sum(value.dim() == dimensions for value in parameters) for dimensions in (2, 4)},
         "unchanged": path.read_bytes() == before,
     }
+
+
+def case_cut_while_in_use() -> str:
+    """What is said when weights that are the file's own memory are wanted after it was cut."""
+    path = OWN / "cut.safetensors"
+    save_file(
+        {name: value.bfloat16() for name, value in load_file(MODELS / "vae" / "vae-sd15.safetensors").items()}, path
+    )
+    vae, _ = loaders.load_vae(path.name, placement_for("cpu", "bf16"))
+    os.truncate(path, path.stat().st_size // 2)
+    try:
+        vae.decode(torch.zeros(1, 4, 8, 8))
+    except LoadError as error:
+        return str(error)
+    return ""
 
 
 def case_unaligned_fp32() -> dict[str, Any]:

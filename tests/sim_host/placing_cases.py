@@ -12,6 +12,7 @@ import comfy.sd
 import folder_paths
 import torch
 from comfy.controlnet import T2IAdapter
+from comfy.model_patcher import ModelPatcher
 from spandrel import ModelLoader
 
 from tests.harness.models import MODELS
@@ -22,6 +23,7 @@ from xpu_utils.host.loading import load as loading
 from xpu_utils.host.placing import place as placing
 from xpu_utils.host.recovery.moving import cpu, unload
 from xpu_utils.host.recovery.rungs import placement_after
+from xpu_utils.host.recovery.weights import make_ready, source_of
 from xpu_utils.host.running import coding, sampling
 from xpu_utils.host.running.upscaling import PlacedUpscaler, upscale
 from xpu_utils.placement import Placement
@@ -51,6 +53,20 @@ def case_a_model_in_another_precision() -> Any:
         "device": _told(sampling.placed_model(model, "xpu:0", "auto")[1]),
         "load_device": str(sampling.placed_model(model, "auto", "fp32")[0].load_device),
     }
+
+
+def case_a_host_copy() -> Any:
+    """Whether a model that nothing says how to read again has a copy on the host: with room, without, with it again."""
+    patcher = ModelPatcher(torch.nn.Linear(8, 8), torch.device("xpu:0"), torch.device("cpu"))
+    stock, kept = model_management.get_free_memory, []
+    for free_bytes in (1 << 30, 1, 1 << 30):
+        model_management.get_free_memory = lambda *_, free_bytes=free_bytes: free_bytes
+        try:
+            make_ready(patcher)
+        finally:
+            model_management.get_free_memory = stock
+        kept.append(source_of(patcher) is not None)
+    return kept
 
 
 def case_a_vae_in_another_precision() -> Any:

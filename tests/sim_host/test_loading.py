@@ -118,6 +118,10 @@ def test_a_cpu_maps_what_keeps_its_format_and_layout(found: Any) -> None:
     assert mapping["unchanged"]
 
 
+def test_a_mapped_file_that_was_cut_ends_the_stage_and_not_the_process(found: Any) -> None:
+    assert found["cut_while_in_use"].startswith("cut.safetensors was cut while its weights were in use: put the whole")
+
+
 def test_fp32_weights_begin_where_the_hosts_do(found: Any) -> None:
     assert found["unaligned_fp32"]["in_file"] != 0
     assert found["unaligned_fp32"]["in_model"] == []

@@ -35,6 +35,10 @@ def test_another_device_keeps_the_resident_share(found: Any) -> None:
     assert (told["device"], told["resident"]) == ("xpu:0", "45%")
 
 
+def test_a_host_copy_of_weights_is_given_back_while_host_memory_is_short(found: Any) -> None:
+    assert found["a_host_copy"] == [True, False, True]
+
+
 @pytest.mark.parametrize("what", ["a_vae", "an_upscaler"])
 def test_another_precision_leaves_other_models_on_their_device(found: Any, what: str) -> None:
     told = found[f"{what}_in_another_precision"]

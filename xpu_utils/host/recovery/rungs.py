@@ -20,7 +20,7 @@ from ..prompts import current_node_id, current_prompt_id
 from ..stages import decided
 from .lost import lead_to, lose_dead, placement_of
 from .moving import another_accelerator, cpu, free_others, relocate, unload
-from .weights import is_lost, keep_host_copy, recover
+from .weights import is_lost, make_ready
 
 RAN = "xpu_nodes.ran"
 """Attachment key under which a patcher carries the placement that its last work ended with."""
@@ -43,8 +43,7 @@ class Recovery:
     """One stage's work on one placed patcher: its rungs, its reports, and the way back afterwards."""
 
     def __init__(self, patcher: Any, stage: str) -> None:
-        recover(patcher)
-        keep_host_copy(patcher)
+        make_ready(patcher)
         self.patcher = patcher
         self.stage = stage
         self.failed_on = str(patcher.load_device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 import uuid
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,7 @@ import torch
 from comfy.model_patcher import wipe_lowvram_weight
 
 from ...recovery.faults import lost_devices
+from ...weights.mapped import check_mapped
 from .. import streaming, target
 from ..inventory import as_default
 from ..target import HOST
@@ -37,6 +39,17 @@ class WeightSource:
     """Answers all parameters and buffers by name, on the host."""
 
 
+_host_copies: weakref.WeakKeyDictionary[WeightSource, dict[str, torch.Tensor]] = weakref.WeakKeyDictionary()
+"""The weights of each source that is one; emptied when it is let go of."""
+
+
+def source_of(patcher: Any) -> WeightSource | None:
+    """The way to a patcher's weights; None where none is known, or it was a host copy that was let go of."""
+    source: WeightSource | None = patcher.get_attachment(SOURCE)
+    let_go_of = source is not None and _host_copies.get(source) == {}
+    return None if let_go_of else source
+
+
 def remember(patcher: Any, what: str, load: Callable[[], Any]) -> None:
     """Has a patcher remember how its model was loaded.
 
@@ -47,7 +60,29 @@ def remember(patcher: Any, what: str, load: Callable[[], Any]) -> None:
     patcher.set_attachments(SOURCE, WeightSource(what, lambda: dict(_tensors(load()))))
 
 
-def keep_host_copy(patcher: Any) -> None:
+def make_ready(patcher: Any) -> None:
+    """Before a patcher's weights are used: what was lost is recovered, what may be lost is kept.
+
+    Raises:
+        LoadError: the weights are a file's memory, and the file was cut.
+        RuntimeError: as `recover` does.
+    """
+    recover(patcher)
+    check_mapped(patcher.model.parameters())
+    _let_go_of_copies(patcher.model_size())
+    _keep_host_copy(patcher)
+
+
+def _let_go_of_copies(needed_bytes: float) -> None:
+    """Gives host copies back while host memory would not hold a model that may have to come back to it."""
+    for weights in filter(None, _host_copies.values()):
+        if model_management.get_free_memory(HOST) >= needed_bytes:
+            return
+        weights.clear()
+        logging.info("XPU Nodes: host memory is short, a host copy of weights was given back.")
+
+
+def _keep_host_copy(patcher: Any) -> None:
     """Remembers how a model that is not ours is read again, else its weights while host memory is plentiful.
 
     The tensors are those that the model holds on the host before it moves; only keeping them costs memory. Modules
@@ -57,7 +92,7 @@ def keep_host_copy(patcher: Any) -> None:
         if patch not in _copies:
             _copies[patch] = {name: tensor.detach().to(HOST) for name, tensor in tensors.items()}
     module = patcher.model
-    if patcher.get_attachment(SOURCE) is not None or patcher.load_device == HOST:
+    if source_of(patcher) is not None or patcher.load_device == HOST:
         return
     initialiser = getattr(patcher, "cached_patcher_init", None)
     if initialiser is not None:
@@ -68,7 +103,9 @@ def keep_host_copy(patcher: Any) -> None:
     weights = {name: tensor.detach() for name, tensor in _tensors(module)}
     on_host = all(tensor.device == HOST for tensor in weights.values())
     if on_host and model_management.get_free_memory(HOST) > 2 * patcher.model_size():
-        patcher.set_attachments(SOURCE, WeightSource("a host copy", lambda: weights))
+        source = WeightSource("a host copy", lambda: weights)
+        _host_copies[source] = weights
+        patcher.set_attachments(SOURCE, source)
 
 
 def _read_again(
@@ -109,15 +146,14 @@ def _recover_model(patcher: Any) -> str:
     lost = [name for name, tensor in _tensors(patcher.model) if is_lost(tensor.device)]
     if not lost and not is_lost(patcher.model.device or HOST):
         return ""
-    source = patcher.get_attachment(SOURCE)
-    if lost:
-        _check_recoverable(patcher, source)
+    source = _recoverable(patcher) if lost else None
     _forget_load_state(patcher)
-    if lost:
-        weights = source.read()
-        for name, _ in _tensors(patcher.model):
-            _set_tensor(patcher.model, name, weights[name])
-    return source.what if lost else "host memory"
+    if source is None:
+        return "host memory"
+    weights = source.read()
+    for name, _ in _tensors(patcher.model):
+        _set_tensor(patcher.model, name, weights[name])
+    return source.what
 
 
 def _recover_patches(patcher: Any) -> None:
@@ -147,8 +183,9 @@ def _patch_tensors(patcher: Any) -> list[tuple[torch.nn.Module, dict[str, torch.
     ]
 
 
-def _check_recoverable(patcher: Any, source: WeightSource | None) -> None:
-    name = type(patcher.model).__name__
+def _recoverable(patcher: Any) -> WeightSource:
+    """Where weights that were lost are had again; raises as `recover` does."""
+    name, source = type(patcher.model).__name__, source_of(patcher)
     if source is None:
         raise RuntimeError(
             f"The weights of {name} were on a device that is gone, and nothing says where they came from: "
@@ -160,6 +197,7 @@ def _check_recoverable(patcher: Any, source: WeightSource | None) -> None:
             f"The weights of {name} ({needed / 2**30:.1f} GiB) do not fit the host's free memory "
             f"({free / 2**30:.1f} GiB) after their device was lost: free memory and queue the prompt again."
         )
+    return source
 
 
 def _tensors(module: torch.nn.Module) -> list[tuple[str, torch.Tensor]]:

@@ -10,7 +10,7 @@ import torch
 
 from ..recovery.lost import placement_of
 from ..recovery.moving import unload
-from ..recovery.weights import is_lost, keep_host_copy, recover
+from ..recovery.weights import is_lost, make_ready
 from ..target import retarget
 
 
@@ -24,8 +24,7 @@ class Companions:
     def follow(self, device: torch.device) -> None:
         """Has them load where the model does; what was on a lost device comes back."""
         for patcher in self._patchers():
-            recover(patcher)
-            keep_host_copy(patcher)
+            make_ready(patcher)
             if placement_of(patcher) is None and patcher.load_device != device:
                 self._came_from.append((patcher, patcher.load_device))
                 _lead(patcher, device)
