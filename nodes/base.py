@@ -121,9 +121,9 @@ def accepted(**values: object) -> bool | str:
     return True
 
 
-def decide(device: str, precision: str) -> Placement:
-    """The placement that a loader or place node gives its object, shown while the node still works."""
-    placement = placement_for(device, precision)
+def asked_for(device: str, precision: str, resident: str = AUTO) -> Placement:
+    """Where a loader or place node's object goes, shown while the node still works."""
+    placement = placement_for(device, precision, resident)
     decided(placement)
     return placement
 

@@ -10,7 +10,7 @@ from ..xpu_utils.choice import AUTO
 from ..xpu_utils.host.choices import WEIGHT_DTYPES, clip_types, model_files, vae_names
 from ..xpu_utils.host.loading import load as loading
 from ..xpu_utils.placement import Placement
-from .base import LOADERS, XPUModelNode, XPUNode, accepted, decide
+from .base import LOADERS, XPUModelNode, XPUNode, accepted, asked_for
 
 _WEIGHT_DTYPE = "default, or an fp8 format that the weights are kept in; they are computed with in the precision."
 _TYPE = "The family, as in the stock loaders of one file and of two."
@@ -44,7 +44,7 @@ class XPULoadCheckpoint(XPUModelNode):
 
     @classmethod
     def execute(cls, ckpt_name: str, device: str = AUTO, precision: str = AUTO, resident: str = AUTO) -> io.NodeOutput:
-        return cls.run(lambda: loading.load_checkpoint(ckpt_name, decide(device, precision), resident=resident))
+        return cls.run(lambda: loading.load_checkpoint(ckpt_name, asked_for(device, precision, resident)))
 
 
 class XPULoadDiffusionModel(XPUModelNode):
@@ -80,7 +80,7 @@ class XPULoadDiffusionModel(XPUModelNode):
         cls, unet_name: str, weight_dtype: str, device: str = AUTO, precision: str = AUTO, resident: str = AUTO
     ) -> io.NodeOutput:
         return cls.run(
-            lambda: loading.load_diffusion_model(unet_name, weight_dtype, decide(device, precision), resident=resident)
+            lambda: loading.load_diffusion_model(unet_name, weight_dtype, asked_for(device, precision, resident))
         )
 
 
@@ -128,7 +128,7 @@ class XPULoadCLIP(XPUNode):
     ) -> io.NodeOutput:
         names = [name for name in (clip_name, clip_name2, clip_name3) if name != "none"]
         device = AUTO if device == "default" else device  # as the stock loader's own device input calls it
-        return cls.run(lambda: loading.load_clip(names, type, decide(device, precision)))
+        return cls.run(lambda: loading.load_clip(names, type, asked_for(device, precision)))
 
 
 class FileLoader(XPUNode):
@@ -154,7 +154,7 @@ class FileLoader(XPUNode):
 
     @classmethod
     def execute(cls, device: str = AUTO, precision: str = AUTO, **file: str) -> io.NodeOutput:
-        return cls.run(lambda: cls.load(file[cls.FILE[0]], decide(device, precision)))
+        return cls.run(lambda: cls.load(file[cls.FILE[0]], asked_for(device, precision)))
 
 
 class XPULoadVAE(FileLoader):

@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ..xpu_utils.choice import AUTO
 from ..xpu_utils.host.placing import place as placing
-from .base import PLACE, XPUModelNode, XPUNode, decide
+from .base import PLACE, XPUModelNode, XPUNode, asked_for
 
 
 class XPUPlaceModel(XPUModelNode):
@@ -33,7 +33,7 @@ class XPUPlaceModel(XPUModelNode):
 
     @classmethod
     def execute(cls, model: Any, device: str = AUTO, precision: str = AUTO, resident: str = AUTO) -> io.NodeOutput:
-        return cls.run(lambda: placing.place_model(model, decide(device, precision), resident=resident))
+        return cls.run(lambda: placing.place_model(model, asked_for(device, precision, resident)))
 
 
 class XPUPlaceCLIP(XPUNode):
@@ -54,7 +54,7 @@ class XPUPlaceCLIP(XPUNode):
 
     @classmethod
     def execute(cls, clip: Any, device: str = AUTO, precision: str = AUTO) -> io.NodeOutput:
-        return cls.run(lambda: placing.place_clip(clip, decide(device, precision)))
+        return cls.run(lambda: placing.place_clip(clip, asked_for(device, precision)))
 
 
 class XPUPlaceVAE(XPUNode):
@@ -78,7 +78,7 @@ class XPUPlaceVAE(XPUNode):
 
     @classmethod
     def execute(cls, vae: Any, device: str = AUTO, precision: str = AUTO) -> io.NodeOutput:
-        return cls.run(lambda: placing.place_vae(vae, decide(device, precision)))
+        return cls.run(lambda: placing.place_vae(vae, asked_for(device, precision)))
 
 
 NODES = (XPUPlaceModel, XPUPlaceCLIP, XPUPlaceVAE)

@@ -137,13 +137,14 @@ def load(checkpoint: Path, precision: str, *, stock: bool = False) -> tuple[Any,
     import comfy.sd
     from comfy.cli_args import args
 
-    from xpu_utils.host import cpu_engine
+    from xpu_utils.decision import Kind
+    from xpu_utils.host.placing.deciding import file_format
     from xpu_utils.host.placing.place import place_model, place_vae
     from xpu_utils.machine.devices import find_devices
     from xpu_utils.placement import place
 
     placement = place("cpu", find_devices(), precision=precision)
-    dtype = cpu_engine.dtype_for(placement)
+    dtype = file_format(placement, Kind.MODEL)
     options = {} if dtype is None else {"dtype": dtype}
     args.bf16_vae = stock and dtype == torch.bfloat16
     model, _, vae, _ = comfy.sd.load_checkpoint_guess_config(str(checkpoint), output_clip=False, model_options=options)

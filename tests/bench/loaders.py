@@ -37,7 +37,7 @@ def ways(path: Path, device: torch.device) -> dict[str, Load]:
 
     def ours() -> dict[str, torch.Tensor]:
         with torch.inference_mode():
-            model, _ = load_diffusion_model(path.name, "default", placement_for(str(device), "auto"), resident=ALL)
+            model, _ = load_diffusion_model(path.name, "default", placement_for(str(device), "auto", ALL))
             model_management.load_models_gpu([model])
             return _as_in_the_file(model)
 

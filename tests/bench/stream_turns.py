@@ -267,11 +267,11 @@ def measure(shape: Shape, device: torch.device, *, steps: int, rounds: int) -> t
     ComfyUI's variants have a model of their own: ours moves its weights to page-locked memory for good.
     """
     core, ours = build(shape, device), build(shape, device)
-    placement = placement_for(str(device), "auto")
-    patchers = {
-        variant: core if variant.resident is None else place_model(ours, placement, resident=variant.resident)[0]
-        for variant in VARIANTS
-    }
+
+    def patcher(resident: str | None) -> Any:
+        return core if resident is None else place_model(ours, placement_for(str(device), "auto", resident))[0]
+
+    patchers = {variant: patcher(variant.resident) for variant in VARIANTS}
     results = [Sampled(variant) for variant in VARIANTS]
     references: dict[bool, torch.Tensor] = {}
     for _ in range(rounds):

@@ -98,8 +98,8 @@ def ours(model: Any, hooked: Any = None) -> tuple[torch.Tensor, Any]:
     return latent["samples"].cpu(), placement
 
 
-def loaded(device: str = "xpu:0", name: str = CHECKPOINT, **options: Any) -> Any:
-    (model, _, _), placement = loaders.load_checkpoint(name, placement_for(device, "fp32"), **options)
+def loaded(device: str = "xpu:0", name: str = CHECKPOINT, resident: str = "auto") -> Any:
+    (model, _, _), placement = loaders.load_checkpoint(name, placement_for(device, "fp32", resident))
     return model, placement
 
 

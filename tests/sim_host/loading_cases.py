@@ -154,7 +154,7 @@ def case_a_file_for_the_device() -> dict[str, Any]:
     found = {}
     for device, resident in (("xpu:0", "auto"), ("xpu:0", "45%"), ("xpu:1", "auto")):
         simulation.reset_statistics()
-        model, _ = loaders.load_diffusion_model(name, "default", placement_for(device, "fp16"), resident=resident)
+        model, _ = loaders.load_diffusion_model(name, "default", placement_for(device, "fp16", resident))
         copies = [copy for copy in simulation.statistics().copies if copy.direction == "host_to_device"]
         found[f"{device} {resident}"] = {
             "devices": sorted({str(tensor.device) for tensor in model.model.parameters()}),
@@ -169,9 +169,8 @@ def case_a_file_for_the_device() -> dict[str, Any]:
         found[f"{device} {resident}"]["still locked"] = shared_pool().used_bytes
 
     def streamed() -> dict[str, torch.Tensor]:
-        return tensors(
-            loaders.load_diffusion_model(name, "default", placement_for("xpu:0", "fp32"), resident="45%")[0].model
-        )
+        placement = placement_for("xpu:0", "fp32", "45%")
+        return tensors(loaders.load_diffusion_model(name, "default", placement)[0].model)
 
     return {**found, "differences": differences(streamed)}
 
@@ -181,7 +180,7 @@ def case_full_pinned_budget() -> dict[str, Any]:
     pool = shared_pool()
 
     def streamed() -> dict[str, torch.Tensor]:
-        (model, _, _), _ = loaders.load_checkpoint(CHECKPOINT, placement_for("xpu:0", "fp16"), resident="45%")
+        (model, _, _), _ = loaders.load_checkpoint(CHECKPOINT, placement_for("xpu:0", "fp16", "45%"))
         return tensors(model.model)
 
     limit_bytes, pool.limit_bytes = pool.limit_bytes, 1

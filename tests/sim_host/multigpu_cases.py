@@ -19,9 +19,9 @@ for folder in ("checkpoints", "diffusion_models"):
     folder_paths.add_model_folder_path(folder, str(MODELS / folder))
 
 
-def _model(device: str = "xpu:0", **options: Any) -> Any:
-    name, placement = "sd15-tiny-unet.safetensors", placement_for(device, "fp16")
-    return loaders.load_diffusion_model(name, "default", placement, **options)[0]
+def _model(device: str = "xpu:0", resident: str = "auto") -> Any:
+    name, placement = "sd15-tiny-unet.safetensors", placement_for(device, "fp16", resident)
+    return loaders.load_diffusion_model(name, "default", placement)[0]
 
 
 def _told() -> str:

@@ -45,8 +45,8 @@ def _told(placement: Placement) -> dict[str, str]:
 
 
 def case_a_model_in_another_precision() -> Any:
-    placement = placement_for("xpu:1", "fp16")
-    model, _ = loading.load_diffusion_model("sd15-tiny-unet.safetensors", "default", placement, resident="45%")
+    placement = placement_for("xpu:1", "fp16", "45%")
+    model, _ = loading.load_diffusion_model("sd15-tiny-unet.safetensors", "default", placement)
     return {
         "untouched": _told(sampling.placed_model(model, "auto", "auto")[1]),
         "precision": _told(sampling.placed_model(model, "auto", "fp32")[1]),

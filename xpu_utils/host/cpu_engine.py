@@ -7,7 +7,6 @@ placement of the same weights is loaded. Two settings are the process's: the num
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import os
 from typing import Any
@@ -22,13 +21,10 @@ from comfy.ldm.modules.diffusionmodules.model import Upsample as PictureUpsample
 from comfy.ldm.modules.diffusionmodules.openaimodel import Upsample as LatentUpsample
 
 from ..calls import Call, StandIn
-from ..choice import AUTO
 from ..cpu.allocator import give_back_freed_memory, keep_freed_memory
 from ..cpu.layers import channels_last, fast_linears, fast_upsampling, picture_attention, stock_forward
 from ..cpu.plan import CpuPlan
 from ..cpu.planning import cpu_plan
-from ..placement import Placement
-from ..precision import dtype_of, name_of
 from . import hooks
 from .attention import HINTS, attend_on_cpu, stock_vae_attention
 
@@ -40,11 +36,9 @@ _TRANSFORMER = ("input_tokens", "attention_mask", "embeds")
 """The parameters of every text encoder's transformer, as far as all have the same ones."""
 
 
-def plan_for(placement: Placement) -> CpuPlan | None:
-    """The plan a placement runs by; None away from the CPU, for the fp32 reference, or where it is switched off."""
-    if placement.device.type != "cpu" or placement.precision == "fp32" or hooks.switched_off(ENGINE):
-        return None
-    return _machine_plan()
+def machine_plan() -> CpuPlan | None:
+    """The plan that work on this CPU follows; None where it is switched off."""
+    return None if hooks.switched_off(ENGINE) else _machine_plan()
 
 
 @functools.lru_cache(maxsize=1)
@@ -77,41 +71,6 @@ def _give_back_with_the_cache() -> None:
     model_management.soft_empty_cache = soft_empty_cache
 
 
-def dtype_for(placement: Placement) -> torch.dtype | None:
-    """The dtype that weights are held and computed in; None leaves it to ComfyUI."""
-    plan = plan_for(placement)
-    if plan is None or placement.precision != AUTO:
-        return dtype_of(placement.precision)
-    return None if plan.precision == "fp32" else plan.dtype
-
-
-def compute_dtype_for(placement: Placement) -> tuple[torch.dtype | None, Placement]:
-    """The dtype that a placement computes in, None for ComfyUI's choice; weights may be held in another.
-
-    Returns:
-        fp32 where the precision asked for is one that this CPU emulates, and then the placement with that reason.
-    """
-    dtype, plan = dtype_for(placement), plan_for(placement)
-    if dtype is None or plan is None or plan.computes(name_of(dtype)):
-        return dtype, placement
-    reason = f"this CPU only emulates {name_of(dtype)}, computing in fp32"
-    return torch.float32, placement.because(reason)
-
-
-def work_on_cpu(placement: Placement, dtype: torch.dtype) -> tuple[CpuPlan | None, torch.dtype]:
-    """The plan that work on the CPU follows and the dtype it computes in.
-
-    Args:
-        placement: on the CPU, or come to it from a device that failed: then what that device computed in is no
-            longer the point, but fp32 stays fp32.
-        dtype: what the model computes in as it is.
-    """
-    if not placement.carried_over:
-        return plan_for(placement), dtype
-    plan = plan_for(dataclasses.replace(placement, precision=AUTO))
-    return plan, torch.float32 if plan is None or dtype == torch.float32 else plan.dtype
-
-
 def use_on_model(model: Any, plan: CpuPlan, *, owned: bool) -> None:
     """Has a placed MODEL compute by the plan.
 
@@ -125,11 +84,11 @@ def use_on_model(model: Any, plan: CpuPlan, *, owned: bool) -> None:
         _replace_attention_modules(model, plan)
 
 
-def use_on_clip(clip: Any, plan: CpuPlan, dtype: torch.dtype | None) -> None:
-    """Has a placed CLIP compute by the plan, its transformers in `dtype` where one is given."""
+def use_on_clip(clip: Any, plan: CpuPlan, dtype: torch.dtype) -> None:
+    """Has a placed CLIP compute by the plan, its transformers in `dtype`."""
     _use_on_patcher(clip.patcher, plan)
     for name, module in clip.patcher.model.named_modules():
-        if dtype is not None and isinstance(module, comfy.sd1_clip.SDClipModel):
+        if dtype != torch.float32 and isinstance(module, comfy.sd1_clip.SDClipModel):
             forward = functools.partial(_text_transformer, stock_forward(module.transformer), dtype)
             clip.patcher.add_object_patch(f"{name}.transformer.forward".removeprefix("."), forward)
 
@@ -155,12 +114,12 @@ def use_on_vae(vae: Any, plan: CpuPlan, *, owned: bool) -> None:
         channels_last(vae.first_stage_model)
 
 
-def use_on_controlnet(control: Any, plan: CpuPlan) -> None:
-    """Has a placed CONTROL_NET compute by the plan, in the dtype of its weights."""
+def use_on_controlnet(control: Any, plan: CpuPlan, dtype: torch.dtype) -> None:
+    """Has a placed CONTROL_NET compute by the plan, in `dtype` where that is the one of its weights."""
     patcher = control.control_model_wrapped
     _use_on_patcher(patcher, plan)
     _replace_attention_modules(patcher, plan)
-    if plan.precision != "fp32" and control.control_model.dtype == plan.dtype:
+    if dtype != torch.float32 and control.control_model.dtype == dtype:
         control.manual_cast_dtype = None
         if plan.channels_last:
             channels_last(patcher.model)

@@ -51,26 +51,27 @@ def _left_out(device: Device, kind: str) -> Rejection:
     )
 
 
-def placement_for(requested: str, precision: str) -> Placement:
-    """Where work that asked for this device and precision goes; "auto" is the machine's best, also after its loss.
-
-    Raises:
-        ValueError: the device string is malformed.
-    """
-    wanted = _machine().best.id if requested == AUTO else requested
-    return dataclasses.replace(place(wanted, host_inventory(), precision=precision), requested=requested)
-
-
-def placement_over(already: Placement | None, device: str, precision: str) -> Placement:
-    """Where work on an object goes that may be placed already: then "auto" leaves it on its device.
+def placement_for(requested: str, precision: str, resident: str = AUTO) -> Placement:
+    """Where work that asked for this goes; the device "auto" is the machine's best, also after its loss.
 
     Raises:
         ValueError: the device string is malformed, or there is no such precision.
     """
-    asked = placement_for(device, precision)
+    wanted = _machine().best.id if requested == AUTO else requested
+    placement = place(wanted, host_inventory(), precision=precision)
+    return dataclasses.replace(placement, requested=requested, resident=resident)
+
+
+def placement_over(already: Placement | None, device: str, precision: str) -> Placement:
+    """Where work on an object goes that may be placed already: then its share stays, and "auto" leaves its device.
+
+    Raises:
+        ValueError: the device string is malformed, or there is no such precision.
+    """
+    asked = placement_for(device, precision, AUTO if already is None else already.resident)
     if already is None or device != AUTO:
         return asked
-    return dataclasses.replace(already, precision=asked.precision)
+    return dataclasses.replace(already, precision=asked.precision, carried_over=False)
 
 
 @contextlib.contextmanager

@@ -31,6 +31,11 @@ def is_dynamic(patcher: Any) -> bool:
     return hasattr(patcher, "is_dynamic") and bool(patcher.is_dynamic())
 
 
+def becomes_dynamic(patcher: Any, device: torch.device) -> bool:
+    """Whether the host would stream this patcher's weights by itself on another device."""
+    return device != HOST and (is_dynamic(patcher) or patcher.get_attachment(DYNAMIC_KIND) is not None)
+
+
 def clone_for(patcher: Any, device: torch.device) -> Any:
     """A clone that loads to a device.
 

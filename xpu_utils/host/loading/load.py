@@ -7,7 +7,7 @@ import contextvars
 import dataclasses
 import functools
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,14 +22,15 @@ import torch
 from comfy.cli_args import args
 
 from ...choice import AUTO
+from ...decision import Kind
 from ...placement import Placement
 from ...recovery.faults import FaultKind
 from ...recovery.ladder import Failure, Rung
 from ...residency import ALL
 from ...weights.check import CheckpointError, check_file
-from .. import cpu_engine
 from ..choices import check_input, model_files, vae_names
 from ..inventory import as_default, placement_for
+from ..placing.deciding import file_format
 from ..placing.place import place_clip, place_clip_vision, place_controlnet, place_model, place_vae
 from ..recovery.lost import lose_dead
 from ..recovery.moving import free_others
@@ -57,20 +58,21 @@ def model_path(folder: str, name: str) -> Path:
     return Path(folder_paths.get_full_path_or_raise(folder, name))
 
 
-def load_checkpoint(name: str, placement: Placement, *, resident: str = AUTO) -> tuple[tuple[Any, Any, Any], Placement]:
+def load_checkpoint(name: str, placement: Placement) -> tuple[tuple[Any, Any, Any], Placement]:
     """Loads a checkpoint's MODEL, CLIP and VAE (None where the file has none).
 
     Raises:
         CheckpointError: the file cannot be used.
     """
     path = model_path("checkpoints", name)
-    read = functools.partial(_read_checkpoint, path, dtype=cpu_engine.dtype_for(placement), resident=resident)
+    dtypes = {kind: file_format(placement, kind) for kind in (Kind.MODEL, Kind.CLIP, Kind.VAE)}
+    read = functools.partial(_read_checkpoint, path, dtypes=dtypes, resident=placement.resident)
     (model, clip, vae), placement = _read_to(placement, read)
     if model is None:
         raise CheckpointError(f"{name} holds no diffusion model: load it with the loader for what it holds.")
-    again = functools.partial(_read_checkpoint, path, HOST, dtype=model.model_dtype())
+    again = functools.partial(_read_checkpoint, path, HOST, dtypes={**dtypes, Kind.MODEL: model.model_dtype()})
     remember(model, name, lambda: again(parts="model")[0].model)
-    placed, effective = place_model(model, placement, owned=True, resident=resident)
+    placed, effective = place_model(model, placement, owned=True)
     if clip is not None:
         remember(clip.patcher, name, lambda: again(parts="clip")[1].cond_stage_model)
         clip, _ = place_clip(clip, placement)
@@ -87,18 +89,23 @@ def _lacks(clip: Any, vae: Any) -> str:
 
 
 def _read_checkpoint(
-    path: Path, device: torch.device, *, dtype: torch.dtype | None, resident: str = AUTO, parts: str = "model clip vae"
+    path: Path,
+    device: torch.device,
+    *,
+    dtypes: Mapping[Kind, torch.dtype | None],
+    resident: str = AUTO,
+    parts: str = "model clip vae",
 ) -> tuple[Any, Any, Any]:
     fits = False
-    with _loading(device, path) as reading, _vae_dtype(dtype):
+    with _loading(device, path) as reading, _vae_dtype(dtypes[Kind.VAE]):
         model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(
             str(path),
             output_model="model" in parts,
             output_vae="vae" in parts,
             output_clip="clip" in parts,
             embedding_directory=folder_paths.get_folder_paths("embeddings"),
-            model_options=_model_options(dtype),
-            te_model_options=_clip_options(device, dtype),
+            model_options=_options(dtypes[Kind.MODEL]),
+            te_model_options=_clip_options(device, dtypes[Kind.CLIP]),
         )
         if model is not None:
             fits = read_to_its_device(model, device, resident, reading)
@@ -107,9 +114,7 @@ def _read_checkpoint(
     return model, clip, vae
 
 
-def load_diffusion_model(
-    name: str, weight_dtype: str, placement: Placement, *, resident: str = AUTO
-) -> tuple[Any, Placement]:
+def load_diffusion_model(name: str, weight_dtype: str, placement: Placement) -> tuple[Any, Placement]:
     """Loads a MODEL; `weight_dtype` is the stock loader's choice of fp8 storage, or "default".
 
     Raises:
@@ -118,7 +123,7 @@ def load_diffusion_model(
     """
     check_input("weight_dtype", weight_dtype)
     path = model_path("diffusion_models", name)
-    options = _model_options(cpu_engine.dtype_for(placement))
+    options = _options(file_format(placement, Kind.MODEL))
     if weight_dtype != "default":
         options["dtype"] = getattr(torch, f"float8_{weight_dtype.removeprefix('fp8_').removesuffix('_fast')}")
         options["fp8_optimizations"] = weight_dtype.endswith("_fast")
@@ -126,14 +131,14 @@ def load_diffusion_model(
     def read(device: torch.device) -> Any:
         with _loading(device, path) as reading:
             model = comfy.sd.load_diffusion_model(str(path), model_options=options)
-            fits = read_to_its_device(model, device, resident, reading)
+            fits = read_to_its_device(model, device, placement.resident, reading)
         if fits:
             model_management.load_models_gpu([model], force_full_load=True)
         return model
 
     model, placement = _read_to(placement, read)
     remember(model, name, lambda: read(HOST).model)
-    return place_model(model, placement, owned=True, resident=resident)
+    return place_model(model, placement, owned=True)
 
 
 def load_clip(names: Sequence[str], kind: str, placement: Placement) -> tuple[Any, Placement]:
@@ -153,7 +158,7 @@ def load_clip(names: Sequence[str], kind: str, placement: Placement) -> tuple[An
                 ckpt_paths=[str(path) for path in paths],
                 embedding_directory=folder_paths.get_folder_paths("embeddings"),
                 clip_type=clip_type,
-                model_options=_clip_options(device, cpu_engine.dtype_for(placement)),
+                model_options=_clip_options(device, file_format(placement, Kind.CLIP)),
             )
 
     clip, placement = _read_to(placement, read)
@@ -170,7 +175,7 @@ def load_vae(name: str, placement: Placement) -> tuple[Any, Placement]:
     paths = _vae_paths(name)
 
     def read(device: torch.device) -> Any:
-        with _loading(device, *paths), _vae_dtype(cpu_engine.dtype_for(placement)):
+        with _loading(device, *paths), _vae_dtype(file_format(placement, Kind.VAE)):
             (vae,) = host_nodes.NODE_CLASS_MAPPINGS["VAELoader"]().load_vae(name)
             return vae
 
@@ -200,9 +205,8 @@ def load_controlnet(name: str, placement: Placement) -> tuple[Any, Placement]:
 
     def read(device: torch.device) -> Any:
         with _loading(device, path):
-            return comfy.controlnet.load_controlnet(
-                str(path), model_options=_model_options(cpu_engine.dtype_for(placement))
-            )
+            options = _options(file_format(placement, Kind.CONTROLNET))
+            return comfy.controlnet.load_controlnet(str(path), model_options=options)
 
     control, placement = _read_to(placement, read)
     if control is None:
@@ -274,9 +278,8 @@ def _read_to(placement: Placement, read: Callable[[torch.device], Read]) -> tupl
     report_fault(failure, Rung.HOST, device=placement.device.id, stage="load", words="loading to host memory")
     if failure.kind is FaultKind.DEVICE_LOST:
         lose_dead(failure.error)
-        placement = dataclasses.replace(
-            placement_for(placement.device.id, placement.precision), requested=placement.requested
-        )
+        again = placement_for(placement.device.id, placement.precision, placement.resident)
+        placement = dataclasses.replace(again, requested=placement.requested)
     else:
         free_others(device, [])
     return read(HOST), placement
@@ -304,19 +307,13 @@ def read_to_its_device(model: Any, device: torch.device, resident: str, reading:
     return fits
 
 
-def _model_options(dtype: torch.dtype | None) -> dict[str, Any]:
+def _options(dtype: torch.dtype | None) -> dict[str, Any]:
     return {} if dtype is None else {"dtype": dtype}
 
 
 def _clip_options(device: torch.device, dtype: torch.dtype | None) -> dict[str, Any]:
-    """Device, and storage format where a small one was asked for: fp32 is what text encoders compute in anyway."""
-    options: dict[str, Any] = {
-        "load_device": device,
-        "offload_device": model_management.text_encoder_offload_device(),
-    }
-    if dtype in (torch.bfloat16, torch.float16):
-        options["dtype"] = dtype
-    return options
+    offload = model_management.text_encoder_offload_device()
+    return {"load_device": device, "offload_device": offload, **_options(dtype)}
 
 
 @contextlib.contextmanager

@@ -16,13 +16,14 @@ import comfy.sd
 import torch
 
 from ...choice import AUTO
+from ...decision import Kind
 from ...placement import Placement
 from ...recovery.faults import FaultKind
 from ...recovery.ladder import Failure, Rung
-from .. import cpu_engine
 from ..inventory import as_default
 from ..loading.load import is_loading, read_to_its_device
 from ..loading.straight import straight
+from ..placing.deciding import file_format
 from ..recovery.lost import follow, lose_dead
 from ..recovery.moving import free_others
 from ..recovery.rungs import report_fault
@@ -75,14 +76,11 @@ class Loaders:
 
     def _choose(self, given: inspect.BoundArguments, stock: Callable[..., Any], placement: Placement) -> None:
         """Has weights be read in the format that is asked for, unless the node's own input says which."""
-        dtype = cpu_engine.dtype_for(placement)
-        if dtype is None:
-            return
         for name in ("model_options", "te_model_options"):
-            if name in inspect.signature(stock).parameters:
-                text = name.startswith("te_") or stock.__name__ == "load_clip"
-                if not text or dtype in (torch.bfloat16, torch.float16):
-                    given.arguments[name] = {"dtype": dtype, **given.arguments.get(name, {})}
+            text = name.startswith("te_") or stock.__name__ == "load_clip"
+            dtype = file_format(placement, Kind.CLIP if text else Kind.MODEL)
+            if dtype is not None and name in inspect.signature(stock).parameters:
+                given.arguments[name] = {"dtype": dtype, **given.arguments.get(name, {})}
 
     def _read(
         self,

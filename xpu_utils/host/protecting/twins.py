@@ -44,7 +44,7 @@ class Twins:
         """The placed MODEL."""
 
         def place() -> Any:
-            placed, _ = place_model(patcher, self.placement(patcher.load_device), resident=self.protection.resident)
+            placed, _ = place_model(patcher, self.placement(patcher.load_device))
             if self.protection.seeds == AS_COMFYUI:
                 placed.set_attachments(noise.AS_COMFYUI, True)
             return {"patcher": placed}
@@ -71,9 +71,10 @@ class Twins:
 
     def placement(self, own: torch.device) -> Placement:
         """Where a model goes whose device ComfyUI chose: there, unless another was asked for or that one is lost."""
-        if self.protection.device != AUTO:
-            return placement_for(self.protection.device, self.protection.precision)
-        return dataclasses.replace(placement_for(str(own), self.protection.precision), requested=AUTO)
+        asked = self.protection
+        if asked.device != AUTO:
+            return placement_for(asked.device, asked.precision, asked.resident)
+        return dataclasses.replace(placement_for(str(own), asked.precision, asked.resident), requested=AUTO)
 
     def _placed_parts(self, whole: Any, place: Callable[..., Any], names: Sequence[str]) -> dict[str, Any]:
         def parts() -> dict[str, Any]:

@@ -7,8 +7,10 @@ from typing import Any
 import comfy.sd
 import torch
 
+from ...decision import Kind, Subject
 from ...placement import Placement
 from .. import cpu_engine
+from ..placing.deciding import decide
 from ..placing.formats import WorkFormat
 from ..recovery.lost import placement_of
 from ..recovery.rungs import carry_on, check_finite, placement_after
@@ -71,7 +73,7 @@ class PlacedCLIP(comfy.sd.CLIP):
         placement = placement_of(self.patcher)
         if placement is None or self.patcher.load_device != HOST or not placement.carried_over:
             return
-        plan, dtype = cpu_engine.work_on_cpu(placement, torch.float32)
-        work.hold_where_room(dtype, plan)
-        if plan is not None:
-            cpu_engine.use_on_clip(self, plan, None)
+        decision = decide(placement, Subject(Kind.CLIP, torch.float32))
+        work.hold_where_room(decision.dtype, decision.plan)
+        if decision.plan is not None:
+            cpu_engine.use_on_clip(self, decision.plan, decision.dtype)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from ...choice import AUTO
+from ...decision import Kind, Subject
 from ...placement import Placement
 from .. import cpu_engine
+from ..placing.deciding import decide
 from ..placing.formats import WorkFormat
 from ..recovery.lost import placement_of
 from ..recovery.moving import cpu
@@ -31,14 +33,15 @@ class ControlsOnCpu:
         if not placement.carried_over:
             return
         network = control.control_model
-        plan, dtype = cpu_engine.work_on_cpu(placement, control.manual_cast_dtype or network.dtype)
+        decision = decide(placement, Subject(Kind.CONTROLNET, control.manual_cast_dtype or network.dtype))
+        plan, dtype = decision.plan, decision.dtype
         if id(network) not in self._formats:
             self._formats[id(network)] = WorkFormat(patcher, network)
             self._formats[id(network)].hold_where_room(dtype, plan)
         self._casts.setdefault(id(control), (control, control.manual_cast_dtype))
         control.manual_cast_dtype = None if network.dtype == dtype else dtype
         if plan is not None:
-            cpu_engine.use_on_controlnet(control, plan)
+            cpu_engine.use_on_controlnet(control, plan, dtype)
 
     def restore(self) -> None:
         """Leaves the weights and the control objects as they were."""

@@ -21,12 +21,14 @@ from comfy.patcher_extension import WrappersMP
 
 from ...calls import Call
 from ...cpu.threads import HostThreads
+from ...decision import Kind, Subject
 from ...precision import name_of
 from ...recovery.faults import NotFiniteError
 from ...recovery.ladder import Failure, LadderExhaustedError, Rung, RungAction, climb
 from ...weights.check import first_not_finite, tensors_in
 from .. import cpu_engine, hooks
 from ..attention import BUDGET, OVERRIDE, PlacedAttention, attends_within_budget, smaller_budget_bytes
+from ..placing.deciding import decide
 from ..placing.formats import WorkFormat, compute_dtype, set_compute_dtype
 from ..recovery.lost import placement_of, set_placement
 from ..recovery.moving import unload
@@ -317,7 +319,11 @@ class SamplingRun:
         placement = placement_of(self.patcher)
         if placement is None or self.patcher.load_device != HOST:
             return
-        plan, dtype = cpu_engine.work_on_cpu(placement, compute_dtype(self.patcher))
+        computes_in = compute_dtype(self.patcher)
+        if not placement.carried_over:  # another node may have changed it since
+            placement = dataclasses.replace(placement, precision=name_of(computes_in))
+        decision = decide(placement, Subject(Kind.MODEL, computes_in))
+        plan, dtype = decision.plan, decision.dtype
         if not placement.carried_over and (plan is None or self.patcher.model_dtype() == dtype):
             return
         self._format.hold_where_room(dtype, plan)
@@ -328,7 +334,7 @@ class SamplingRun:
                 self._attention = PlacedAttention(plan)
             for control in self._companions.controls():
                 self._controls.use(control)
-        set_placement(self.patcher, dataclasses.replace(placement, precision=name_of(dtype)))
+        set_placement(self.patcher, decision.placement)
 
     def _load(self) -> None:
         """Loads the model and its companions, where it is to go on."""

@@ -58,8 +58,7 @@ def placed_model(model: Any, device: str, precision: str) -> tuple[Any, Placemen
     already = placement_of(model)
     if already is not None and device == AUTO and precision == AUTO:
         return model, already
-    resident = AUTO if already is None else already.resident
-    return place_model(model, placement_over(already, device, precision), resident=resident)
+    return place_model(model, placement_over(already, device, precision))
 
 
 def _check_latent(model: Any, samples: Any, placement: Placement) -> None:

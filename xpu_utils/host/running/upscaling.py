@@ -14,12 +14,13 @@ from comfy.model_patcher import ModelPatcher
 from ...choice import AUTO
 from ...cpu.layers import channels_last
 from ...cpu.plan import CpuPlan
+from ...decision import Decision, Kind, Subject
 from ...placement import Placement
 from ...precision import name_of
 from ...recovery.faults import FaultKind, NotFiniteError
 from ...recovery.ladder import Failure, Rung
-from .. import cpu_engine
 from ..inventory import placement_for, placement_over
+from ..placing.deciding import decide
 from ..placing.formats import WorkFormat
 from ..prompts import current_execution
 from ..recovery.lost import placement_of, set_placement
@@ -78,24 +79,10 @@ def _in_tiles(placed: PlacedUpscaler, pictures: torch.Tensor) -> Any:
         tile //= 2
 
 
-def _format_for(model: Any, placement: Placement) -> tuple[torch.dtype | None, Placement]:
-    dtype, placement = cpu_engine.compute_dtype_for(placement)
-    return (_supported(model, dtype) if placement.precision == AUTO and dtype else dtype), placement
-
-
-def _supported(model: Any, dtype: torch.dtype) -> torch.dtype:
-    """The dtype, or fp32 where the model's architecture is known not to stand it."""
-    stands = {torch.bfloat16: model.supports_bfloat16, torch.float16: model.supports_half}
-    return dtype if stands.get(dtype, True) else torch.float32
-
-
-def _prepared(model: Any, dtype: torch.dtype | None, plan: CpuPlan | None) -> Any:
-    """The model in a dtype, laid out by the CPU's plan."""
-    if dtype is not None:
-        model.to(dtype=dtype)
-    if plan is not None and plan.channels_last:
-        channels_last(model.model)
-    return model
+def _decided(descriptor: Any, asked: Placement) -> Decision:
+    stands = {torch.bfloat16: descriptor.supports_bfloat16, torch.float16: descriptor.supports_half}
+    formats = (torch.float32, *(dtype for dtype, well in stands.items() if well))
+    return decide(asked, Subject(Kind.UPSCALER, descriptor.dtype, formats))
 
 
 class _SmallerTile(torch.OutOfMemoryError):
@@ -114,10 +101,12 @@ class PlacedUpscaler:
 
     def __init__(self, model: Any, placement: Placement) -> None:
         """`model` is converted where it is, for an owner of it: see `of`."""
-        dtype, placement = _format_for(model, placement)
-        self._model = _prepared(model, dtype, cpu_engine.plan_for(placement))
+        decision = _decided(model, placement)
+        self._model = model.to(dtype=decision.dtype)
+        if decision.plan is not None and decision.plan.channels_last:
+            channels_last(model.model)
         self._patcher = ModelPatcher(model.model, load_device=placement.device.torch_device, offload_device=HOST)
-        set_placement(self._patcher, dataclasses.replace(placement, precision=name_of(model.dtype)))
+        set_placement(self._patcher, decision.placement)
         self._recovery: Recovery | None = None
         """Set while it works, as are the format that it works in and the node's execution that it works for."""
         self._format: WorkFormat | None = None
@@ -155,8 +144,8 @@ class PlacedUpscaler:
     @classmethod
     def of(cls, model: Any, placement: Placement) -> PlacedUpscaler:
         """A placed model over the same weights, or over a copy where it is to hold them in another way."""
-        dtype, _ = _format_for(model, placement)
-        converted = dtype not in (None, model.dtype) or cpu_engine.plan_for(placement) is not None
+        decision = _decided(model, placement)
+        converted = decision.dtype != model.dtype or decision.plan is not None
         return cls(copy.deepcopy(model) if converted else model, placement)
 
     def to(self, *arguments: Any, **keywords: Any) -> PlacedUpscaler:
@@ -216,10 +205,9 @@ class PlacedUpscaler:
 
     def _use_cpu_engine(self) -> None:
         """Has work that came to the CPU from another device be done in the format of the CPU's plan."""
-        plan, dtype = cpu_engine.work_on_cpu(self.placement, self._model.dtype)
-        dtype = _supported(self._model, dtype)
-        if self._model.dtype != dtype:
-            self._hold(dtype, plan)
+        decision = _decided(self._model, self.placement)
+        if self._model.dtype != decision.dtype:
+            self._hold(decision.dtype, decision.plan)
 
     def _compute_in_fp32(self, failure: Failure) -> str | None:
         if self._model.dtype == torch.float32:

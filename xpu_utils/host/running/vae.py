@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -14,14 +13,15 @@ import comfy.sd
 import comfy.utils
 import torch
 
+from ...decision import Kind, Subject
 from ...memory.sizes import GIB
 from ...memory.tiles import Memory, Tile, Tiling, first_that_fits, next_smaller, tiles_for
-from ...precision import name_of
 from ...recovery.faults import FaultKind
 from ...recovery.ladder import Failure, Rung
 from ...weights.check import first_not_finite
 from .. import cpu_engine
 from ..inventory import host_inventory
+from ..placing.deciding import decide
 from ..placing.formats import WorkFormat
 from ..recovery.lost import placement_of, set_placement
 from ..recovery.moving import free_others
@@ -118,11 +118,12 @@ class PlacedVAE(comfy.sd.VAE):
         placement = placement_of(self.patcher)
         if placement is None or self.device != HOST or not placement.carried_over:
             return
-        plan, self.vae_dtype = cpu_engine.work_on_cpu(placement, self.vae_dtype)
-        self._format.hold(self.vae_dtype, plan)
-        if plan is not None:
-            cpu_engine.use_on_vae(self, plan, owned=False)
-        set_placement(self.patcher, dataclasses.replace(placement, precision=name_of(self.vae_dtype)))
+        decision = decide(placement, Subject(Kind.VAE, self.vae_dtype))
+        self.vae_dtype = decision.dtype
+        self._format.hold(decision.dtype, decision.plan)
+        if decision.plan is not None:
+            cpu_engine.use_on_vae(self, decision.plan, owned=False)
+        set_placement(self.patcher, decision.placement)
 
     def _decode(self, samples_in: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
         def whole() -> torch.Tensor:

@@ -1,0 +1,203 @@
+"""What is done to an object, from what was asked for, what the object is, the self-test and the CPU's plan."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from xpu_utils.cpu.plan import CpuPlan
+from xpu_utils.decision import Decision, Kind, Subject, decide, file_format
+from xpu_utils.machine.devices import Device, find_devices
+from xpu_utils.placement import Placement
+from xpu_utils.precision import PRECISIONS, dtype_of, name_of
+from xpu_utils.selftest.operations import Result
+from xpu_utils.selftest.result import SelfTest
+
+from .recorded import b580
+
+FP32, FP16, BF16 = torch.float32, torch.float16, torch.bfloat16
+CPU, XPU = find_devices().devices[-1], b580()
+PLAN = CpuPlan("made up", "fp32", True, (), 1, False, (), {"gemm fp32": 80.0, "gemm bf16": 1.0})
+BF16_PLAN = dataclasses.replace(PLAN, precision="bf16", speeds={"gemm fp32": 80.0, "gemm bf16": 200.0})
+
+
+def not_asked(*_: object) -> None:
+    raise AssertionError("this decision needs no measurement")
+
+
+def self_test(*wrong: str) -> SelfTest:
+    results = tuple(Result("matrix product", precision, 0.5) for precision in wrong)
+    return SelfTest(XPU.name, "", "", results, finished=True)
+
+
+def on(device: Device, precision: str = "auto", **further: object) -> Placement:
+    return Placement(device.id, device, precision, **further)  # type: ignore[arg-type]
+
+
+def decided(
+    asked: Placement, subject: Subject, *, plan: CpuPlan | None = BF16_PLAN, wrong: tuple[str, ...] = ()
+) -> Decision:
+    return decide(asked, subject, find_plan=lambda: plan, test=lambda _: self_test(*wrong))
+
+
+MODEL = Subject(Kind.MODEL, FP16)
+ANY_PRECISION = st.sampled_from(PRECISIONS)
+ANY_PLAN = st.sampled_from([None, PLAN, BF16_PLAN])
+FORMATS = [FP32, FP16, BF16]
+ANY_SUBJECT = st.builds(
+    Subject,
+    kind=st.sampled_from(Kind),
+    computes_in=st.sampled_from(FORMATS),
+    formats=st.sampled_from([None, (FP32, FP16, BF16), (FP32,)]),
+    dynamic=st.booleans(),
+).filter(
+    lambda subject: (
+        subject.computes_in in (subject.formats or FORMATS)
+        and (subject.kind not in (Kind.CLIP, Kind.CLIP_VISION) or subject.computes_in == FP32)
+    )
+)
+WRONG = st.lists(st.sampled_from(["bf16", "fp16", "fp32"]), unique=True).map(tuple)
+
+
+@given(subject=ANY_SUBJECT, precision=ANY_PRECISION, carried_over=st.booleans())
+def test_the_reference_has_no_plan_and_needs_no_measurement(
+    subject: Subject, precision: str, carried_over: bool
+) -> None:
+    reference = decide(on(CPU, "fp32"), subject, find_plan=not_asked, test=not_asked)  # type: ignore[arg-type]
+    assert reference.plan is None
+    asked = on(XPU, precision, carried_over=carried_over)
+    assert decide(asked, subject, find_plan=not_asked, test=lambda _: self_test()).plan is None  # type: ignore[arg-type]
+
+
+@given(
+    subject=ANY_SUBJECT,
+    device=st.sampled_from([CPU, XPU]),
+    precision=ANY_PRECISION,
+    carried_over=st.booleans(),
+    plan=ANY_PLAN,
+    wrong=WRONG,
+)
+def test_what_is_computed_in_is_what_is_said_and_what_differs_has_its_reason(
+    subject: Subject, device: Device, precision: str, carried_over: bool, plan: CpuPlan | None, wrong: tuple[str, ...]
+) -> None:
+    assume(device == XPU or not subject.dynamic)
+    decision = decided(on(device, precision, carried_over=carried_over), subject, plan=plan, wrong=wrong)
+    assert decision.placement.precision == name_of(decision.dtype)
+    assert decision.placement.device == device
+    assert subject.formats is None or decision.dtype in (*subject.formats, FP32)
+    if precision != "auto" and not carried_over:
+        assert decision.placement.differs == (decision.dtype != dtype_of(precision))
+
+
+@given(subject=ANY_SUBJECT, device=st.sampled_from([CPU, XPU]), precision=ANY_PRECISION, plan=ANY_PLAN)
+def test_deciding_again_for_what_was_decided_changes_nothing(
+    subject: Subject, device: Device, precision: str, plan: CpuPlan | None
+) -> None:
+    assume(device == XPU or not subject.dynamic)
+    first = decided(on(device, precision), subject, plan=plan)
+    done = dataclasses.replace(subject, computes_in=first.dtype)
+    again = decided(dataclasses.replace(first.placement, reason=""), done, plan=plan)
+    assert (again.dtype, again.placement.reason) == (first.dtype, "")
+
+
+@given(subject=ANY_SUBJECT, plan=ANY_PLAN, precision=st.sampled_from(["auto", "fp16", "bf16"]))
+def test_what_comes_to_the_cpu_never_computes_in_what_that_only_emulates(
+    subject: Subject, plan: CpuPlan | None, precision: str
+) -> None:
+    decision = decided(on(CPU, precision, carried_over=True), subject, plan=plan)
+    assert decision.dtype in (FP32, plan.dtype if plan else FP32)
+    assert decision.plan is plan
+    assert subject.computes_in != FP32 or decision.dtype == FP32, "fp32 stays fp32"
+
+
+def test_after_a_step_was_repeated_in_fp32_the_cpu_goes_on_in_fp32() -> None:
+    assert decided(on(CPU, "fp32", carried_over=True), MODEL).dtype == FP32
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("auto", BF16), ("bf16", BF16), ("fp32", FP32)])
+def test_on_the_cpu_auto_is_the_plan_s_format(precision: str, dtype: torch.dtype) -> None:
+    decision = decided(on(CPU, precision), Subject(Kind.MODEL, FP32))
+    assert (decision.dtype, decision.placement.reason) == (dtype, "")
+
+
+@pytest.mark.parametrize("kind", [Kind.MODEL, Kind.VAE, Kind.CLIP, Kind.UPSCALER])
+def test_what_the_cpu_only_emulates_is_computed_in_fp32_and_said(kind: Kind) -> None:
+    decision = decided(on(CPU, "bf16"), Subject(kind, FP32), plan=PLAN)
+    assert (decision.dtype, decision.plan) == (FP32, PLAN)
+    assert decision.placement.reason == "this CPU only emulates bf16, computing in fp32"
+
+
+def test_auto_on_the_cpu_leaves_a_format_that_it_only_emulates() -> None:
+    decision = decided(on(CPU), MODEL, plan=PLAN)
+    assert (decision.dtype, decision.placement.reason) == (FP32, "")
+
+
+def test_auto_leaves_what_comfyui_chose_unless_the_device_computes_it_wrongly() -> None:
+    right, wrong = decided(on(XPU), MODEL), decided(on(XPU), MODEL, wrong=("fp16",))
+    assert (right.dtype, right.placement.reason) == (FP16, "")
+    assert wrong.dtype == BF16
+    assert wrong.placement.reason == "xpu:0 computes fp16 wrongly (self-test), using bf16"
+
+
+def test_a_precision_that_was_asked_for_is_taken_untested() -> None:
+    decision = decide(on(XPU, "bf16"), MODEL, find_plan=not_asked, test=not_asked)  # type: ignore[arg-type]
+    assert (decision.dtype, decision.placement.reason) == (BF16, "")
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        (Kind.CLIP, "a text encoder computes in fp32 on xpu:0, not in bf16"),
+        (Kind.CLIP_VISION, "a CLIP vision model computes in fp32 on xpu:0, not in bf16"),
+    ],
+)
+def test_comfyui_computes_encoders_in_fp32(kind: Kind, reason: str) -> None:
+    encoder = Subject(kind, FP32)
+    assert decided(on(XPU, "bf16"), encoder).placement.reason == reason
+    auto = decide(on(XPU), encoder, find_plan=not_asked, test=not_asked)  # type: ignore[arg-type]
+    assert (auto.dtype, auto.placement.reason) == (FP32, "")
+
+
+def test_a_text_encoder_follows_the_cpu_s_plan_and_an_image_encoder_does_not() -> None:
+    found = [decided(on(CPU), Subject(kind, FP32)).dtype for kind in (Kind.CLIP, Kind.CLIP_VISION)]
+    assert found == [BF16, FP32]
+
+
+@pytest.mark.parametrize(("precision", "differs"), [("auto", False), ("bf16", True)])
+def test_an_upscaler_keeps_to_the_formats_that_its_architecture_stands(precision: str, differs: bool) -> None:
+    decision = decided(on(CPU, precision), Subject(Kind.UPSCALER, FP32, formats=(FP32, FP16)))
+    assert (decision.dtype, decision.placement.differs) == (FP32, differs)
+
+
+def test_dynamic_vram_keeps_shares_and_a_vae_s_format_and_that_is_said() -> None:
+    model = decided(on(XPU, "bf16", resident="45%"), Subject(Kind.MODEL, FP16, dynamic=True))
+    assert (model.dtype, model.placement.reason) == (BF16, "DynamicVRAM decides what stays on xpu:0, not 45%")
+    vae = decided(on(XPU, "fp32"), Subject(Kind.VAE, BF16, dynamic=True))
+    assert (vae.dtype, vae.placement.reason) == (BF16, "DynamicVRAM keeps a VAE in bf16")
+
+
+def test_only_a_model_has_a_resident_share() -> None:
+    shares = [decided(on(XPU, resident="45%"), Subject(kind, FP16)).placement.resident for kind in Kind]
+    assert shares == ["45%", *["auto"] * 5]
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "plan", "dtypes"),
+    [
+        (XPU, "auto", None, [None, None]),
+        (XPU, "fp32", None, [FP32, None]),
+        (XPU, "fp16", None, [FP16, FP16]),
+        (CPU, "auto", BF16_PLAN, [BF16, BF16]),
+        (CPU, "auto", PLAN, [None, None]),
+        (CPU, "bf16", PLAN, [BF16, BF16]),
+    ],
+)
+def test_weights_are_read_in_what_was_asked_for_and_text_encoders_only_in_small_formats(
+    device: Device, precision: str, plan: CpuPlan | None, dtypes: list[torch.dtype | None]
+) -> None:
+    kinds = (Kind.MODEL, Kind.CLIP)
+    assert [file_format(on(device, precision), kind, find_plan=lambda: plan) for kind in kinds] == dtypes

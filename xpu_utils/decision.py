@@ -1,0 +1,143 @@
+"""What is done to an object so that it runs where and how it was asked to, decided as a whole before any of it is."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Callable
+
+import torch
+
+from .choice import AUTO
+from .cpu.plan import CpuPlan
+from .machine.devices import Device
+from .placement import Placement
+from .precision import dtype_of, name_of
+from .selftest.result import SelfTest, best_precision
+from .weights.conversion import HALVES
+
+FindPlan = Callable[[], "CpuPlan | None"]
+"""Answers the machine's CPU plan, None where there is none; asked only for work on the CPU, as it may measure."""
+TestDevice = Callable[[Device], SelfTest]
+"""Answers a device's self-test; asked only where a format is left to us, as it may run."""
+
+
+class Kind(enum.Enum):
+    """What an object is; the value is what users are told."""
+
+    MODEL = "a diffusion model"
+    CLIP = "a text encoder"
+    CLIP_VISION = "a CLIP vision model"
+    VAE = "a VAE"
+    CONTROLNET = "a ControlNet"
+    UPSCALER = "an upscale model"
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """What is known of an object that is to be placed."""
+
+    kind: Kind
+    computes_in: torch.dtype
+    """The format that it computes in as it is."""
+    formats: tuple[torch.dtype, ...] | None = None
+    """Those that it can compute in; None where that is any."""
+    dynamic: bool = False
+    """Whether ComfyUI streams its weights by itself where it goes (DynamicVRAM)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """All that will be done to one object."""
+
+    placement: Placement
+    """Its device, the precision in force, and why these differ from what was asked for."""
+    dtype: torch.dtype
+    """The format that it computes in; its weights may be held in another."""
+    plan: CpuPlan | None
+    """By which its layers and attention are the CPU engine's; None where they stay ComfyUI's."""
+
+
+def decide(asked: Placement, subject: Subject, *, find_plan: FindPlan, test: TestDevice) -> Decision:
+    """Decides what is done to an object.
+
+    Args:
+        asked: its device, and the precision and resident share that were asked for. Work that was carried over to the
+            CPU follows the CPU's plan, whatever the precision was on the device that failed; but fp32 stays fp32.
+    """
+    plan = _plan_of(asked, find_plan)
+    dtype, reason = _carried_over(asked, subject, plan) if asked.carried_over else _format(asked, subject, plan, test)
+    placement = dataclasses.replace(asked.because(reason), precision=name_of(dtype))
+    if subject.kind is not Kind.MODEL:
+        placement = dataclasses.replace(placement, resident=AUTO)
+    elif subject.dynamic and asked.resident != AUTO:
+        placement = placement.because(f"DynamicVRAM decides what stays on {asked.device.id}, not {asked.resident}")
+    return Decision(placement, dtype, plan)
+
+
+def file_format(asked: Placement, kind: Kind, *, find_plan: FindPlan) -> torch.dtype | None:
+    """The format that the weights of an object which is loaded are held in; None leaves it to ComfyUI.
+
+    Text encoders are held in a small format where one is asked for: fp32 is what they compute in anyway.
+    """
+    plan = _plan_of(asked, find_plan)
+    if plan is None or asked.precision != AUTO:
+        dtype = dtype_of(asked.precision)
+    else:
+        dtype = None if plan.precision == "fp32" else plan.dtype
+    return dtype if kind is not Kind.CLIP or dtype in HALVES else None
+
+
+def _plan_of(asked: Placement, find_plan: FindPlan) -> CpuPlan | None:
+    """The plan that work follows: none away from the CPU, and none for the fp32 reference."""
+    if asked.device.type != "cpu" or (asked.precision == "fp32" and not asked.carried_over):
+        return None
+    return find_plan()
+
+
+def _formats(subject: Subject, plan: CpuPlan | None) -> tuple[torch.dtype, ...] | None:
+    """Those that an object can compute in; None where that is any.
+
+    ComfyUI computes encoders in fp32 whatever their weights are held in; the CPU's plan has another way for text. A
+    VAE's layers do not cast, so its format is that of its weights, which DynamicVRAM maps from their file.
+    """
+    if subject.kind is Kind.CLIP_VISION or (subject.kind is Kind.CLIP and plan is None):
+        return (torch.float32,)
+    return (subject.computes_in,) if subject.kind is Kind.VAE and subject.dynamic else subject.formats
+
+
+def _carried_over(asked: Placement, subject: Subject, plan: CpuPlan | None) -> tuple[torch.dtype, str]:
+    if asked.device.type != "cpu":
+        return subject.computes_in, ""
+    formats = _formats(subject, plan)
+    stays = torch.float32 in (subject.computes_in, dtype_of(asked.precision))
+    follows = plan is not None and not stays and (formats is None or plan.dtype in formats)
+    return plan.dtype if plan is not None and follows else torch.float32, ""
+
+
+def _format(asked: Placement, subject: Subject, plan: CpuPlan | None, test: TestDevice) -> tuple[torch.dtype, str]:
+    """The format to compute in, and why it is another than was asked for or than ComfyUI chose."""
+    formats, chosen = _formats(subject, plan), subject.computes_in
+    wanted, reason = dtype_of(asked.precision), ""
+    if plan is not None and asked.precision == AUTO:
+        wanted = plan.dtype
+    elif plan is not None and not plan.computes(asked.precision):
+        wanted, reason = torch.float32, f"this CPU only emulates {asked.precision}, computing in fp32"
+    elif asked.precision == AUTO and asked.device.type != "cpu" and formats != (torch.float32,):
+        wanted, reason = _tested(asked.device, chosen, test)
+    if wanted is None or formats is None or wanted in formats:
+        return wanted or chosen, reason
+    if subject.dynamic:
+        return chosen, f"DynamicVRAM keeps {subject.kind.value} in {name_of(chosen)}"
+    if asked.precision == AUTO:
+        return chosen, ""
+    return chosen, f"{subject.kind.value} computes in {name_of(chosen)} on {asked.device.id}, not in {asked.precision}"
+
+
+def _tested(device: Device, chosen: torch.dtype, test: TestDevice) -> tuple[torch.dtype | None, str]:
+    """Another format, and why, where the device computes wrongly in the one that ComfyUI chose for it."""
+    tested = test(device)
+    best = best_precision(device, tested)
+    if name_of(chosen) in tested.precisions or dtype_of(best) == chosen:
+        return None, ""
+    return dtype_of(best), f"{device.id} computes {name_of(chosen)} wrongly (self-test), using {best}"
