@@ -12,7 +12,6 @@ from tests import xpu_sim
 from xpu_utils.streaming.leaves import collect_leaves
 from xpu_utils.streaming.plan import ring_size
 from xpu_utils.streaming.stream import WeightStream
-from xpu_utils.weights import pinned
 from xpu_utils.weights.pinned import PinnedPool
 
 DEVICE = torch.device("xpu:0")
@@ -56,9 +55,9 @@ class Network(nn.Module):
 class Setting:
     """A network on the host, the same one on the device, and a stream over the first."""
 
-    def __init__(self, share: float = 0.45, *, limit_bytes: int = 1 << 30) -> None:
+    def __init__(self, share: float = 0.45, *, pool: PinnedPool | None = None) -> None:
         self.network, self.whole = Network(), Network().to(DEVICE)
-        self.pool = PinnedPool(limit_bytes)
+        self.pool = pool or PinnedPool(1 << 30)
         self.leaves = collect_leaves(
             self.network, self.pool, DEVICE, streamable=lambda module: isinstance(module, nn.Linear)
         )
@@ -203,9 +202,8 @@ def test_weights_changed_in_place_reach_the_device(sim: xpu_sim.Simulation) -> N
     setting.check()
 
 
-def test_what_cannot_be_pinned_is_resident(sim: xpu_sim.Simulation, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pinned, "SLAB_BYTES", 1 << 19)
-    setting = Setting(0.9, limit_bytes=1 << 20)
+def test_what_cannot_be_pinned_is_resident(sim: xpu_sim.Simulation) -> None:
+    setting = Setting(0.9, pool=PinnedPool(1 << 20, slab_bytes=1 << 19))
     setting.settle()
     unpinned = [leaf for leaf in setting.leaves if not leaf.pinned]
     assert unpinned

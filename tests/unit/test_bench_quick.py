@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import functools
 import json
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -9,14 +11,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from xpu_utils.__main__ import main
-from xpu_utils.bench import measure as measuring
 from xpu_utils.bench import models, quick
 from xpu_utils.bench.ceilings import compute_flops, link_bytes_per_s
 from xpu_utils.bench.compare import as_json, as_table, compare, load, rate_text
-from xpu_utils.bench.measure import Measurement, measure
-from xpu_utils.machine.devices import Device, find_devices
+from xpu_utils.bench.measure import Measurement, measure, median_seconds
+from xpu_utils.machine.devices import find_devices
 
 from .recorded import b580, lay_out, xpu
 
@@ -27,11 +29,18 @@ def entry(name: str = "gemm", *, device: str = "xpu:0", rate: float | None = 2e1
     return Measurement(name, device, "bf16", 1e-3 if rate else None, rate, "FLOP/s", problem=problem)
 
 
-def test_a_call_is_timed_and_its_rate_is_work_over_time(monkeypatch: pytest.MonkeyPatch) -> None:
+IN_NO_TIME = functools.partial(measure, seconds_of=lambda call, device: 1e-3)
+
+
+def test_a_call_is_timed_and_its_rate_is_work_over_time() -> None:
     ticks = iter(number / 2 for number in range(1000))  # every call takes half a second
-    monkeypatch.setattr(measuring.time, "perf_counter", lambda: next(ticks))
+    seconds_of = functools.partial(median_seconds, clock=lambda: next(ticks))
     calls = []
-    result = measure("nothing", CPU, "fp32", lambda: lambda: calls.append(1), work=10.0, unit="1/s")
+
+    def call() -> None:
+        calls.append(1)
+
+    result = measure("nothing", CPU, "fp32", lambda: call, work=10.0, unit="1/s", seconds_of=seconds_of)
     assert (result.seconds, result.rate) == (0.5, 20.0)
     assert len(calls) == 4  # one to warm up, then the fewest repeats
 
@@ -45,26 +54,26 @@ def test_an_operation_that_a_device_cannot_do_is_told_and_the_rest_goes_on() -> 
         assert (result.seconds, result.problem) == (None, "Required aspect fp64 is not supported")
 
 
-def test_memory_too_small_for_the_inputs_costs_one_line_and_not_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    random = quick._random
+class ShortOfMemory(TorchFunctionMode):
+    """A device that has no memory for fp32."""
 
-    def short_of_memory(device: Device, precision: str, *shape: int) -> torch.Tensor:
-        if precision == "fp32":
+    def __torch_function__(self, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
+        if function is torch.Tensor.to and arguments[-1] == torch.float32:
             raise torch.OutOfMemoryError("XPU out of memory. Tried to allocate 64.00 MiB.")
-        return random(device, precision, *shape)
+        return function(*arguments, **(keywords or {}))
 
-    monkeypatch.setattr(measuring, "median_seconds", lambda _call, _device: 1e-3)
-    monkeypatch.setattr(quick, "_random", short_of_memory)
-    found = quick.measure_device(CPU)
+
+def test_memory_too_small_for_the_inputs_costs_one_line_and_not_the_table() -> None:
+    with ShortOfMemory():
+        found = quick.measure_device(CPU, IN_NO_TIME)
     assert [entry.problem for entry in found if entry.precision == "fp32"] == [
         "XPU out of memory. Tried to allocate 64.00 MiB."
     ]
     assert all(entry.rate for entry in found if entry.precision != "fp32")
 
 
-def test_every_kind_of_operation_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measuring, "median_seconds", lambda _call, _device: 1e-3)
-    found = quick.measure_device(CPU)
+def test_every_kind_of_operation_is_measured_once() -> None:
+    found = quick.measure_device(CPU, IN_NO_TIME)
     names = [result.name for result in found]
     assert names[:3] == ["gemm"] * 3
     for kind in ("convolution", "head dim 40", "head dim 128", "u-net step", "DiT step", "VAE decode"):
@@ -175,7 +184,9 @@ def test_the_chart_has_a_bar_for_every_figure() -> None:
     assert min(bars) == pytest.approx(max(bars) / 4, abs=0.1)
 
 
-def test_json_is_what_the_verb_prints(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(quick, "quick_table", lambda _device: iter([entry()]))
-    assert main(["bench", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["measurements"][0]["rate"] == 2e12
+def test_json_is_what_the_verb_answers() -> None:
+    parser = argparse.ArgumentParser()
+    quick.add_options(parser)
+    code, text = quick.run(parser.parse_args(["--json"]), table=lambda _device: iter([entry()]))
+    assert code == 0
+    assert json.loads(text)["measurements"][0]["rate"] == 2e12

@@ -157,11 +157,20 @@ def test_older_builds_answer_capabilities_too(monkeypatch: pytest.MonkeyPatch) -
     assert capabilities({}).instructions == ()
 
 
-def test_measuring_leaves_torchs_threads_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu_measure, "_measured", lambda found: PLAN)
+def test_one_thread_is_measured_and_torchs_threads_are_as_they_were_afterwards() -> None:
+    threads = []
+
+    def measure(found: Capabilities) -> CpuPlan:
+        threads.append(torch.get_num_threads())
+        return PLAN
+
     before = torch.get_num_threads()
-    assert cpu_measure.measure_plan(capabilities({})) is PLAN
-    assert torch.get_num_threads() == before
+    torch.set_num_threads(3)
+    try:
+        assert cpu_measure.measure_plan(capabilities({}), measure) is PLAN
+        assert (threads, torch.get_num_threads()) == ([1], 3)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_an_unwritable_cache_does_not_stop_the_work(tmp_path: Path, measure: Measurement) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import re
@@ -17,11 +18,12 @@ from typing import Any
 import pytest
 
 from xpu_utils.__main__ import main
+from xpu_utils.commands import doctor
 from xpu_utils.doctor import machine as machine_module
 from xpu_utils.doctor import probe, windows
 from xpu_utils.doctor.examine import as_data, as_text, attachment, examine
-from xpu_utils.doctor.findings import REPOSITORY, SYSTEMS, Finding, State, exit_code
-from xpu_utils.doctor.machine import Gpu
+from xpu_utils.doctor.findings import REPOSITORY, SYSTEMS, State, exit_code
+from xpu_utils.doctor.machine import Gpu, Machine
 from xpu_utils.doctor.server import examine_server
 from xpu_utils.selftest.operations import TOLERANCES, Result, operations
 
@@ -85,7 +87,7 @@ def test_a_driver_that_aborts_or_hangs_takes_only_the_child_down(command: list[s
 def test_what_a_child_computed_before_it_hung_is_kept() -> None:
     line = json.dumps(dataclasses.asdict(Result("softmax", "fp32", 0.0)))
     script = f"import time; print({line!r}, flush=True); time.sleep(60)"
-    run = probe.run("xpu:0", limit_seconds=2, command=[sys.executable, "-c", script])
+    run = probe.run("xpu:0", limit_seconds=2, end_seconds=0.5, command=[sys.executable, "-c", script])
     assert run.code is None
     assert [result.name for result in run.results] == ["softmax"]
 
@@ -104,10 +106,9 @@ def test_a_child_that_cannot_be_killed_is_left_behind(monkeypatch: pytest.Monkey
     kill = subprocess.Popen.kill
     # No signal reaches a process that waits inside a driver.
     monkeypatch.setattr(subprocess.Popen, "kill", lambda child: children.append(child))
-    monkeypatch.setattr(probe, "END_SECONDS", 0.5)
     line = json.dumps(dataclasses.asdict(Result("softmax", "fp32", 0.0)))
     script = f"import time; print({line!r}, flush=True); time.sleep(60)"
-    run = probe.run("xpu:0", limit_seconds=2, command=[sys.executable, "-c", script])
+    run = probe.run("xpu:0", limit_seconds=2, end_seconds=0.5, command=[sys.executable, "-c", script])
     (child,) = children
     assert child.poll() is None, "the doctor waited for the child"
     kill(child)
@@ -244,19 +245,19 @@ def test_the_system_is_told_by_its_release_file(
     assert machine_module.system_name() == system
 
 
-def test_the_verb_exits_by_severity(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    answers: dict[str, Callable[[], list[Finding]]] = {
-        "2": lambda: examine(machine(loader="")),
-        "1": lambda: examine(machine(free_disk_bytes=0)),
-        "0": lambda: examine(machine()),
-    }
-    for code, answer in answers.items():
-        monkeypatch.setattr("xpu_utils.commands.doctor.examine", lambda _machine, answer=answer: answer())
-        monkeypatch.setattr("xpu_utils.commands.doctor.examine_devices", lambda _machine: [])
-        assert main(["doctor", "--json", "--server", NOBODY]) == int(code)
-        assert json.loads(capsys.readouterr().out)
+def run_verb(*arguments: str, look: Callable[[], Machine]) -> tuple[int, str]:
+    """`doctor` with these arguments on another machine, whose devices compute rightly."""
+    parser = argparse.ArgumentParser()
+    doctor.add_parser(parser.add_subparsers())
+    sound = probe.Run((Result("matrix product", "fp32", 0.0),), 0, "")
+    return doctor.run(parser.parse_args(["doctor", *arguments]), look=look, check=lambda _device, everything: sound)
+
+
+def test_the_verb_exits_by_severity(tmp_path: Path) -> None:
+    for code, looked in ((2, machine(loader="")), (1, machine(free_disk_bytes=0)), (0, machine())):
+        found, text = run_verb("--json", "--server", NOBODY, look=lambda looked=looked: looked)
+        assert found == code
+        assert json.loads(text)
     assert main(["doctor", "--scan-packs", str(tmp_path / "nowhere")]) == 2
 
 
@@ -273,13 +274,13 @@ def test_the_self_test_is_run_to_its_end_and_leaves_a_report(
 
 
 def test_a_report_that_cannot_be_written_is_refused_before_anything_is_measured(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "xpu-self-test.json").mkdir()
-    monkeypatch.setattr(probe, "run", lambda *_, **__: pytest.fail("a device was tested"))
-    assert main(["doctor", "--self-test", "--server", NOBODY]) == 2
-    assert "cannot be written here (Is a directory), change to a folder of yours." in capsys.readouterr().out
+    code, text = run_verb("--self-test", look=lambda: pytest.fail("the machine was looked at"))
+    assert code == 2
+    assert "cannot be written here (Is a directory), change to a folder of yours." in text
 
 
 def test_the_address_of_the_repository_is_one() -> None:
@@ -316,7 +317,7 @@ def comfyui() -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def test_what_only_a_running_comfyui_knows_is_added(
-    comfyui: tuple[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    comfyui: tuple[str, dict[str, Any]],
 ) -> None:
     address, answers = comfyui
     inside = host(
@@ -327,10 +328,9 @@ def test_what_only_a_running_comfyui_knows_is_added(
         hooks=(("free memory", "applied", "so"), ("attention", "stood down", "so")),
     )
     answers["/xpu/doctor"] = {"findings": as_data(examine(machine(host=inside)), "debian")}
-    monkeypatch.setattr("xpu_utils.commands.doctor.look", lambda: machine(host=None))
-    monkeypatch.setattr("xpu_utils.commands.doctor.examine_devices", lambda _machine: [])
-    assert main(["doctor", "--json", "--server", address]) == 1
-    found = json.loads(capsys.readouterr().out)
+    code, text = run_verb("--json", "--server", address, look=lambda: machine(host=None))
+    assert code == 1
+    found = [entry for entry in json.loads(text) if entry["code"] != "kernel"]
     assert found == sorted(found, key=lambda entry: ["error", "warning", "note", "ok"].index(entry["state"]))
     by_code = {entry["code"]: entry for entry in found}
     assert len(by_code) == len(found), "what both found is told once"

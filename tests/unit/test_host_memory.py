@@ -7,7 +7,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from xpu_utils.machine import host_memory
 from xpu_utils.machine.host_memory import HostMemory, read_host_memory
 
 MIB = 1 << 20
@@ -15,11 +14,8 @@ UNLIMITED = 9223372036854771712
 """What version 1 answers without a limit."""
 
 
-@pytest.fixture
-def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(host_memory, "CONTROL_GROUPS", tmp_path)
-    monkeypatch.setattr(host_memory, "OWN_GROUPS", tmp_path / "own")
-    return tmp_path
+def read(groups: Path) -> HostMemory:
+    return read_host_memory(groups / "own", groups)
 
 
 def write(folder: Path, **files: object) -> None:
@@ -28,38 +24,41 @@ def write(folder: Path, **files: object) -> None:
         (folder / name.replace("_", ".", 1)).write_text(f"{value}\n")
 
 
-def test_the_tightest_group_around_the_process_counts(groups: Path) -> None:
-    (groups / "own").write_text("0::/pod/container\n")
-    write(groups / "pod", memory_max=96 * MIB, memory_current=60 * MIB, memory_stat=f"inactive_file {4 * MIB}")
-    write(groups / "pod" / "container", memory_max="max", memory_current=50 * MIB, memory_stat="inactive_file 0")
-    assert read_host_memory() == HostMemory(96 * MIB, 40 * MIB)
+def test_the_tightest_group_around_the_process_counts(tmp_path: Path) -> None:
+    (tmp_path / "own").write_text("0::/pod/container\n")
+    write(tmp_path / "pod", memory_max=96 * MIB, memory_current=60 * MIB, memory_stat=f"inactive_file {4 * MIB}")
+    write(tmp_path / "pod" / "container", memory_max="max", memory_current=50 * MIB, memory_stat="inactive_file 0")
+    assert read(tmp_path) == HostMemory(96 * MIB, 40 * MIB)
 
 
-def test_the_first_version_s_files(groups: Path) -> None:
-    (groups / "own").write_text("4:memory:/docker/1\n1:cpu:/docker/1\n0::/\n")
-    folder = groups / "memory" / "docker" / "1"
+def test_the_first_version_s_files(tmp_path: Path) -> None:
+    (tmp_path / "own").write_text("4:memory:/docker/1\n1:cpu:/docker/1\n0::/\n")
+    folder = tmp_path / "memory" / "docker" / "1"
     write(
         folder,
         memory_limit_in_bytes=64 * MIB,
         memory_usage_in_bytes=80 * MIB,
         memory_stat=f"inactive_file 1\ntotal_inactive_file {10 * MIB}",
     )
-    assert read_host_memory() == HostMemory(64 * MIB, 0)
+    assert read(tmp_path) == HostMemory(64 * MIB, 0)
 
 
-def test_a_container_that_sees_its_group_as_the_root(groups: Path) -> None:
-    (groups / "own").write_text("0::/not/mounted/here\n")
-    write(groups, memory_max=32 * MIB, memory_current=8 * MIB, memory_stat="inactive_file 0")
-    assert read_host_memory() == HostMemory(32 * MIB, 24 * MIB)
+def test_a_container_that_sees_its_group_as_the_root(tmp_path: Path) -> None:
+    (tmp_path / "own").write_text("0::/not/mounted/here\n")
+    write(tmp_path, memory_max=32 * MIB, memory_current=8 * MIB, memory_stat="inactive_file 0")
+    assert read(tmp_path) == HostMemory(32 * MIB, 24 * MIB)
 
 
 @pytest.mark.parametrize("own", [None, "4:memory:/free\n", "0::/damaged\n"])
-def test_without_a_limit_it_is_the_machine_s(groups: Path, own: str | None) -> None:
+def test_without_a_limit_it_is_the_machine_s(tmp_path: Path, own: str | None) -> None:
     if own is not None:
-        (groups / "own").write_text(own)
+        (tmp_path / "own").write_text(own)
     write(
-        groups / "memory" / "free", memory_limit_in_bytes=UNLIMITED, memory_usage_in_bytes=1, memory_stat="total_rss 1"
+        tmp_path / "memory" / "free",
+        memory_limit_in_bytes=UNLIMITED,
+        memory_usage_in_bytes=1,
+        memory_stat="total_rss 1",
     )
-    write(groups / "damaged", memory_max="4 GiB", memory_current=1, memory_stat="")
-    assert read_host_memory().total_bytes == psutil.virtual_memory().total
-    assert 0 < read_host_memory().available_bytes < psutil.virtual_memory().total
+    write(tmp_path / "damaged", memory_max="4 GiB", memory_current=1, memory_stat="")
+    assert read(tmp_path).total_bytes == psutil.virtual_memory().total
+    assert 0 < read(tmp_path).available_bytes < psutil.virtual_memory().total

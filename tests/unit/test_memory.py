@@ -88,9 +88,13 @@ def sysman(card: Card, *, free_bytes: int | None = None) -> Any:
     return Sysman
 
 
-def reader(card: Card, *others: Any, clock: Clock | None = None, device: Any = None) -> MemoryReader:
-    """A reader of the card by its driver, the other sources, and its allocator."""
-    return MemoryReader(device or b580(), sources=[DriverSource, *others, AllocatorSource], clock=clock or Clock())
+def reader(
+    card: Card, *others: Any, clock: Clock | None = None, device: Any = None, available_bytes: int = 16 * GIB
+) -> MemoryReader:
+    """A reader of the card by its driver, the other sources, and its allocator; in a host with so much free."""
+    sources = [DriverSource, *others, AllocatorSource]
+    host = HostMemory(available_bytes, available_bytes)
+    return MemoryReader(device or b580(), sources=sources, clock=clock or Clock(), host=lambda: host)
 
 
 def test_the_driver_is_believed_and_cached_bytes_count_as_free(card: Card) -> None:
@@ -193,10 +197,9 @@ def test_a_slow_source_is_asked_more_rarely(card: Card, cost_seconds: float, pau
     assert max(pauses) < pause_seconds + 0.02
 
 
-def test_an_integrated_gpu_has_no_more_free_than_its_host(card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "read_host_memory", lambda: HostMemory(16 * GIB, 2 * GIB))
+def test_an_integrated_gpu_has_no_more_free_than_its_host(card: Card) -> None:
     card.reserved_bytes, card.active_bytes = 3 * GIB, 2 * GIB
-    read = reader(card, device=lunar_lake(total_bytes=12 * GIB)).read()
+    read = reader(card, device=lunar_lake(total_bytes=12 * GIB), available_bytes=2 * GIB).read()
     assert read.free_bytes == 3 * GIB, "2 that the host can give and 1 that is held already"
 
 
@@ -245,9 +248,9 @@ def test_free_is_never_below_zero_or_above_the_total(
     device = xpu(total_bytes=total, integrated=integrated)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "xpu", card)
-        patch.setattr(memory, "read_host_memory", lambda: HostMemory(available, available))
         try:
-            read = reader(card, sysman(card, free_bytes=sysman_free), device=device).read()
+            others = sysman(card, free_bytes=sysman_free)
+            read = reader(card, others, device=device, available_bytes=available).read()
         except Unavailable:
             assert total == 0, "the allocator answers whenever the total is known"
             return

@@ -39,9 +39,11 @@ def put(
     environ: dict[str, str] | None = None,
     on_text: Callable[[str, int], None] = lambda text, pieces: None,
     check_stop: Callable[[], None] = lambda: None,
+    unload_timeout_s: float = 10.0,
 ) -> str:
     environ = {"XPU_NODES_OLLAMA_HOSTS": server.url, "XPU_NODES_OLLAMA_SHARES_DEVICE": "0"} | (environ or {})
-    return ask(question, environ=environ, on_text=on_text, check_stop=check_stop)
+    given = {"on_text": on_text, "check_stop": check_stop, "unload_timeout_s": unload_timeout_s}
+    return ask(question, environ=environ, **given)  # type: ignore[arg-type]
 
 
 def test_the_request_carries_every_setting_of_the_node(server: OllamaServer) -> None:
@@ -80,12 +82,11 @@ def test_an_answer_is_not_lost_when_the_server_fails_afterwards(
 
 @pytest.mark.parametrize("hanging", [{"ps_delay_s": 3.0}, {"still_loaded": 1000}])
 def test_the_wait_for_unloading_ends_by_itself(
-    server: OllamaServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, hanging: dict[str, float]
+    server: OllamaServer, caplog: pytest.LogCaptureFixture, hanging: dict[str, float]
 ) -> None:
-    monkeypatch.setattr(ollama, "UNLOAD_TIMEOUT_S", 0.5)
     server.__dict__.update(hanging)
     started = time.monotonic()
-    assert put(server, environ={"XPU_NODES_OLLAMA_SHARES_DEVICE": "1"}) == "a vivid cat"
+    assert put(server, environ={"XPU_NODES_OLLAMA_SHARES_DEVICE": "1"}, unload_timeout_s=0.5) == "a vivid cat"
     assert time.monotonic() - started < 2.5
     assert "sampling may lack memory: the server did not show within 0.5 s" in caplog.text
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from xpu_utils.machine.host_memory import HostMemory
-from xpu_utils.weights import pinned
 from xpu_utils.weights.pinned import ALIGNMENT_BYTES, Packer, PinnedMemoryError, PinnedPool
 
 CPU = torch.device("cpu")
@@ -36,9 +35,8 @@ def test_the_limit_is_kept_and_named() -> None:
     assert pool.used_bytes == len(kept)
 
 
-def test_so_much_is_not_locked_that_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    pool = PinnedPool(1 << 40, allocate=ordinary)
-    monkeypatch.setattr(pinned, "read_host_memory", lambda: HostMemory(100 << 20, 30 << 20))
+def test_so_much_is_not_locked_that_nothing_is_left() -> None:
+    pool = PinnedPool(1 << 40, allocate=ordinary, host=lambda: HostMemory(100 << 20, 30 << 20))
     kept = pool.slab(20 << 20, CPU)
     with pytest.raises(PinnedMemoryError, match="locking 26 MiB more would leave too little of the 30 MiB"):
         pool.slab(26 << 20, CPU)
@@ -62,9 +60,8 @@ def test_a_refusal_by_the_system_is_one_sentence_and_counts_nothing(refusal: Exc
     assert pool.used_bytes == 0
 
 
-def test_packed_tensors_are_aligned_and_do_not_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pinned, "SLAB_BYTES", 4096)
-    pool = PinnedPool(1 << 20, allocate=ordinary)
+def test_packed_tensors_are_aligned_and_do_not_overlap() -> None:
+    pool = PinnedPool(1 << 20, slab_bytes=4096, allocate=ordinary)
     packer = Packer(pool, CPU)
     rooms = [packer.place(size) for size in (1, 513, 3000, 5000, 7)]
     starts = [room.storage_offset() for room in rooms]

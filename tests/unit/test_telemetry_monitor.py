@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xpu_utils.machine.devices import Device
-from xpu_utils.telemetry import monitor as monitor_module
 from xpu_utils.telemetry.framework import DriverSource
 from xpu_utils.telemetry.monitor import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, QUANTITIES, Backoff, Monitor
 from xpu_utils.telemetry.readings import FreeMemory, MemoryReading, Rate, Unavailable
@@ -110,9 +109,8 @@ def test_a_source_that_could_not_be_opened_is_looked_for_again() -> None:
 
 @pytest.mark.parametrize("error", [KeyError("kB"), OSError(5, "Input/output error"), AttributeError("no zesInit")])
 def test_an_error_of_any_kind_costs_one_reading_and_not_the_monitor(
-    error: Exception, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(monitor_module, "_logged", set())
     clock, made = Clock(), source("odd")
 
     def fail(_self: Any) -> float:
@@ -141,12 +139,11 @@ def test_a_source_that_fails_to_open_in_an_unknown_way_is_passed_over() -> None:
     assert device.missing["power"] == "odd: AttributeError: module 'pyzes' has no attribute 'zesDriverGet'"
 
 
-def test_a_host_that_cannot_be_read_is_missing_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_that_cannot_be_read_is_missing_with_its_reason() -> None:
     def fail() -> Any:
         raise PermissionError(13, "Permission denied", "/proc/meminfo")
 
-    monkeypatch.setattr(monitor_module, "read_host", fail)
-    sample = Monitor([xpu()], memory, sources=[source("only", celsius=50.0)]).sample()
+    sample = Monitor([xpu()], memory, sources=[source("only", celsius=50.0)], host=fail).sample()
     assert sample.host is None
     assert "/proc/meminfo" in sample.host_problem
     assert sample.devices[0].temperature_celsius == 50.0

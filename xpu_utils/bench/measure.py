@@ -45,6 +45,26 @@ class Measurement:
         return self.rate / self.ceiling if self.rate is not None and self.ceiling else None
 
 
+def median_seconds(
+    call: Callable[[], object], device: Device, *, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """Median wall-clock time of a call, the device's queue emptied before and after; one call warms up."""
+    times: list[float] = []
+    for attempt in range(MOST_REPEATS + 1):
+        synchronize(device)
+        started = clock()
+        call()
+        synchronize(device)
+        seconds = clock() - started
+        if attempt == 0 and seconds >= SLOW_SECONDS:
+            return seconds
+        if attempt:
+            times.append(seconds)
+        if len(times) >= FEWEST_REPEATS and sum(times) >= SHORTEST_SECONDS:
+            break
+    return statistics.median(times)
+
+
 def measure(
     name: str,
     device: Device,
@@ -54,6 +74,7 @@ def measure(
     work: float,
     unit: str,
     ceiling: tuple[float, str] | None = None,
+    seconds_of: Callable[[Callable[[], object], Device], float] = median_seconds,
 ) -> Measurement:
     """Times a call.
 
@@ -66,29 +87,11 @@ def measure(
         The measurement; where preparing or calling fails on that device, one without figures that says why.
     """
     try:
-        seconds = median_seconds(prepare(), device)
+        seconds = seconds_of(prepare(), device)
     except (RuntimeError, TypeError) as error:  # what torch raises for a missing kernel, precision or memory
         problem = first_line(error)[:200]
         return Measurement(name, device.id, precision, None, None, unit, problem=problem)
     return Measurement(name, device.id, precision, seconds, work / seconds, unit, *(ceiling or ()))
-
-
-def median_seconds(call: Callable[[], object], device: Device) -> float:
-    """Median wall-clock time of a call, the device's queue emptied before and after; one call warms up."""
-    times: list[float] = []
-    for attempt in range(MOST_REPEATS + 1):
-        synchronize(device)
-        started = time.perf_counter()
-        call()
-        synchronize(device)
-        seconds = time.perf_counter() - started
-        if attempt == 0 and seconds >= SLOW_SECONDS:
-            return seconds
-        if attempt:
-            times.append(seconds)
-        if len(times) >= FEWEST_REPEATS and sum(times) >= SHORTEST_SECONDS:
-            break
-    return statistics.median(times)
 
 
 def synchronize(device: Device) -> None:

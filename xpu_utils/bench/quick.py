@@ -24,6 +24,7 @@ GEMM_SIZE, CPU_GEMM_SIZE = 4096, 1024
 """Large enough that an accelerator's time to start a kernel does not count; a CPU would need minutes for as much."""
 
 Ceiling = tuple[float, str] | None
+Measure = Callable[..., Measurement]
 """See `measure`."""
 
 
@@ -36,14 +37,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(arguments: argparse.Namespace) -> tuple[int, str]:
+def run(
+    arguments: argparse.Namespace, *, table: Callable[[str | None], Iterator[Measurement]] | None = None
+) -> tuple[int, str]:
     """Exit code 2 for a device or file that is not there."""
     try:
         if arguments.compare:
             before, after = (load(path) for path in arguments.compare)
             bars, text = two_bars(before, after), compare(before, after)
         else:
-            measurements = list(quick_table(arguments.device))
+            measurements = list((table or quick_table)(arguments.device))
             bars = one_bar(measurements)
             text = as_json(measurements) if arguments.json else as_table(measurements)
     except ValueError as error:
@@ -95,17 +98,17 @@ def quick_table(device_id: str | None = None) -> Iterator[Measurement]:
         yield from measure_device(device)
 
 
-def measure_device(device: Device) -> list[Measurement]:
+def measure_device(device: Device, measure: Measure = measure) -> list[Measurement]:
     """GEMM in every precision; the rest in the fastest of them, with that GEMM as its ceiling; then copies."""
     with torch.inference_mode():
-        products = [_gemm(device, precision) for precision in ("fp32", "bf16", "fp16")]
+        products = [_gemm(measure, device, precision) for precision in ("fp32", "bf16", "fp16")]
         best = max(products, key=lambda entry: entry.rate or 0.0)
         ceiling = None if best.rate is None else (best.rate, f"its own gemm in {best.precision}")
-        rest = _computing(device, best.precision, ceiling)
-        return [*products, *rest, *(_copies(device) if device.type != "cpu" else [])]
+        rest = _computing(measure, device, best.precision, ceiling)
+        return [*products, *rest, *(_copies(measure, device) if device.type != "cpu" else [])]
 
 
-def _gemm(device: Device, precision: str) -> Measurement:
+def _gemm(measure: Measure, device: Device, precision: str) -> Measurement:
     size = CPU_GEMM_SIZE if device.type == "cpu" else GEMM_SIZE
 
     def prepare() -> Callable[[], object]:
@@ -116,20 +119,20 @@ def _gemm(device: Device, precision: str) -> Measurement:
     return measure("gemm", device, precision, prepare, work=2.0 * size**3, unit="FLOP/s", ceiling=ceiling)
 
 
-def _computing(device: Device, precision: str, ceiling: Ceiling) -> Iterator[Measurement]:
+def _computing(measure: Measure, device: Device, precision: str, ceiling: Ceiling) -> Iterator[Measurement]:
     """Convolution, attention by head dim, and the steps of three kinds of model."""
-    yield _convolution(device, precision, ceiling)
+    yield _convolution(measure, device, precision, ceiling)
     for head_dim in HEAD_DIMS:
-        yield _attention(device, precision, ceiling, head_dim)
+        yield _attention(measure, device, precision, ceiling, head_dim)
     for name, make, shapes in (
         ("u-net step, reduced, 64x64", models.UNet, ((2, 4, 64, 64), (2, 77, 768))),
         ("DiT step, reduced, 1024 tokens", models.DiT, ((1, 1024, 1536),)),
         ("VAE decode, reduced, 256x256", models.Decoder, ((1, 4, 32, 32),)),
     ):
-        yield _step(name, device, precision, ceiling, make, shapes)
+        yield _step(measure, name, device, precision, ceiling, make, shapes)
 
 
-def _convolution(device: Device, precision: str, ceiling: Ceiling) -> Measurement:
+def _convolution(measure: Measure, device: Device, precision: str, ceiling: Ceiling) -> Measurement:
     def prepare() -> Callable[[], object]:
         picture = _random(device, precision, 2, 320, 64, 64)
         weight = _random(device, precision, 320, 320, 3, 3)
@@ -141,7 +144,14 @@ def _convolution(device: Device, precision: str, ceiling: Ceiling) -> Measuremen
 
 
 def _attention(
-    device: Device, precision: str, ceiling: Ceiling, head_dim: int, *, heads: int = 8, tokens: int = 1024
+    measure: Measure,
+    device: Device,
+    precision: str,
+    ceiling: Ceiling,
+    head_dim: int,
+    *,
+    heads: int = 8,
+    tokens: int = 1024,
 ) -> Measurement:
     """Two products of tokens x tokens x head dim for every head."""
 
@@ -155,6 +165,7 @@ def _attention(
 
 
 def _step(
+    measure: Measure,
     name: str,
     device: Device,
     precision: str,
@@ -171,7 +182,7 @@ def _step(
     return measure(name, device, precision, prepare, work=models.flops(make, shapes), unit="FLOP/s", ceiling=ceiling)
 
 
-def _copies(device: Device) -> Iterator[Measurement]:
+def _copies(measure: Measure, device: Device) -> Iterator[Measurement]:
     """Both directions, from pageable and from pinned memory."""
     ceiling = link_bytes_per_s(device)
     for kind in ("pageable", "pinned"):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from ..doctor import probe
-from ..doctor.examine import as_data, as_text, attachment, examine, examine_devices, examine_packs, merge
-from ..doctor.findings import Finding, exit_code
+from ..doctor.examine import as_data, as_text, attachment, examine, examine_packs, merge
+from ..doctor.findings import exit_code
 from ..doctor.machine import Machine, look
 from ..doctor.server import DEFAULT_ADDRESS, examine_server
 
@@ -33,7 +34,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.set_defaults(run=run)
 
 
-def run(arguments: argparse.Namespace) -> tuple[int, str]:
+def run(
+    arguments: argparse.Namespace,
+    *,
+    look: Callable[[], Machine] = look,
+    check: Callable[..., probe.Run] = probe.run,
+) -> tuple[int, str]:
     """Exit code 0: nothing worse than a note; 1: warnings; 2: errors, or a folder or file that cannot be used."""
     if arguments.scan_packs is not None and not arguments.scan_packs.is_dir():
         return 2, f"doctor: {arguments.scan_packs} is not a folder, name ComfyUI's custom_nodes."
@@ -41,10 +47,11 @@ def run(arguments: argparse.Namespace) -> tuple[int, str]:
         return 2, f"doctor: {REPORT_FILE} cannot be written here ({problem}), change to a folder of yours."
     machine = look()
     findings = merge(examine(machine), examine_server(arguments.server))
+    runs = {device.id: check(device.id, everything=arguments.self_test) for device in machine.inventory.devices}
+    findings += [probe.finding(device, run) for device, run in runs.items()]
     if arguments.self_test:
-        findings += _self_test(machine, findings)
-    else:
-        findings += examine_devices(machine)
+        numbers = {device: run.results for device, run in runs.items()}
+        REPORT_FILE.write_text(attachment(machine, findings, numbers), encoding="utf-8")
     if arguments.scan_packs is not None:
         findings += examine_packs(arguments.scan_packs)
     findings.sort(key=lambda finding: -finding.state)
@@ -61,11 +68,3 @@ def _unwritable(file: Path) -> str:
     except OSError as error:
         return error.strerror or str(error)
     return ""
-
-
-def _self_test(machine: Machine, findings: list[Finding]) -> list[Finding]:
-    runs = {device.id: probe.run(device.id, everything=True) for device in machine.inventory.devices}
-    found = [probe.finding(device, run) for device, run in runs.items()]
-    numbers = {device: run.results for device, run in runs.items()}
-    REPORT_FILE.write_text(attachment(machine, [*findings, *found], numbers), encoding="utf-8")
-    return found

@@ -31,17 +31,6 @@ _HEAD_DIMS = ((40, 48), (64, 96), (128, 144), (160, LARGEST))
 _CLOCK = time.thread_time if time.get_clock_info("thread_time").resolution < 1e-6 else time.perf_counter
 
 
-def measure_plan(found: Capabilities) -> CpuPlan:
-    """Measures this machine; torch's number of threads is as it was afterwards."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.inference_mode():
-            return _measured(found)
-    finally:
-        torch.set_num_threads(before)
-
-
 def _measured(found: Capabilities) -> CpuPlan:
     candidates = ["fp32", "bf16", *(["fp16"] if {"avx512_fp16", "amx_fp16"} & set(found.instructions) else [])]
     speeds = {f"gemm {precision}": gemm_gflops(dtype_of(precision) or torch.float32) for precision in candidates}
@@ -65,6 +54,17 @@ def _measured(found: Capabilities) -> CpuPlan:
         attention=tuple(rules),
         speeds={name: round(speed, 1) for name, speed in speeds.items()},
     )
+
+
+def measure_plan(found: Capabilities, measure: Callable[[Capabilities], CpuPlan] = _measured) -> CpuPlan:
+    """Measures this machine on one thread; torch's number of threads is as it was afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.inference_mode():
+            return measure(found)
+    finally:
+        torch.set_num_threads(before)
 
 
 def choose_precision(speeds: dict[str, float], precisions: list[str]) -> str:

@@ -47,6 +47,7 @@ def run(
     *,
     everything: bool = False,
     limit_seconds: float = TIME_LIMIT_SECONDS,
+    end_seconds: float = END_SECONDS,
     command: Sequence[str] | None = None,
 ) -> Run:
     """Runs the numeric check (or all of them) in a child process.
@@ -55,6 +56,7 @@ def run(
         device: id of the device, such as "xpu:0".
         everything: the whole self-test instead of one matrix product.
         limit_seconds: the child is ended after that.
+        end_seconds: it is left behind so long after that.
         command: another program, for tests.
     """
     command = command or [sys.executable, "-c", _START, str(ROOT), device, *(["--all"] if everything else [])]
@@ -65,16 +67,16 @@ def run(
     try:
         output, errors = child.communicate(timeout=limit_seconds)
     except subprocess.TimeoutExpired:
-        return Run(_results(_end(child)), None, "")
+        return Run(_results(_end(child, end_seconds)), None, "")
     lines = errors.strip().splitlines()
     return Run(_results(output), child.returncode, lines[-1][:300] if lines else "")
 
 
-def _end(child: subprocess.Popen[str]) -> str:
+def _end(child: subprocess.Popen[str], limit_seconds: float) -> str:
     """Kills the child, or leaves it behind if it waits inside the driver, and returns what it wrote."""
     child.kill()
     try:
-        return child.communicate(timeout=END_SECONDS)[0]
+        return child.communicate(timeout=limit_seconds)[0]
     except subprocess.TimeoutExpired as late:
         return late.stdout.decode(errors="replace") if isinstance(late.stdout, bytes) else late.stdout or ""
 

@@ -27,11 +27,11 @@ class HostMemory:
     available_bytes: int
 
 
-def read_host_memory() -> HostMemory:
+def read_host_memory(own: Path = OWN_GROUPS, root: Path = CONTROL_GROUPS) -> HostMemory:
     """The machine's memory, or that of the tightest control group around this process."""
     machine = psutil.virtual_memory()
     total_bytes, available_bytes = machine.total, machine.available
-    for folder, version in _groups(OWN_GROUPS, CONTROL_GROUPS):
+    for folder, version in _groups(own, root):
         group = _read_group(folder, version)
         if group is not None and group.total_bytes < machine.total:  # without a limit it is a huge number
             total_bytes = min(total_bytes, group.total_bytes)

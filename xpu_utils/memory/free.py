@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import psutil
 
 from ..machine.devices import Device
-from ..machine.host_memory import read_host_memory
+from ..machine.host_memory import HostMemory, read_host_memory
 from ..telemetry.framework import AllocatorSource, DriverSource, allocator_bytes, memory_fraction
 from ..telemetry.kernel import KernelSource
 from ..telemetry.monitor import ANSWER_SECONDS, LazySource
@@ -70,8 +70,10 @@ class MemoryReader:
         *,
         sources: Sequence[SourceFactory] = SOURCES,
         clock: Callable[[], float] = time.monotonic,
+        host: Callable[[], HostMemory] = read_host_memory,
     ) -> None:
         self._device = device
+        self._host = host
         self._sources = [(LazySource(factory, device, clock), _FrozenCheck()) for factory in sources]
         self._clock = clock
         self._lock = threading.Lock()
@@ -87,7 +89,9 @@ class MemoryReader:
         reserved_bytes, active_bytes = allocator_bytes(self._device)
         held_bytes = max([reserved_bytes, *(held(self._device) for held in _holders)])
         sample = self._latest_sample(held_bytes)
-        return _free_memory(self._device, sample, held_bytes, max(0, reserved_bytes - active_bytes))
+        # An integrated GPU's memory is the host's, so what is in use there is not free here.
+        limit_bytes = self._host().available_bytes if self._device.integrated else sample.total_bytes
+        return _free_memory(self._device, sample, held_bytes, max(0, reserved_bytes - active_bytes), limit_bytes)
 
     def _latest_sample(self, held_bytes: int) -> _Sample:
         """Asks the sources where their last answer is old. While another thread asks them, that answer still holds."""
@@ -177,15 +181,14 @@ def _problem(reading: MemoryReading, reserved_bytes: int, zero_seen: bool) -> st
     return ""
 
 
-def _free_memory(device: Device, sample: _Sample, held_bytes: int, cached_bytes: int) -> FreeMemory:
+def _free_memory(device: Device, sample: _Sample, held_bytes: int, cached_bytes: int, limit_bytes: int) -> FreeMemory:
     """What the driver can still give, plus what the allocator holds in reserve."""
     total_bytes = device.total_bytes or sample.total_bytes
     limits = [
         sample.total_bytes - (sample.others_bytes or 0) - held_bytes,
         int(memory_fraction(device) * total_bytes) - held_bytes,
+        limit_bytes,
     ]
-    if device.integrated:  # the same memory as the host's, so what is in use there is not free here
-        limits.append(read_host_memory().available_bytes)
     free_bytes = min(max(0, min(limits)) + cached_bytes, total_bytes)
     return FreeMemory(
         device.id,

@@ -126,6 +126,7 @@ def ask(
     environ: Mapping[str, str],
     on_text: Callable[[str, int], None],
     check_stop: Callable[[], None],
+    unload_timeout_s: float = UNLOAD_TIMEOUT_S,
 ) -> str:
     """Ask the first allowed server that has the model, and return its whole answer.
 
@@ -136,7 +137,7 @@ def ask(
     Raises:
         OllamaError: the server is away, slow, refuses, or answers with something unusable.
     """
-    return _in_own_loop(lambda: _ask(question, environ, on_text, check_stop))
+    return _in_own_loop(lambda: _ask(question, environ, on_text, check_stop, unload_timeout_s))
 
 
 @dataclass
@@ -233,6 +234,7 @@ async def _ask(
     environ: Mapping[str, str],
     on_text: Callable[[str, int], None],
     check_stop: Callable[[], None],
+    unload_timeout_s: float,
 ) -> str:
     deadline = time.monotonic() + question.time_limit_s
     hosts = allowed_hosts(environ)
@@ -250,7 +252,7 @@ async def _ask(
         stream = _translated(_stream(client, question, leave, on_text), host, question.time_limit_s)
         answer = await _watched(stream, deadline, late, check_stop)
         if leave:
-            await _unloaded(client, question.model, host, check_stop)
+            await _unloaded(client, question.model, host, check_stop, unload_timeout_s)
         return answer
 
 
@@ -300,16 +302,18 @@ async def _watched(work: Awaitable[T], deadline: float, late: str, check_stop: C
         task.cancel()
 
 
-async def _unloaded(client: AsyncClient, model: str, host: str, check_stop: Callable[[], None]) -> None:
+async def _unloaded(
+    client: AsyncClient, model: str, host: str, check_stop: Callable[[], None], timeout_s: float
+) -> None:
     """Wait until the server no longer holds the model, so that sampling finds the memory free."""
     names = {model, f"{model}:latest"}
 
     async def gone() -> None:
-        while names & {entry.model for entry in (await _translated(client.ps(), host, UNLOAD_TIMEOUT_S)).models}:
+        while names & {entry.model for entry in (await _translated(client.ps(), host, timeout_s)).models}:
             await asyncio.sleep(POLL_S)
 
-    deadline = time.monotonic() + UNLOAD_TIMEOUT_S
-    late = f"the server did not show within {UNLOAD_TIMEOUT_S:g} s that it is unloaded"
+    deadline = time.monotonic() + timeout_s
+    late = f"the server did not show within {timeout_s:g} s that it is unloaded"
     try:
         await _watched(gone(), deadline, late, check_stop)
     except OllamaError as error:

@@ -140,7 +140,9 @@ class Monitor:
         sources: Sequence[SourceFactory] = SOURCES,
         clock: Callable[[], float] = time.monotonic,
         answer_seconds: float = ANSWER_SECONDS,
+        host: Callable[[], HostSample] = read_host,
     ) -> None:
+        self._host = host
         self._looks = [
             _Look(device, read_memory, [LazySource(factory, device, clock) for factory in sources])
             for device in devices
@@ -158,10 +160,18 @@ class Monitor:
                 return self._latest[1]
             for look in self._looks:
                 look.begin()
-            host = _sample_host()
-            sample = Sample(time.time(), *host, tuple(look.end(self._answer_seconds) for look in self._looks))
+            sample = Sample(
+                time.time(), *self._sample_host(), tuple(look.end(self._answer_seconds) for look in self._looks)
+            )
             self._latest = (self._clock(), sample)
             return sample
+
+    def _sample_host(self) -> tuple[HostSample | None, str]:
+        """The host, or why it cannot be read."""
+        try:
+            return attempt("host's memory", self._host), ""
+        except Unavailable as error:
+            return None, str(error)
 
 
 class _Look:
@@ -208,14 +218,6 @@ class _Look:
         for quantity in QUANTITIES:
             values[quantity], origins[quantity], missing[quantity] = _first_answer(quantity, self._sources)
         self._answers.put(_device_sample(self._device, values, origins, missing))
-
-
-def _sample_host() -> tuple[HostSample | None, str]:
-    """The host, or why it cannot be read."""
-    try:
-        return attempt("host's memory", read_host), ""
-    except Unavailable as error:
-        return None, str(error)
 
 
 def _device_sample(

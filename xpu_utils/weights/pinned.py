@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import torch
 
-from ..machine.host_memory import read_host_memory
+from ..machine.host_memory import HostMemory, read_host_memory
 from ..recovery.faults import first_line
 
 ALIGNMENT_BYTES = 512
@@ -46,9 +46,16 @@ class PinnedPool:
     """Hands out page-locked slabs up to a limit; a slab counts until the last tensor that views it is gone."""
 
     def __init__(
-        self, limit_bytes: int, *, allocate: Callable[[int, torch.device], torch.Tensor] = _page_locked
+        self,
+        limit_bytes: int,
+        *,
+        slab_bytes: int = SLAB_BYTES,
+        allocate: Callable[[int, torch.device], torch.Tensor] = _page_locked,
+        host: Callable[[], HostMemory] = read_host_memory,
     ) -> None:
         self.limit_bytes = limit_bytes
+        self.slab_bytes = slab_bytes
+        self._host = host
         self._allocate = allocate
         self._lock = threading.RLock()
         self._slab_sizes: dict[int, int] = {}
@@ -69,7 +76,7 @@ class PinnedPool:
                     f"Pinned memory: {size_bytes >> 20} MiB more would exceed the limit of {self.limit_bytes >> 20} MiB"
                     f" ({self.used_bytes >> 20} MiB in use), unload a model or use a smaller one."
                 )
-            host = read_host_memory()
+            host = self._host()
             if size_bytes + host.total_bytes * LEFT_FRACTION > host.available_bytes:
                 raise PinnedMemoryError(
                     f"Pinned memory: locking {size_bytes >> 20} MiB more would leave too little of the "
@@ -112,7 +119,7 @@ class Packer:
             PinnedMemoryError: see `PinnedPool.slab`.
         """
         if self._slab is None or self._used_bytes + size_bytes > self._slab.numel():
-            self._slab = self._pool.slab(max(SLAB_BYTES, aligned(size_bytes)), self._device)
+            self._slab = self._pool.slab(max(self._pool.slab_bytes, aligned(size_bytes)), self._device)
             self._used_bytes = 0
         room = self._slab[self._used_bytes : self._used_bytes + size_bytes]
         self._used_bytes += aligned(size_bytes)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -20,13 +20,31 @@ INTERVAL_LIMITS_SECONDS = (0.5, 60.0)
 Send = Callable[[str, dict[str, Any]], None]
 
 
+Wait = Callable[[asyncio.Event, float], Awaitable[None]]
+
+
+async def wait_for(event: asyncio.Event, seconds: float) -> None:
+    """Waits for an event, so many seconds at most."""
+    with contextlib.suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(event.wait(), seconds)
+
+
 class Broadcaster:
     """Samples on a worker thread, at the shortest interval that a watching page asked for.
 
     Lives on the server's event loop; nothing here runs before the first page watches.
     """
 
-    def __init__(self, make_monitor: Callable[[], Monitor], send: Send) -> None:
+    def __init__(
+        self,
+        make_monitor: Callable[[], Monitor],
+        send: Send,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wait: Wait = wait_for,
+    ) -> None:
+        self._clock = clock
+        self._wait = wait
         self._make_monitor = make_monitor
         self._monitor: Monitor | None = None
         self._send = send
@@ -43,7 +61,7 @@ class Broadcaster:
 
     def watch(self, interval_seconds: float) -> None:
         """Keeps samples coming for a while, at this interval or a shorter one that another page asked for."""
-        now = time.monotonic()
+        now = self._clock()
         # Longer intervals that were asked for earlier end before this one: they can never be the shortest again.
         shorter = {interval: until for interval, until in self._watched.items() if interval < interval_seconds}
         self._watched = {**shorter, interval_seconds: now + WATCH_SECONDS}
@@ -53,25 +71,24 @@ class Broadcaster:
 
     def _interval_seconds(self) -> float | None:
         """The shortest interval that holds; None where nobody watches any more."""
-        now = time.monotonic()
+        now = self._clock()
         self._watched = {interval: until for interval, until in self._watched.items() if now < until}
         return min(self._watched, default=None)
 
     async def _keep_sending(self) -> None:
         while self._interval_seconds() is not None:
-            began = time.monotonic()
+            began = self._clock()
             self._send("xpu.telemetry", await self.sample())
             await self._pause(began)
 
     async def _pause(self, began: float) -> None:
         """Waits until the interval has passed, looked at anew whenever a page asks."""
         while (interval := self._interval_seconds()) is not None:
-            left_seconds = began + interval - time.monotonic()
+            left_seconds = began + interval - self._clock()
             if left_seconds <= 0:
                 return
             self._asked.clear()
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._asked.wait(), left_seconds)
+            await self._wait(self._asked, left_seconds)
 
     def _read(self, fresh_for_seconds: float) -> dict[str, Any]:
         if self._monitor is None:
