@@ -7,8 +7,9 @@ import sys
 from typing import Any
 
 from xpu_utils.doctor.findings import State
-from xpu_utils.doctor.machine import Gpu, Host, Machine, RenderNode, TorchBuild
+from xpu_utils.doctor.machine import Host, Machine, RenderNode, TorchBuild
 from xpu_utils.machine.devices import Inventory
+from xpu_utils.machine.gpus import Gpu
 from xpu_utils.machine.profiles import Architecture
 
 from .recorded import GIB, b580, xpu

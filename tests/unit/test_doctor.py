@@ -20,11 +20,13 @@ import pytest
 from xpu_utils.__main__ import main
 from xpu_utils.commands import doctor
 from xpu_utils.doctor import machine as machine_module
-from xpu_utils.doctor import probe, windows
+from xpu_utils.doctor import probe
 from xpu_utils.doctor.examine import as_data, as_text, attachment, examine
 from xpu_utils.doctor.findings import REPOSITORY, SYSTEMS, State, exit_code
-from xpu_utils.doctor.machine import Gpu, Machine
+from xpu_utils.doctor.machine import Machine
 from xpu_utils.doctor.server import examine_server
+from xpu_utils.machine import windows
+from xpu_utils.machine.gpus import Gpu
 from xpu_utils.selftest.operations import TOLERANCES, Result, operations
 
 from .broken_machines import BROKEN, WINDOWS, host, machine
@@ -182,7 +184,7 @@ def test_the_facts_of_a_recorded_pci_bus(tmp_path: Path) -> None:
     (tmp_path / "i915").mkdir()
     (device / "driver").symlink_to(tmp_path / "i915")
     found = machine_module.look(sysfs=tmp_path, dri=tmp_path / "dri")
-    assert found.gpus == (Gpu(0x56A0, "i915", 256 << 20, integrated=False),)
+    assert found.gpus == (Gpu(0x56A0, "i915", 256 << 20, integrated=False, pci_address="0000:03:00.0"),)
     assert found.render_nodes == ()
 
 
@@ -210,6 +212,8 @@ def test_windows_names_the_intel_gpus_that_are_present() -> None:
     assert [(gpu.pci_device_id, gpu.driver) for gpu in found] == [(0x56A0, "32.0.101.6078"), (0x7D55, ""), (0xE20B, "")]
     assert windows.adapters(json.dumps(adapter("56A0"))) == found[:1]  # of one adapter Windows makes no list
     assert windows.adapters("") == []
+    with pytest.raises(ValueError, match="None is no adapter"):
+        windows.adapters("[null]")
 
 
 def test_a_windows_that_does_not_answer_shows_no_gpu_and_says_why(caplog: pytest.LogCaptureFixture) -> None:

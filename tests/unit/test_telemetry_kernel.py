@@ -7,9 +7,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from xpu_utils.machine.gpus import find_gpus
 from xpu_utils.telemetry import fdinfo
 from xpu_utils.telemetry.kernel import KernelSource
-from xpu_utils.telemetry.pci import card_of, intel_cards, pci_address_of
+from xpu_utils.telemetry.pci import gpu_of, pci_address_of
 from xpu_utils.telemetry.readings import Unavailable
 
 from .recorded import GIB, b580, lay_out, lunar_lake, xpu
@@ -27,18 +28,18 @@ def test_the_pci_address_is_read_out_of_intels_uuid() -> None:
 
 def test_a_card_is_found_by_address_and_never_by_position(tmp_path: Path) -> None:
     sysfs, _ = lay_out("xe_dgpu", tmp_path)
-    cards = intel_cards(sysfs)
-    assert [card.driver for card in cards] == ["i915", "xe"]
-    assert card_of(b580(index=0), cards).path.name == "card1"
-    assert card_of(b580(uuid=""), cards).path.name == "card1"
-    with pytest.raises(Unavailable, match="0 of the kernel's cards match xpu:0"):
-        card_of(xpu(), cards)
+    gpus = find_gpus(sysfs)
+    assert [gpu.driver for gpu in gpus] == ["i915", "xe"]
+    assert gpu_of(b580(index=0), gpus)[1].name == "card1"
+    assert gpu_of(b580(uuid=""), gpus)[1].name == "card1"
+    with pytest.raises(Unavailable, match="0 of the kernel's GPUs match xpu:0"):
+        gpu_of(xpu(), gpus)
 
 
 def test_two_cards_of_one_kind_without_an_address_are_not_guessed(tmp_path: Path) -> None:
     sysfs, _ = lay_out("xe_dgpu", tmp_path)
-    with pytest.raises(Unavailable, match="2 of the kernel's cards"):
-        card_of(b580(uuid=""), [*intel_cards(sysfs), intel_cards(sysfs)[1]])
+    with pytest.raises(Unavailable, match="2 of the kernel's GPUs"):
+        gpu_of(b580(uuid=""), [*find_gpus(sysfs), find_gpus(sysfs)[1]])
 
 
 def test_i915_discrete_card(tmp_path: Path) -> None:
@@ -49,7 +50,7 @@ def test_i915_discrete_card(tmp_path: Path) -> None:
     assert source.temperature() == 61.0
     assert source.frequency() == 2050.0
     assert source.power() is None  # a rate needs a second reading
-    energy = sysfs / "card1/device/hwmon/hwmon4/energy1_input"
+    energy = sysfs / "bus/pci/devices/0000:03:00.0/drm/card1/device/hwmon/hwmon4/energy1_input"
     energy.write_text("95000000")
     watts = source.power()
     assert watts is not None

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..machine.devices import Device
+from ..machine.gpus import SYSFS, find_gpus
 from ..machine.profiles import Architecture
-from ..telemetry.pci import card_of, intel_cards, pci_address_of
+from ..telemetry.pci import gpu_of, pci_address_of
 from ..telemetry.readings import Unavailable
 
 MATRIX_OPERATIONS_PER_CLOCK = {
@@ -34,7 +35,7 @@ the A770 (512 engines, 2.1 GHz) and 52 for the Max 1550 (1024 engines, 1.6 GHz).
 _CLOCK_FILES = ("device/tile0/gt0/freq0/rp0_freq", "gt/gt0/rps_RP0_freq_mhz", "gt_RP0_freq_mhz")
 
 
-def compute_flops(device: Device, precision: str, *, sysfs: Path = Path("/sys/class/drm")) -> tuple[float, str] | None:
+def compute_flops(device: Device, precision: str, *, sysfs: Path = SYSFS) -> tuple[float, str] | None:
     """Most operations per second in a precision, and what that was worked out from; None where a factor is unknown.
 
     For a CPU nothing is known: neither its clock under vector load nor the number of its multipliers can be read.
@@ -50,10 +51,10 @@ def compute_flops(device: Device, precision: str, *, sysfs: Path = Path("/sys/cl
 
 def _highest_clock_mhz(device: Device, sysfs: Path) -> float | None:
     try:
-        card = card_of(device, intel_cards(sysfs))
+        _, card = gpu_of(device, find_gpus(sysfs))
     except Unavailable:
         return None
-    files = [card.path / name for name in _CLOCK_FILES if (card.path / name).is_file()]
+    files = [card / name for name in _CLOCK_FILES if (card / name).is_file()]
     return float(files[0].read_text()) if files else None
 
 

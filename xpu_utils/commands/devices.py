@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from ..doctor.unused import explained
 from ..machine.devices import find_devices
 from ..memory.listing import as_json, as_text
 
@@ -15,5 +16,5 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(arguments: argparse.Namespace) -> tuple[int, str]:
-    inventory = find_devices()
+    inventory = explained(find_devices())
     return 0, as_json(inventory) if arguments.json else as_text(inventory)

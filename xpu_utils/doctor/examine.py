@@ -75,7 +75,10 @@ def attachment(machine: Machine, findings: Sequence[Finding], numbers: Mapping[s
         "report": "xpu-nodes self-test 1",
         "system": machine.system,
         "kernel": machine.kernel.split("-")[0],
-        "gpus": [dataclasses.asdict(gpu) for gpu in machine.gpus],
+        "gpus": [
+            {name: getattr(gpu, name) for name in ("pci_device_id", "driver", "largest_bar_bytes", "integrated")}
+            for gpu in machine.gpus
+        ],
         "torch": dataclasses.asdict(machine.torch_build),
         "packages": dict(machine.packages),
         "ram_gib": round(machine.ram_bytes / (1 << 30)),

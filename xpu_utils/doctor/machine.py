@@ -9,29 +9,16 @@ import platform
 import shutil
 import stat
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 
-from ..machine.devices import INTEL_VENDOR, Inventory, find_devices
+from ..machine.devices import Inventory, find_devices
+from ..machine.gpus import SYSFS, Gpu, find_gpus
 from ..machine.host_memory import read_host_memory
-from ..machine.profiles import PROFILES, architecture_of
 from ..telemetry import sysman
 from ..telemetry.readings import Unavailable
-from .windows import find_adapters
-
-
-@dataclasses.dataclass(frozen=True)
-class Gpu:
-    """An Intel GPU on the PCI bus, with or without a driver."""
-
-    pci_device_id: int
-    driver: str
-    """"i915", "xe", "vfio-pci", on Windows the version of Intel's driver, or empty."""
-    largest_bar_bytes: int
-    """Largest memory window: all of the card's memory with Resizable BAR, 256 MiB without; 0 where nothing tells."""
-    integrated: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,21 +102,27 @@ _PACKAGES = (
 )
 
 
-def look(host: Host | None = None, *, sysfs: Path = Path("/sys"), dri: Path = Path("/dev/dri")) -> Machine:
+def look(
+    host: Host | None = None,
+    *,
+    inventory: Inventory | None = None,
+    sysfs: Path = SYSFS,
+    dri: Path = Path("/dev/dri"),
+) -> Machine:
     """Gathers the facts of this machine; starts nothing on any device."""
-    system = system_name()
+    gpus = find_gpus(sysfs)
     return Machine(
-        system=system,
+        system=system_name(),
         kernel=platform.release(),
-        gpus=tuple(_windows_gpus() if system == "windows" else _gpus(sysfs / "bus" / "pci" / "devices")),
-        render_nodes=tuple(_render_nodes(dri)),
+        gpus=gpus,
+        render_nodes=tuple(_render_nodes(dri, _nodes_of_others(gpus, sysfs))),
         loader=_library("ze_loader"),
         level_zero_driver=_library("ze_intel_gpu"),
         torch_build=_torch_build(),
         packages=_packages(),
         pyzes_problem=_pyzes_problem(),
         environment={name: value for name, value in os.environ.items() if name.startswith(_VARIABLES)},
-        inventory=find_devices(),
+        inventory=find_devices() if inventory is None else inventory,
         ram_bytes=read_host_memory().total_bytes,
         free_disk_bytes=shutil.disk_usage(Path(__file__).parent).free,
         host=host,
@@ -154,53 +147,15 @@ def system_name() -> str:
     return next((name for name in known if name in ("debian", "fedora", "arch", "nixos")), "linux")
 
 
-def _gpus(devices: Path) -> list[Gpu]:
-    found = []
-    for device in sorted(devices.glob("*")) if devices.is_dir() else []:
-        if _text(device / "vendor") == INTEL_VENDOR and _text(device / "class").startswith("0x03"):
-            driver = device / "driver"
-            found.append(
-                Gpu(
-                    pci_device_id=int(_text(device / "device"), 16),
-                    driver=driver.resolve().name if driver.exists() else "",
-                    largest_bar_bytes=_largest_bar_bytes(_text(device / "resource")),
-                    integrated=device.name.endswith(":00:02.0"),  # where Intel's processors have theirs
-                )
-            )
-    return found
+def _nodes_of_others(gpus: Sequence[Gpu], sysfs: Path) -> set[str]:
+    """Render nodes of other makers' GPUs."""
+    return {path.name for path in (sysfs / "class" / "drm").glob("renderD*")} - {gpu.render_node for gpu in gpus}
 
 
-def _windows_gpus() -> list[Gpu]:
-    return [
-        Gpu(
-            pci_device_id=adapter.pci_device_id,
-            driver=adapter.driver,
-            largest_bar_bytes=0,
-            integrated=PROFILES[architecture_of(adapter.pci_device_id, "")].integrated,
-        )
-        for adapter in find_adapters()
-    ]
-
-
-def _largest_bar_bytes(resource: str) -> int:
-    """Of sysfs' `resource` file: start, end and flags of each window in hexadecimal."""
-    sizes = [0]
-    for line in resource.splitlines():
-        start, end, _ = (int(number, 16) for number in line.split())
-        sizes.append(end - start + 1 if end else 0)
-    return max(sizes)
-
-
-def _text(path: Path) -> str:
-    return path.read_text().strip() if path.is_file() else ""
-
-
-def _render_nodes(dri: Path) -> list[RenderNode]:
-    nodes = []
-    for path in sorted(dri.glob("renderD*")) if dri.is_dir() else []:
-        usable = os.access(path, os.R_OK | os.W_OK)
-        nodes.append(RenderNode(path.name, _group_name(path.stat()), usable))
-    return nodes
+def _render_nodes(dri: Path, others: Collection[str]) -> Iterator[RenderNode]:
+    for path in sorted(dri.glob("renderD*")):
+        if path.name not in others and os.path.exists(path):
+            yield RenderNode(path.name, _group_name(path.stat()), os.access(path, os.R_OK | os.W_OK))
 
 
 def _group_name(status: os.stat_result) -> str:
@@ -229,7 +184,7 @@ def _library(name: str) -> str:
         return found
     named = [folder for folder in os.environ.get("LD_LIBRARY_PATH", "").split(":") if folder]
     for folder in [*named, _NIXOS_DRIVERS, *(_LIBRARY_FOLDERS if found else ())]:
-        files = [file.resolve().name for file in Path(folder).glob(f"lib{name}.so*")]
+        files = [os.path.basename(os.path.realpath(file)) for file in Path(folder).glob(f"lib{name}.so*")]
         if files:
             return max(files, key=len)
     return found

@@ -79,7 +79,7 @@ def sysman(machine: Machine) -> Iterator[Finding]:
 
 def environment(machine: Machine) -> Iterator[Finding]:
     """No variable hides a device, and the one that lifts Alchemist's limit is set."""
-    yield from _hiding(machine)
+    yield from hiding(machine)
     limited = [device.id for device in machine.inventory.devices if device.architecture is Architecture.ALCHEMIST]
     variable = "UR_L0_ENABLE_RELAXED_ALLOCATION_LIMITS"
     if limited and machine.environment.get(variable) != "1":
@@ -92,7 +92,7 @@ def environment(machine: Machine) -> Iterator[Finding]:
         )
 
 
-def _hiding(machine: Machine) -> Iterator[Finding]:
+def hiding(machine: Machine) -> Iterator[Finding]:
     """Variables that leave out devices: an error where none is left, else a note, as it may be meant."""
     variables, gpus = machine.environment, len(machine.gpus)
     usable = sum(device.type == "xpu" for device in machine.inventory.devices)

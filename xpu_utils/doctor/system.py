@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ..machine.gpus import Gpu
 from ..machine.profiles import Architecture, architecture_of
 from .findings import Finding, State, everywhere
-from .machine import Gpu, Machine
+from .machine import Machine
 
 _FIRMWARE = {
     "debian": "sudo apt full-upgrade && (sudo apt install linux-firmware || sudo apt install firmware-misc-nonfree)",

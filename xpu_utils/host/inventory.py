@@ -12,6 +12,8 @@ import torch
 from comfy.cli_args import args
 
 from ..choice import AUTO
+from ..doctor.machine import look
+from ..doctor.unused import unused
 from ..machine.devices import Device, Inventory, Rejection, find_devices
 from ..placement import Placement, place
 from ..recovery.faults import lost_devices
@@ -31,6 +33,17 @@ def host_inventory() -> Inventory:
         for device_id, error in lost.items()
     ]
     return Inventory(tuple(device for device in machine.devices if device.id not in lost), tuple(rejected))
+
+
+def explained_inventory() -> Inventory:
+    """The same with the reason for each Intel GPU that PyTorch does not show: looked for once, when somebody asks."""
+    inventory = host_inventory()
+    return dataclasses.replace(inventory, rejected=(*inventory.rejected, *_unused()))
+
+
+@functools.cache
+def _unused() -> tuple[Rejection, ...]:
+    return tuple(unused(look(inventory=_machine())))
 
 
 @functools.cache
@@ -58,7 +71,10 @@ def placement_for(requested: str, precision: str, resident: str = AUTO) -> Place
         ValueError: the device string is malformed, or there is no such precision.
     """
     wanted = _machine().best.id if requested == AUTO else requested
-    placement = place(wanted, host_inventory(), precision=precision)
+    inventory = host_inventory()
+    if inventory.find(wanted) is None:
+        inventory = explained_inventory()
+    placement = place(wanted, inventory, precision=precision)
     return dataclasses.replace(placement, requested=requested, resident=resident)
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
 import platform
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,7 @@ import torch
 
 from ..recovery.faults import first_line
 from .host_memory import read_host_memory
-from .pip import install_torch
 from .profiles import OVERRIDES_VARIABLE, Architecture, Profile, architecture_of, known_profiles
-from .selector import leaves, shows
-
-INTEL_VENDOR = "0x8086"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,17 +82,13 @@ class Inventory:
         return next((device for device in self.devices if device.id == wanted), None)
 
 
-def find_devices(
-    environment: Mapping[str, str] | None = None, dri: Path = Path("/dev/dri"), sysfs: Path = Path("/sys/class/drm")
-) -> Inventory:
-    """Lists the devices PyTorch can use here, XPUs first, the CPU last, and why others cannot be.
+def find_devices() -> Inventory:
+    """Lists the devices PyTorch can use here, XPUs first, the CPU last, and those that it shows and cannot ask.
 
-    Allocates nothing on any device. The arguments exist so that a recorded machine can be examined.
+    Allocates nothing on any device.
     """
-    environment = os.environ if environment is None else environment
     profiles, problem = known_profiles()
-    accelerators, failed = _accelerators(profiles)
-    rejected = [*failed, *_hidden_gpus(accelerators, failed, environment, dri, sysfs)]
+    accelerators, rejected = _accelerators(profiles)
     if problem:
         rejected.append(Rejection(OVERRIDES_VARIABLE, f"{problem}, no value is overridden", "mend or unset it"))
         logging.warning("XPU Nodes: %s: %s; mend or unset it.", OVERRIDES_VARIABLE, rejected[-1].why)
@@ -211,83 +202,3 @@ def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     name = told.get("model name") or platform.processor() or platform.machine()
     numbered = re.search(r"\d", name) or len(told) < 3
     return name if numbered else f"{name} (family {told['cpu family']}, model {told['model']})"
-
-
-def _hidden_gpus(
-    accelerators: Sequence[Device], failed: Sequence[Rejection], environment: Mapping[str, str], dri: Path, sysfs: Path
-) -> list[Rejection]:
-    """One rejection for each Intel GPU that the kernel knows and PyTorch does not show, or one for all."""
-    if any(rejection.what == "xpu" for rejection in failed):
-        return []
-    xpus = [device for device in accelerators if device.type == "xpu"]
-    gpus = intel_gpus(sysfs)
-    # A device that failed, as one of a build that does not report ids, accounts for one GPU.
-    visible = [device.pci_device_id for device in xpus] + [None] * sum(":" in entry.what for entry in failed)
-    hidden = []
-    for node, pci_id in gpus:
-        if pci_id in visible:
-            visible.remove(pci_id)
-        elif None in visible:
-            visible.remove(None)
-        else:
-            hidden.append(f"Intel GPU {pci_id:#06x} ({node})")
-    if not hidden and not xpus and not failed:
-        hidden = ["xpu"]
-    if not hidden:
-        return []
-    why, fix = _xpu_obstacle(environment, _render_nodes(dri, sysfs), len(gpus), bool(xpus))
-    return [Rejection(what=name, why=why, fix=fix) for name in hidden]
-
-
-def _render_nodes(dri: Path, sysfs: Path) -> list[Path]:
-    """The render nodes that may be an Intel GPU's."""
-    intel = {name for name, _ in intel_gpus(sysfs)}
-    others = {node.name for node in sysfs.glob("renderD*")} - intel
-    return [node for node in sorted(dri.glob("renderD*")) if node.name not in others]
-
-
-def _xpu_obstacle(
-    environment: Mapping[str, str], nodes: Sequence[Path], gpus: int, xpu_present: bool
-) -> tuple[str, str]:
-    """Why PyTorch does not show an Intel GPU, and what to do."""
-    if not getattr(torch.version, "xpu", None) and not torch.xpu._is_compiled():
-        return (
-            f"this PyTorch ({torch.__version__}) is not an XPU build",
-            f"install the XPU build of PyTorch: {install_torch()}",
-        )
-    selector, mask = environment.get("ONEAPI_DEVICE_SELECTOR", ""), environment.get("ZE_AFFINITY_MASK", "")
-    some = all if xpu_present else any  # one of the GPUs is hidden, or all of them
-    if not some(shows(selector, position) for position in range(gpus or 1)):
-        return (
-            f"ONEAPI_DEVICE_SELECTOR={selector} hides it: PyTorch takes Level Zero GPUs only",
-            "unset ONEAPI_DEVICE_SELECTOR or set it to level_zero:gpu",
-        )
-    if not some(leaves(mask, position) for position in range(gpus or 1)):
-        return (f"ZE_AFFINITY_MASK={mask} hides it", "unset ZE_AFFINITY_MASK or name the device in it")
-    if platform.system() == "Windows":
-        return ("the Intel graphics driver reports no device", "install Intel's current graphics driver for Windows")
-    blocked = [node for node in nodes if not os.access(node, os.R_OK | os.W_OK)]
-    if blocked:
-        return (
-            f"no permission on {blocked[0]}",
-            "add your user to the groups render and video, then log in again",
-        )
-    if not gpus and not nodes:
-        return (
-            "no GPU driver is loaded: the kernel shows no render device of an Intel GPU",
-            "load the i915 or xe kernel driver",
-        )
-    return (
-        "the Level Zero driver reports no device",
-        "install Intel's compute runtime (intel-compute-runtime / intel-opencl-icd and libze1)",
-    )
-
-
-def intel_gpus(sysfs: Path = Path("/sys/class/drm")) -> list[tuple[str, int]]:
-    """(render node name, PCI device id) of every Intel GPU the Linux kernel knows; empty elsewhere."""
-    found = []
-    for node in sorted(sysfs.glob("renderD*")):
-        vendor, device = node / "device" / "vendor", node / "device" / "device"
-        if vendor.is_file() and vendor.read_text().strip() == INTEL_VENDOR:
-            found.append((node.name, int(device.read_text().strip(), 16)))
-    return found

@@ -10,6 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
+INTEL_VENDOR = 0x8086
+"""Intel's number among the makers of PCI devices."""
+
 OVERRIDES_VARIABLE = "XPU_NODES_PROFILES"
 """Environment variable naming a JSON file: {"battlemage": {"memory_fraction": 0.9}, ...}."""
 

@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
-from ..machine.devices import INTEL_VENDOR, Device
+from ..machine.devices import Device
+from ..machine.gpus import Gpu
 from .readings import Unavailable
 
 _INTEL_UUID = re.compile(r"8680([0-9a-f]{4})[0-9a-f]{4}([0-9a-f]{4})([0-9a-f]{2})([0-9a-f]{2})([0-9a-f]{2})")
-
-
-@dataclasses.dataclass(frozen=True)
-class Card:
-    """One GPU as the Linux kernel shows it."""
-
-    path: Path
-    """/sys/class/drm/cardN"""
-    pci_address: str
-    pci_device_id: int
-    driver: str
-    """"i915" or "xe"."""
 
 
 def plain_uuid(uuid: str) -> str:
@@ -48,30 +37,17 @@ def pci_address_of(device: Device) -> str:
     return f"{domain:04x}:{bus:02x}:{slot:02x}.{function:x}"
 
 
-def intel_cards(sysfs: Path = Path("/sys/class/drm")) -> list[Card]:
-    """Every Intel GPU that has a driver; empty where there is no sysfs."""
-    cards = []
-    for path in sorted(sysfs.glob("card*")):
-        device = path / "device"
-        vendor = device / "vendor"
-        if path.name[4:].isdigit() and vendor.is_file() and vendor.read_text().strip() == INTEL_VENDOR:
-            identity = dict(line.split("=", 1) for line in (device / "uevent").read_text().splitlines() if "=" in line)
-            pci_device_id = int((device / "device").read_text().strip(), 16)
-            cards.append(Card(path, identity.get("PCI_SLOT_NAME", ""), pci_device_id, identity.get("DRIVER", "")))
-    return cards
-
-
-def card_of(device: Device, cards: list[Card]) -> Card:
-    """The kernel's card of a device: by PCI address, else by a PCI device id that only one card has.
+def gpu_of(device: Device, gpus: Sequence[Gpu]) -> tuple[Gpu, Path]:
+    """The machine's GPU that a device is, by PCI address, else by a PCI device id that only one has; and its card.
 
     Raises:
-        Unavailable: no card matches, or several do.
+        Unavailable: none matches, or several do, or its driver shows no card.
     """
     address = pci_address_of(device)
     if address:
-        matches = [card for card in cards if card.pci_address == address]
+        matches = [gpu for gpu in gpus if gpu.pci_address == address]
     else:
-        matches = [card for card in cards if card.pci_device_id == device.pci_device_id]
-    if len(matches) != 1:
-        raise Unavailable(f"{len(matches)} of the kernel's cards match {device.id}")
-    return matches[0]
+        matches = [gpu for gpu in gpus if gpu.pci_device_id == device.pci_device_id]
+    if len(matches) != 1 or matches[0].card is None:
+        raise Unavailable(f"{len(matches)} of the kernel's GPUs match {device.id}")
+    return matches[0], matches[0].card

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from ...memory.listing import as_text
 from ..hooks import hooks
-from ..inventory import host_inventory
+from ..inventory import explained_inventory
 
 
 def device_report() -> str:
     """The devices, their free memory, what is not usable and why, and the state of every hook."""
-    return "\n".join([as_text(host_inventory()), *(f"hook {hook}" for hook in hooks())])
+    return "\n".join([as_text(explained_inventory()), *(f"hook {hook}" for hook in hooks())])

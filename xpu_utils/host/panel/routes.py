@@ -23,7 +23,7 @@ from ...memory.listing import as_json
 from ...recovery.jobs import JOB_LIMIT, jobs
 from ...telemetry.monitor import Monitor
 from ..hooks import hooks
-from ..inventory import host_inventory
+from ..inventory import explained_inventory, host_inventory
 from .broadcast import INTERVAL_LIMITS_SECONDS, Broadcaster, send_jobs
 from .diagnosis import diagnose
 
@@ -55,7 +55,7 @@ class Routes:
 
     async def devices(self, request: web.Request) -> web.Response:
         _query(request)
-        return web.json_response(text=await self._off_loop(lambda: as_json(host_inventory())))
+        return web.json_response(text=await self._off_loop(lambda: as_json(explained_inventory())))
 
     async def telemetry(self, request: web.Request) -> web.Response:
         _same_origin(request)  # another site's page shall not keep the drivers busy

@@ -9,7 +9,7 @@ import os
 import re
 import subprocess
 
-from ..machine.devices import INTEL_VENDOR
+from .profiles import INTEL_VENDOR
 
 TIME_LIMIT_SECONDS = 20.0
 """Windows takes a second, or several after its start."""
@@ -55,8 +55,10 @@ def adapters(answer: str) -> list[Adapter]:
     entries = json.loads(answer) if answer.strip() else []
     found = []
     for entry in entries if isinstance(entries, list) else [entries]:
+        if not isinstance(entry, dict):
+            raise ValueError(f"{entry!r} is no adapter")
         match = _PCI_ID.match(entry.get("PNPDeviceID") or "")
-        if match is not None and int(match.group(1), 16) == int(INTEL_VENDOR, 16):
+        if match is not None and int(match.group(1), 16) == INTEL_VENDOR:
             # 0 is "working properly": not disabled, not stopped after a failure.
             works = entry.get("ConfigManagerErrorCode") == 0
             own = "intel" in (entry.get("AdapterCompatibility") or "").lower()

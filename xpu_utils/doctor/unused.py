@@ -1,0 +1,58 @@
+"""Why Intel GPUs of this machine are not used: the doctor's findings, in the inventory's words."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+from ..machine.devices import Inventory, Rejection
+from ..machine.gpus import Gpu
+from . import python, system
+from .findings import Finding, State
+from .machine import Machine, look
+
+CHECKS = (system.kernel_driver, system.render_permission, system.level_zero, python.devices)
+"""Of one GPU, in the order in which they keep it from being used."""
+
+
+def explained(inventory: Inventory) -> Inventory:
+    """The inventory with the reason for each Intel GPU that PyTorch does not show."""
+    return dataclasses.replace(inventory, rejected=(*inventory.rejected, *unused(look(inventory=inventory))))
+
+
+def unused(machine: Machine) -> list[Rejection]:
+    """One rejection for each Intel GPU that PyTorch does not show, or one of "xpu" where there is no XPU at all."""
+    xpus = [device for device in machine.inventory.devices if device.type == "xpu"]
+    known = [entry.what for entry in machine.inventory.rejected if entry.what.split(":")[0] == "xpu"]
+    # A device that failed, as one of a build that does not report ids, accounts for one GPU.
+    visible = [device.pci_device_id for device in xpus] + [None] * len(known)
+    hidden = []
+    for gpu in machine.gpus if "xpu" not in known else ():
+        if gpu.pci_device_id in visible:
+            visible.remove(gpu.pci_device_id)
+        elif None in visible:
+            visible.remove(None)
+        else:
+            hidden.append(_rejection(str(gpu), _alone(machine, gpu), machine))
+    return hidden if hidden or xpus or known else [_rejection("xpu", machine, machine)]
+
+
+def _alone(machine: Machine, gpu: Gpu) -> Machine:
+    """The machine as if it had no GPU but this one, which PyTorch does not show."""
+    inventory = dataclasses.replace(machine.inventory, devices=machine.inventory.devices[-1:])
+    nodes = tuple(node for node in machine.render_nodes if gpu.render_node in ("", node.path))
+    return dataclasses.replace(machine, gpus=(gpu,), render_nodes=nodes, inventory=inventory)
+
+
+def _rejection(what: str, alone: Machine, machine: Machine) -> Rejection:
+    found = next((finding for finding in _findings(alone, machine) if finding.state is not State.OK), None)
+    if found is None:
+        return Rejection(what, "PyTorch does not show it", "restart the machine, or update the driver")
+    return Rejection(what, f"{found.what}: {found.evidence}", found.fix_for(machine.system))
+
+
+def _findings(alone: Machine, machine: Machine) -> Iterator[Finding]:
+    yield from python.torch_build(machine)
+    yield from python.hiding(machine)
+    for check in CHECKS:
+        yield from check(alone)
