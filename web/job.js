@@ -58,8 +58,9 @@ function stageLine(stage) {
   if (stage.state === "stopped") figures.push("stopped");
   if (stage.peak_bytes !== null && stage.state !== "running") figures.push(`peak ${bytes(stage.peak_bytes)}`);
   const text = element("span", {}, element("b", { text: `${stage.name} ` }), figures.join(" · "));
+  const remarks = [stage.reason, ...stage.notes].filter(Boolean);
+  text.append(...remarks.map((remark) => element("span", { class: "xpu-remark", text: remark })));
   if (!stage.reason) return element("li", { class: `xpu-${stage.state}` }, icon(STATES[stage.state]), text);
-  text.append(element("span", { class: "xpu-reason", text: stage.reason }));
   return element("li", { class: `xpu-differs xpu-${stage.state}` }, icon("exclamation-triangle"), text);
 }
 

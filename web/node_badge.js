@@ -37,7 +37,7 @@ export function startNodeBadges() {
 function deviceBadge(node) {
   const stage = live().stages.get(node);
   if (!stage) return badge(NOT_SHOWN);
-  if (differs(stage)) return badge({ text: `${stage.effective}, not ${stage.requested}`, ...DIFFERS });
+  if (elsewhere(stage)) return badge({ text: `${stage.effective}, not ${stage.requested}`, ...DIFFERS });
   return badge({ text: stage.effective, ...USUAL });
 }
 
@@ -47,9 +47,9 @@ function rungBadge(node) {
   return badge(text ? { text, ...RUNG } : NOT_SHOWN);
 }
 
-/** A reason alone does not mean another device: it may be tiles, or another precision. */
-function differs(stage) {
-  return stage.reason !== "" && ![stage.effective, "auto"].includes(stage.requested);
+/** Whether a node ran on another device than it was asked to: "xpu" asks for any of them. */
+function elsewhere({ requested, effective }) {
+  return !["auto", effective, effective.split(":")[0]].includes(requested);
 }
 
 function badge(options) {

@@ -51,7 +51,7 @@ class Decision:
     """All that will be done to one object."""
 
     placement: Placement
-    """Its device, the precision in force, and why these differ from what was asked for."""
+    """Its device, the precision in force, why these differ from what was asked for, and what else is worth saying."""
     dtype: torch.dtype
     """The format that it computes in; its weights may be held in another."""
     plan: CpuPlan | None
@@ -66,8 +66,9 @@ def decide(asked: Placement, subject: Subject, *, find_plan: FindPlan, test: Tes
             CPU follows the CPU's plan, whatever the precision was on the device that failed; but fp32 stays fp32.
     """
     plan = _plan_of(asked, find_plan)
-    dtype, reason = _carried_over(asked, subject, plan) if asked.carried_over else _format(asked, subject, plan, test)
-    placement = dataclasses.replace(asked.because(reason), precision=name_of(dtype))
+    dtype, why = _carried_over(asked, subject, plan) if asked.carried_over else _format(asked, subject, plan, test)
+    placement = asked.noting(why) if asked.precision == AUTO else asked.because(why)
+    placement = dataclasses.replace(placement, precision=name_of(dtype))
     if subject.kind is not Kind.MODEL:
         placement = dataclasses.replace(placement, resident=AUTO)
     elif subject.dynamic and asked.resident != AUTO:
@@ -129,7 +130,7 @@ def _format(asked: Placement, subject: Subject, plan: CpuPlan | None, test: Test
         return wanted or chosen, reason
     if subject.dynamic:
         return chosen, f"DynamicVRAM keeps {subject.kind.value} in {name_of(chosen)}"
-    if asked.precision == AUTO:
+    if asked.precision == AUTO:  # nobody has asked for the other one
         return chosen, ""
     return chosen, f"{subject.kind.value} computes in {name_of(chosen)} on {asked.device.id}, not in {asked.precision}"
 

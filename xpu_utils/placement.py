@@ -23,7 +23,9 @@ class Placement:
     precision: str
     """"auto" (the host decides), "fp32", "bf16" or "fp16"."""
     reason: str = ""
-    """Why effective differs from requested; empty where it does not."""
+    """Why something differs from what was asked for; empty where nothing does."""
+    notes: tuple[str, ...] = ()
+    """What a user may like to know although nothing differs."""
     resident: str = AUTO
     """How much of a MODEL's weights stays on the device, in the user's words."""
     carried_over: bool = False
@@ -36,6 +38,10 @@ class Placement:
     def because(self, reason: str) -> Placement:
         """The placement with one more reason; an empty one changes nothing."""
         return dataclasses.replace(self, reason="; ".join(filter(None, (self.reason, reason))))
+
+    def noting(self, note: str) -> Placement:
+        """The placement with one more note; an empty one changes nothing."""
+        return dataclasses.replace(self, notes=(*self.notes, note)) if note else self
 
     def __str__(self) -> str:
         line = f"{self.device.id} ({self.device.name}), {self.precision}"

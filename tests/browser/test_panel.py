@@ -155,6 +155,22 @@ def test_the_report_is_copied_without_what_identifies_a_machine(page: Page) -> N
     assert {"code": "torch-xpu", "state": "ok", "what": "PyTorch is an XPU build"} in report["findings"]
 
 
+def test_a_note_is_shown_without_a_warning(page: Page) -> None:
+    stage = {"name": "decode", "requested": "auto", "effective": "xpu:0", "precision": "fp16", "seconds": 1.0}
+    stage |= {"peak_bytes": None, "state": "done", "reason": "", "notes": ["in tiles of 512x512 pixels"]}
+    jobs = re.compile("/xpu/jobs")
+    page.route(jobs, answer_with({"jobs": [{"stages": [stage], "faults": []}]}))
+    page.evaluate(
+        """async () => {
+            const {events} = await import('/extensions/xpu-nodes/connection.js');
+            events.dispatchEvent(new CustomEvent('placement', {detail: {}}));
+        }"""
+    )
+    expect(page.locator(".xpu-job li")).to_contain_text("in tiles of 512x512 pixels")
+    expect(page.locator(".xpu-job .xpu-differs")).to_have_count(0)
+    page.unroute(jobs)
+
+
 def test_a_report_names_no_folder_and_no_user(page: Page) -> None:
     scrub = "async (text) => (await import('/extensions/xpu-nodes/scrub.js')).scrub(text)"
     for text, expected in SCRUBBED.items():

@@ -201,8 +201,9 @@ def test_a_checkpoint_without_a_part_says_so_and_its_part_is_refused_where_it_is
     file = make("XPULoadCheckpoint", without(prefix), f"without-{prefix}")
     graph = graph_of("XPULoadCheckpoint", file)
     shown = run_ok(server, graph).outputs["load"]
-    assert f"the file holds no {part}" in shown["text"][0]
-    assert shown["xpu"][0]["effective"] == "cpu"
+    assert f"\nthe file holds no {part}" in shown["text"][0]
+    (stage,) = shown["xpu"]
+    assert (stage["effective"], stage["reason"], stage["notes"]) == ("cpu", "", [f"the file holds no {part}"])
     ((node_class, (name, output)),) = place.items()
     inputs: dict[str, Any] = {name: ["load", output], "device": "auto", "precision": "auto"}
     graph["place"] = node(node_class, **inputs)

@@ -89,8 +89,8 @@ def test_what_is_computed_in_is_what_is_said_and_what_differs_has_its_reason(
     assert decision.placement.precision == name_of(decision.dtype)
     assert decision.placement.device == device
     assert subject.formats is None or decision.dtype in (*subject.formats, FP32)
-    if precision != "auto" and not carried_over:
-        assert decision.placement.differs == (decision.dtype != dtype_of(precision))
+    if not carried_over:
+        assert decision.placement.differs == (precision != "auto" and decision.dtype != dtype_of(precision))
 
 
 @given(subject=ANY_SUBJECT, device=st.sampled_from([CPU, XPU]), precision=ANY_PRECISION, plan=ANY_PLAN)
@@ -138,9 +138,10 @@ def test_auto_on_the_cpu_leaves_a_format_that_it_only_emulates() -> None:
 
 def test_auto_leaves_what_comfyui_chose_unless_the_device_computes_it_wrongly() -> None:
     right, wrong = decided(on(XPU), MODEL), decided(on(XPU), MODEL, wrong=("fp16",))
-    assert (right.dtype, right.placement.reason) == (FP16, "")
+    assert (right.dtype, right.placement.notes) == (FP16, ())
     assert wrong.dtype == BF16
-    assert wrong.placement.reason == "xpu:0 computes fp16 wrongly (self-test), using bf16"
+    assert wrong.placement.notes == ("xpu:0 computes fp16 wrongly (self-test), using bf16",)
+    assert not wrong.placement.differs
 
 
 def test_a_precision_that_was_asked_for_is_taken_untested() -> None:

@@ -8,7 +8,9 @@ from xpu_utils.recovery.jobs import Fault, JobLog, Stage, StageState
 def _stage(
     name: str = "sample", *, seconds: float = 1.0, peak_bytes: int | None = None, state: StageState = "done"
 ) -> Stage:
-    return Stage(name, "xpu:1", "xpu:0", "bf16", seconds, "xpu:1 is not on this machine", peak_bytes, state)
+    return Stage(
+        name, "xpu:1", "xpu:0", "bf16", seconds, "xpu:1 is not on this machine", peak_bytes=peak_bytes, state=state
+    )
 
 
 def test_a_job_sums_its_stages_and_keeps_the_largest_peak() -> None:

@@ -75,6 +75,12 @@ def test_reasons_add_up_and_auto_is_not_called_a_request() -> None:
     assert str(placement).endswith("fp32; one thing; another")
 
 
+def test_a_note_is_no_reason() -> None:
+    placement = place("auto", inventory()).noting("in tiles").noting("").noting("no VAE")
+    assert (placement.notes, placement.reason, placement.differs) == (("in tiles", "no VAE"), "", False)
+    assert "tiles" not in str(placement)
+
+
 @given(st.text(max_size=40))
 def test_no_text_makes_placement_fail_in_another_way(text: str) -> None:
     accepted = re.fullmatch(r"[a-z]{1,16}(:[0-9]{1,3})?", text) is not None

@@ -36,6 +36,7 @@ class _Run:
             precision=placement.precision,
             seconds=round(time.perf_counter() - self._started, 3),
             reason=placement.reason,
+            notes=placement.notes,
             peak_bytes=peak_bytes(placement.device),
             state=state,
             node_id=current_node_id(),
@@ -82,5 +83,7 @@ def run_stage(name: str, work: Callable[[], tuple[Output, Placement]]) -> tuple[
     stage = run.record(placement, "done", tuple(fault.rung for fault in faults if fault.rung))
     if placement.differs:
         logging.warning("XPU Nodes, %s: %s.", name, placement.reason)
-    lines = [f"{name}: {placement}, {stage.seconds:.2f} s", *map(str, faults)]
+    for note in placement.notes:
+        logging.info("XPU Nodes, %s: %s.", name, note)
+    lines = [f"{name}: {placement}, {stage.seconds:.2f} s", *placement.notes, *map(str, faults)]
     return output, {"text": ["\n".join(lines)], "xpu": [dataclasses.asdict(stage)]}

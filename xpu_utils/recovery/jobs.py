@@ -35,7 +35,9 @@ class Stage:
     precision: str
     seconds: float
     reason: str = ""
-    """Why effective differs from requested; empty where it does not."""
+    """Why something differs from what was asked for; empty where nothing does."""
+    notes: tuple[str, ...] = ()
+    """What a user may like to know although nothing differs."""
     peak_bytes: int | None = None
     """Most device memory allocated during the stage, where it was measured."""
     state: StageState = "done"

@@ -79,7 +79,7 @@ def load_checkpoint(name: str, placement: Placement) -> tuple[tuple[Any, Any, An
     if vae is not None and vae.first_stage_model is not None:
         remember(vae.patcher, name, lambda: again(parts="vae")[2].first_stage_model)
         vae, _ = place_vae(vae, placement, owned=True)
-    return (placed, clip, vae), effective.because(_lacks(clip, vae))
+    return (placed, clip, vae), effective.noting(_lacks(clip, vae))
 
 
 def _lacks(clip: Any, vae: Any) -> str:

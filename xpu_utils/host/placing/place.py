@@ -141,7 +141,8 @@ def place_controlnet(control: Any, asked: Placement) -> tuple[Any, Placement]:
     obstacle = _why_not_bridged(placed)
     if obstacle:
         default = dataclasses.replace(placement_for(AUTO, AUTO), requested=asked.requested)
-        return placed, default.because(obstacle)
+        differs = (default.device, AUTO) != (asked.device, asked.precision)
+        return placed, default.because(obstacle) if differs else default.noting(obstacle)
     held_in = placed.control_model.dtype
     computes_in = placed.manual_cast_dtype or held_in
     decision = decide(asked, Subject(Kind.CONTROLNET, computes_in, formats=(held_in, computes_in)))

@@ -63,4 +63,4 @@ def placed_vae(vae: Any, device: str, precision: str) -> tuple[Any, Placement]:
 def with_tiling(placement: Placement, vae: Any) -> Placement:
     """The placement, saying in which tiles the VAE's last call was done where it was not done as a whole."""
     tiling = getattr(vae, "last_tiling", None)
-    return placement if tiling is None else placement.because(str(tiling))
+    return placement if tiling is None else placement.noting(str(tiling))
