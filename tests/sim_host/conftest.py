@@ -39,9 +39,17 @@ def sim_server(tmp_path_factory: pytest.TempPathFactory) -> SimServer:
     return start
 
 
+_NEWER = {
+    "test_dynamic_vram.py": ("comfy/model_patcher.py", "class ModelPatcherDynamic"),
+    "test_device_nodes.py": ("comfy_extras/nodes_multigpu.py", "class SelectModelDeviceNode"),
+}
+"""What the tests of newer hosts' features are for: a file of the host, and what stands in it."""
+
+
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
-    """DynamicVRAM's tests are for hosts that have it."""
-    if collection_path.name != "test_dynamic_vram.py":
+    """Leaves out the tests of what this host has not."""
+    if collection_path.name not in _NEWER:
         return None
-    patchers = host_path() / "comfy" / "model_patcher.py"
-    return "class ModelPatcherDynamic" not in patchers.read_text(encoding="utf-8") or None
+    name, feature = _NEWER[collection_path.name]
+    file = host_path() / name
+    return not (file.is_file() and feature in file.read_text(encoding="utf-8")) or None

@@ -134,6 +134,14 @@ def _use_on_patcher(patcher: Any, plan: CpuPlan) -> None:
             patcher.add_object_patch(f"{name}.forward", stand_in)
 
 
+def forget(patcher: Any) -> None:
+    """Takes what stands in for a model's layers off a patcher that was cloned from that model's over another one."""
+    for name, patch in list(patcher.object_patches.items()):
+        of_a_layer = isinstance(patch, StandIn) and name.endswith(".forward")
+        if of_a_layer or getattr(patch, "func", None) is _text_transformer:
+            del patcher.object_patches[name]
+
+
 def _stop_if_asked() -> None:
     """What each layer of newer hosts does first: raises when the user has stopped the prompt."""
     if hasattr(comfy.ops, "run_every_op"):

@@ -7,6 +7,7 @@ range of addresses and page-locked copies, and its modules point into these. On 
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -34,6 +35,13 @@ def is_dynamic(patcher: Any) -> bool:
 def becomes_dynamic(patcher: Any, device: torch.device) -> bool:
     """Whether the host would stream this patcher's weights by itself on another device."""
     return device != HOST and (is_dynamic(patcher) or patcher.get_attachment(DYNAMIC_KIND) is not None)
+
+
+def read_again(initialiser: Sequence[Any], **keywords: Any) -> Any:
+    """A patcher over a model of its own, by what loaders leave with one on newer hosts (`cached_patcher_init`)."""
+    load, arguments, *position = initialiser
+    answer = load(*arguments, **keywords)
+    return answer[position[0]] if position else answer
 
 
 def clone_for(patcher: Any, device: torch.device) -> Any:

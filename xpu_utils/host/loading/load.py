@@ -66,18 +66,18 @@ def load_checkpoint(name: str, placement: Placement) -> tuple[tuple[Any, Any, An
     """
     path = model_path("checkpoints", name)
     dtypes = {kind: file_format(placement, kind) for kind in (Kind.MODEL, Kind.CLIP, Kind.VAE)}
-    read = functools.partial(_read_checkpoint, path, dtypes=dtypes, resident=placement.resident)
-    (model, clip, vae), placement = _read_to(placement, read)
+    read = functools.partial(_read_checkpoint, path, dtypes=dtypes)
+    (model, clip, vae), placement = _read_to(placement, functools.partial(read, resident=placement.resident))
     if model is None:
         raise CheckpointError(f"{name} holds no diffusion model: load it with the loader for what it holds.")
-    again = functools.partial(_read_checkpoint, path, HOST, dtypes={**dtypes, Kind.MODEL: model.model_dtype()})
-    remember(model, name, lambda: again(parts="model")[0].model)
+    again = functools.partial(_read_checkpoint, path, dtypes={**dtypes, Kind.MODEL: model.model_dtype()})
+    _keep_way(model, name, placement, lambda device: again(device, parts="model")[0])
     placed, effective = place_model(model, placement, owned=True)
     if clip is not None:
-        remember(clip.patcher, name, lambda: again(parts="clip")[1].cond_stage_model)
+        _keep_way(clip.patcher, name, placement, lambda device: again(device, parts="clip")[1].patcher)
         clip, _ = place_clip(clip, placement)
     if vae is not None and vae.first_stage_model is not None:
-        remember(vae.patcher, name, lambda: again(parts="vae")[2].first_stage_model)
+        _keep_way(vae.patcher, name, placement, lambda device: again(device, parts="vae")[2].patcher)
         vae, _ = place_vae(vae, placement, owned=True)
     return (placed, clip, vae), effective.noting(_lacks(clip, vae))
 
@@ -93,9 +93,10 @@ def _read_checkpoint(
     device: torch.device,
     *,
     dtypes: Mapping[Kind, torch.dtype | None],
-    resident: str = AUTO,
+    resident: str | None = None,
     parts: str = "model clip vae",
 ) -> tuple[Any, Any, Any]:
+    """The parts of a checkpoint; without `resident` a MODEL's weights are read where ComfyUI reads them."""
     fits = False
     with _loading(device, path) as reading, _vae_dtype(dtypes[Kind.VAE]):
         model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(
@@ -107,7 +108,7 @@ def _read_checkpoint(
             model_options=_options(dtypes[Kind.MODEL]),
             te_model_options=_clip_options(device, dtypes[Kind.CLIP]),
         )
-        if model is not None:
+        if model is not None and resident is not None:
             fits = read_to_its_device(model, device, resident, reading)
     if fits:
         model_management.load_models_gpu([model], force_full_load=True)
@@ -128,16 +129,18 @@ def load_diffusion_model(name: str, weight_dtype: str, placement: Placement) -> 
         options["dtype"] = getattr(torch, f"float8_{weight_dtype.removeprefix('fp8_').removesuffix('_fast')}")
         options["fp8_optimizations"] = weight_dtype.endswith("_fast")
 
-    def read(device: torch.device) -> Any:
+    def read(device: torch.device, resident: str | None = None) -> Any:
+        fits = False
         with _loading(device, path) as reading:
             model = comfy.sd.load_diffusion_model(str(path), model_options=options)
-            fits = read_to_its_device(model, device, placement.resident, reading)
+            if resident is not None:
+                fits = read_to_its_device(model, device, resident, reading)
         if fits:
             model_management.load_models_gpu([model], force_full_load=True)
         return model
 
-    model, placement = _read_to(placement, read)
-    remember(model, name, lambda: read(HOST).model)
+    model, placement = _read_to(placement, functools.partial(read, resident=placement.resident))
+    _keep_way(model, name, placement, read)
     return place_model(model, placement, owned=True)
 
 
@@ -162,7 +165,7 @@ def load_clip(names: Sequence[str], kind: str, placement: Placement) -> tuple[An
             )
 
     clip, placement = _read_to(placement, read)
-    remember(clip.patcher, ", ".join(names), lambda: read(HOST).cond_stage_model)
+    _keep_way(clip.patcher, ", ".join(names), placement, lambda device: read(device).patcher)
     return place_clip(clip, placement)
 
 
@@ -180,7 +183,7 @@ def load_vae(name: str, placement: Placement) -> tuple[Any, Placement]:
             return vae
 
     vae, placement = _read_to(placement, read)
-    remember(vae.patcher, name, lambda: read(HOST).first_stage_model)
+    _keep_way(vae.patcher, name, placement, lambda device: read(device).patcher)
     return place_vae(vae, placement, owned=True)
 
 
@@ -212,7 +215,7 @@ def load_controlnet(name: str, placement: Placement) -> tuple[Any, Placement]:
     if control is None:
         raise CheckpointError(f"{name} holds no ControlNet: choose another file.")
     for patcher in control.get_models():
-        remember(patcher, name, lambda: read(HOST).get_models()[-1].model)
+        _keep_way(patcher, name, placement, lambda device: read(device).get_models()[-1])
     return place_controlnet(control, placement)
 
 
@@ -231,7 +234,7 @@ def load_clip_vision(name: str, placement: Placement) -> tuple[Any, Placement]:
     vision, placement = _read_to(placement, read)
     if vision is None:
         raise CheckpointError(f"{name} holds no CLIP vision model: choose another file.")
-    remember(vision.patcher, name, lambda: read(HOST).model)
+    _keep_way(vision.patcher, name, placement, lambda device: read(device).patcher)
     return place_clip_vision(vision, placement)
 
 
@@ -261,6 +264,21 @@ def load_upscale_model(name: str, placement: Placement) -> tuple[PlacedUpscaler,
     upscaler = PlacedUpscaler(model, placement)
     remember(upscaler.patcher, name, lambda: read(HOST).model)
     return upscaler, upscaler.placement
+
+
+def _keep_way(patcher: Any, name: str, placement: Placement, read: Callable[[torch.device], Any]) -> None:
+    """Has a patcher's model be read again: its weights after a loss, and a copy by ComfyUI's own device nodes.
+
+    Args:
+        read: answers a patcher whose model is read with a device as ComfyUI's default.
+    """
+
+    def again(*, disable_dynamic: bool = False) -> Any:
+        return read(HOST) if disable_dynamic else _read_to(placement, read)[0]
+
+    remember(patcher, name, lambda: read(HOST).model)
+    if hasattr(patcher, "cached_patcher_init"):
+        patcher.cached_patcher_init = (again, ())
 
 
 def _read_to(placement: Placement, read: Callable[[torch.device], Read]) -> tuple[Read, Placement]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import comfy.sd
 import torch
+from comfy.patcher_extension import CallbacksMP
 
 from ...choice import AUTO
 from ...cpu.layers import stock_forward
@@ -25,11 +26,13 @@ from ..running.conditions import moved
 from ..running.model_call import watch
 from ..running.vae import PlacedVAE
 from ..streaming import attach
-from ..target import HOST, becomes_dynamic, clone_for
+from ..target import HOST, becomes_dynamic, clone_for, read_again
 from .deciding import decide
 from .formats import compute_dtype, note_dtypes, set_compute_dtype
 
 BRIDGE = "ControlNet bridge"
+COPIES = "multigpu"
+"""Key of the additional models under which ComfyUI keeps a model's copies on other devices."""
 
 
 def place_patcher(patcher: Any, placement: Placement) -> Any:
@@ -54,12 +57,39 @@ def place_model(model: Any, asked: Placement, *, owned: bool = False) -> tuple[A
     # ComfyUI keeps a model under its patcher's parent when the patcher is gone. A clone in between goes with it, and
     # the weights would stay loaded under nobody: never to be unloaded, and searched for with a full collection.
     placed.parent = model if placed.model is model.model else None
+    _share_out(placed)
     set_compute_dtype(placed, decision.dtype)
     if decision.plan is not None:
         cpu_engine.use_on_model(placed, decision.plan, owned=owned)
     use_attention(placed, decision.placement, decision.plan)
     watch(placed)
     return placed, decision.placement
+
+
+def _share_out(placed: Any) -> None:
+    """Has a model be shared out among devices by newer hosts (MultiGPU CFG Split), before or after it was placed.
+
+    As ComfyUI does it, what was a copy on the device where the model is now is none any more.
+    """
+    if not hasattr(CallbacksMP, "ON_MATCH_MULTIGPU_CLONES"):
+        return
+    kind = CallbacksMP.ON_MATCH_MULTIGPU_CLONES
+    placed.remove_callbacks_with_key(kind, COPIES)
+    placed.add_callback_with_key(kind, COPIES, _matched)
+    copies = placed.get_additional_models_with_key(COPIES)
+    placed.set_additional_models(COPIES, [copy for copy in copies if copy.load_device != placed.load_device])
+
+
+def _matched(placed: Any, copy: Any) -> None:
+    """Gives a copy, which ComfyUI makes anew for each run, the first copy as its parent.
+
+    With the model as that they would keep each other, and the copy's weights would stay loaded under nobody.
+    """
+    former = next(known for known in placed.get_additional_models_with_key(COPIES) if known.model is copy.model)
+    while former.parent is not None and former.parent.model is former.model:
+        former = former.parent
+    former.parent = None
+    copy.parent = former
 
 
 def place_clip(clip: Any, asked: Placement) -> tuple[Any, Placement]:
@@ -104,8 +134,10 @@ def place_vae(vae: Any, asked: Placement, *, owned: bool = False) -> tuple[Any, 
             placed.first_stage_model = copy.deepcopy(vae.first_stage_model)
             placed.patcher.model = placed.first_stage_model
             placed.patcher.backup, placed.patcher.object_patches_backup = {}, {}  # clones share them, models cannot
-        placed.first_stage_model.to(decision.dtype)
-        note_dtypes(placed.first_stage_model)
+        _convert(placed.first_stage_model, decision.dtype)
+        initialiser = getattr(placed.patcher, "cached_patcher_init", None)
+        if initialiser is not None:
+            placed.patcher.cached_patcher_init = (_read_converted, (initialiser, decision.dtype))
         placed.vae_dtype = decision.dtype
         placed.patcher.size = 0  # measured again when next asked for
         owned = True
@@ -114,6 +146,18 @@ def place_vae(vae: Any, asked: Placement, *, owned: bool = False) -> tuple[Any, 
     if decision.plan is not None:
         cpu_engine.use_on_vae(placed, decision.plan, owned=owned)
     return placed, decision.placement
+
+
+def _read_converted(initialiser: Sequence[Any], dtype: torch.dtype, **keywords: Any) -> Any:
+    """A patcher over a VAE's weights of its own, in the dtype that it was placed in."""
+    patcher = read_again(initialiser, **keywords)
+    _convert(patcher.model, dtype)
+    return patcher
+
+
+def _convert(network: torch.nn.Module, dtype: torch.dtype | None) -> None:
+    network.to(dtype)
+    note_dtypes(network)
 
 
 def check_vae(vae: Any) -> None:

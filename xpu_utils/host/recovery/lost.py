@@ -17,7 +17,7 @@ from ...choice import AUTO
 from ...machine.devices import Device
 from ...placement import Placement, place
 from ...recovery.faults import FaultKind, classify, first_line, is_dead, mark_lost
-from .. import hooks, streaming, target
+from .. import cpu_engine, hooks, streaming, target
 from ..inventory import host_inventory
 from .weights import is_lost, recover
 
@@ -32,9 +32,14 @@ _led: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def placement_of(patcher: Any) -> Placement | None:
-    """The placement a patcher was given by one of our nodes, if any."""
+    """The placement a patcher was given by one of our nodes, if any; where a node of ComfyUI's has led it since."""
     attached = patcher.get_attachment(PLACEMENT)
-    return attached if isinstance(attached, Placement) else None
+    if not isinstance(attached, Placement):
+        return None
+    led_to = host_inventory().find(str(patcher.load_device))
+    if led_to in (None, attached.device):
+        return attached
+    return dataclasses.replace(attached, requested=led_to.id, device=led_to, reason="")
 
 
 def set_placement(patcher: Any, placement: Placement) -> None:
@@ -55,8 +60,14 @@ def follow(patcher: Any) -> None:
 
 def _lead_with_clones(patcher: Any) -> None:
     patcher.remove_callbacks_with_key(CallbacksMP.ON_CLONE, PLACEMENT)
-    patcher.add_callback_with_key(CallbacksMP.ON_CLONE, PLACEMENT, lambda original, clone, *_: _led.add(clone))
+    patcher.add_callback_with_key(CallbacksMP.ON_CLONE, PLACEMENT, _cloned)
     _led.add(patcher)
+
+
+def _cloned(original: Any, clone: Any, *_: Any) -> None:
+    _led.add(clone)
+    if clone.model is not original.model:  # a copy for another device
+        cpu_engine.forget(clone)
 
 
 def lead_to(patcher: Any, device: Device, placement: Placement) -> None:

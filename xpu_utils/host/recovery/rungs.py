@@ -18,6 +18,7 @@ from ...weights.check import first_not_finite, tensors_in
 from ..inventory import host_inventory
 from ..prompts import current_node_id, current_prompt_id
 from ..stages import decided
+from ..target import HOST
 from .lost import lead_to, lose_dead, placement_of
 from .moving import another_accelerator, cpu, free_others, relocate, unload
 from .weights import is_lost, make_ready
@@ -44,6 +45,8 @@ class Recovery:
 
     def __init__(self, patcher: Any, stage: str) -> None:
         make_ready(patcher)
+        if patcher.model.device not in (HOST, patcher.load_device):  # a node of ComfyUI's has led it elsewhere
+            unload(patcher)
         self.patcher = patcher
         self.stage = stage
         self.failed_on = str(patcher.load_device)
@@ -137,7 +140,7 @@ class Recovery:
         """Leads the model back to where it was asked to be, unless that device is gone."""
         ended = placement_of(self.patcher)
         self.patcher.set_attachments(RAN, ended)
-        if self._asked is None or ended is self._asked or is_lost(self._asked.device.torch_device):
+        if self._asked is None or ended == self._asked or is_lost(self._asked.device.torch_device):
             return
         unload(self.patcher)
         lead_to(self.patcher, self._asked.device, self._asked)

@@ -96,7 +96,7 @@ def _keep_host_copy(patcher: Any) -> None:
         return
     initialiser = getattr(patcher, "cached_patcher_init", None)
     if initialiser is not None:
-        patcher.set_attachments(SOURCE, WeightSource("its file", functools.partial(_read_again, *initialiser)))
+        patcher.set_attachments(SOURCE, WeightSource("its file", functools.partial(_read_again, initialiser)))
     if initialiser is not None or patcher.backup:
         return
     # Detached: a parameter that moves takes its new data along.
@@ -108,13 +108,9 @@ def _keep_host_copy(patcher: Any) -> None:
         patcher.set_attachments(SOURCE, source)
 
 
-def _read_again(
-    load: Callable[..., Any], arguments: Sequence[Any], position: int | None = None
-) -> Mapping[str, torch.Tensor]:
-    """The weights of a model by the way that its loader left with its patcher, as newer hosts' loaders do."""
+def _read_again(initialiser: Sequence[Any]) -> Mapping[str, torch.Tensor]:
     with as_default(HOST):
-        answer = load(*arguments)
-    return dict(_tensors((answer if position is None else answer[position]).model))
+        return dict(_tensors(target.read_again(initialiser).model))
 
 
 def is_lost(device: torch.device) -> bool:

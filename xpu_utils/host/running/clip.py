@@ -46,6 +46,7 @@ class PlacedCLIP(comfy.sd.CLIP):
         """Encodes on the ladder, unless a call that is on it already asks."""
         if self._encoding:
             return encode(*arguments, **keywords)
+        self.cond_stage_model = self.patcher.model  # ComfyUI's Select CLIP Device gives it another patcher alone
         work = WorkFormat(self.patcher, self.cond_stage_model)
 
         def attempt() -> Any:

@@ -25,7 +25,7 @@ class Companions:
         """Has them load where the model does; what was on a lost device comes back."""
         for patcher in self._patchers():
             make_ready(patcher)
-            if placement_of(patcher) is None and patcher.load_device != device:
+            if placement_of(patcher) is None and patcher.load_device != device and not _is_copy(patcher):
                 self._came_from.append((patcher, patcher.load_device))
                 _lead(patcher, device)
         self._forget_hints()
@@ -65,6 +65,11 @@ def chain(control: Any) -> Iterator[Any]:
     while control is not None:
         yield control
         control = control.previous_controlnet
+
+
+def _is_copy(patcher: Any) -> bool:
+    """Whether it is MultiGPU CFG Split's copy of the model, which computes some of the conditions on its device."""
+    return bool(getattr(patcher, "is_multigpu_base_clone", False))
 
 
 def _lead(patcher: Any, device: torch.device) -> None:

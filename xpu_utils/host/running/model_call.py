@@ -45,6 +45,9 @@ HOOK = "model calls"
 
 STAGE = "sample"
 
+_COPIES = "multigpu_clones"
+"""Key in a model call's options: its patchers by device, where newer hosts share conditions out."""
+
 _SAMPLE = ("model_wrap", "sigmas", "extra_args", "callback", "noise", "latent_image", "denoise_mask")
 _LATENTS = ("noise", "latent_image", "denoise_mask")
 _COND_BATCH = ("model", "conds", "x_in", "timestep", "model_options")
@@ -115,6 +118,8 @@ class SamplingRun:
         self._attention: PlacedAttention | None = None
         """The run's own, where another device's would be used on the CPU."""
         self._split = False
+        self._alone = False
+        """Set by a failure: copies of the model on other devices (MultiGPU CFG Split) compute nothing after it."""
         self._budget_bytes: int | None = None
         self._conditions = DeviceConditions()
         self._companions = Companions(guider)
@@ -225,6 +230,8 @@ class SamplingRun:
         return [answer.to(HOST) for answer in answers]
 
     def _options_on(self, options: Any, device: torch.device) -> Any:
+        if self._alone:
+            options = {name: value for name, value in options.items() if name != _COPIES}
         if device == HOST and self._budget_bytes is None and self._attention is None:
             return options
         transformer = dict(options.get("transformer_options", {}))
@@ -359,6 +366,7 @@ class SamplingRun:
         self._conditions.forget()
 
     def _on_failure(self, failure: Failure) -> None:
+        self._alone = True
         self._conditions.forget()
         self._recovery.on_failure(failure)
 
