@@ -159,8 +159,11 @@ def image_encoded(number: int) -> Workflow:
     return graph
 
 
-@pytest.mark.parametrize("kind", ["out_of_resources", "device_lost"])
-@pytest.mark.parametrize("graph", [decoded_in_tiles, encoded_in_tiles, image_encoded], ids=lambda graph: graph.__name__)
+@pytest.mark.parametrize(
+    ("graph", "kind"),
+    [(decoded_in_tiles, "device_lost"), (encoded_in_tiles, "out_of_resources"), (image_encoded, "device_lost")],
+    ids=lambda value: getattr(value, "__name__", value),
+)
 def test_stages_of_stock_nodes(machine: Machine, graph: Callable[[int], Workflow], kind: str) -> None:
     server, _ = machine
 
