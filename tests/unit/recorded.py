@@ -43,10 +43,11 @@ def xpu(**changes: Any) -> Device:
         "pci_device_id": 0x56A0,
         "pci_address": "",
         "compute_units": 512,
-        "single_allocation_limit_bytes": 4 * GIB,
     }
     facts |= changes
-    return Device(**{"profile": PROFILES[facts["architecture"]], **facts})
+    profile = PROFILES[facts["architecture"]]
+    limit_bytes = profile.single_allocation_limit_bytes
+    return Device(**{"profile": profile, "single_allocation_limit_bytes": limit_bytes, **facts})
 
 
 def b580(**changes: Any) -> Device:

@@ -6,31 +6,8 @@ from pathlib import Path
 
 from ..machine.devices import Device
 from ..machine.gpus import SYSFS, find_gpus
-from ..machine.profiles import Architecture
 from ..telemetry.pci import gpu_of, pci_address_of
 from ..telemetry.readings import Unavailable
-
-MATRIX_OPERATIONS_PER_CLOCK = {
-    Architecture.ALCHEMIST: 128,
-    Architecture.BATTLEMAGE: 256,
-    Architecture.LUNAR_LAKE: 256,
-    Architecture.PANTHER_LAKE: 256,
-    Architecture.DATA_CENTER_MAX: 512,
-}
-"""16-bit operations of the matrix unit beside one vector engine. Check: half of Intel's published 8-bit TOPS, such as
-233 for the B580 (160 engines, 256, 2.85 GHz) and 67 for the Arc 140V (64, 256, 2.05 GHz)."""
-
-VECTOR_OPERATIONS_PER_CLOCK = {
-    Architecture.XE_LP: 16,
-    Architecture.METEOR_LAKE: 16,
-    Architecture.ALCHEMIST: 16,
-    Architecture.BATTLEMAGE: 32,
-    Architecture.LUNAR_LAKE: 32,
-    Architecture.PANTHER_LAKE: 32,
-    Architecture.DATA_CENTER_MAX: 32,
-}
-"""32-bit operations of one vector engine: two for each of its 8 or 16 lanes. Check: Intel's published 17.2 TFLOPS for
-the A770 (512 engines, 2.1 GHz) and 52 for the Max 1550 (1024 engines, 1.6 GHz)."""
 
 _CLOCK_FILES = ("device/tile0/gt0/freq0/rp0_freq", "gt/gt0/rps_RP0_freq_mhz", "gt_RP0_freq_mhz")
 
@@ -40,8 +17,8 @@ def compute_flops(device: Device, precision: str, *, sysfs: Path = SYSFS) -> tup
 
     For a CPU nothing is known: neither its clock under vector load nor the number of its multipliers can be read.
     """
-    table = VECTOR_OPERATIONS_PER_CLOCK if precision == "fp32" else MATRIX_OPERATIONS_PER_CLOCK
-    per_clock = table.get(device.architecture)
+    profile = device.profile
+    per_clock = profile.vector_operations_per_clock if precision == "fp32" else profile.matrix_operations_per_clock
     clock_mhz = _highest_clock_mhz(device, sysfs)
     if per_clock is None or clock_mhz is None or not device.compute_units:
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..machine.pip import install_torch, pip
-from ..machine.profiles import OVERRIDES_VARIABLE, Architecture
+from ..machine.profiles import OVERRIDES_VARIABLE
 from ..machine.selector import leaves, shows
 from .findings import Finding, State, everywhere
 from .machine import Machine
@@ -78,15 +78,15 @@ def sysman(machine: Machine) -> Iterator[Finding]:
 
 
 def environment(machine: Machine) -> Iterator[Finding]:
-    """No variable hides a device, and the one that lifts Alchemist's limit is set."""
+    """No variable hides a device, and the one that lifts a limit of single allocations is set."""
     yield from hiding(machine)
-    limited = [device.id for device in machine.inventory.devices if device.architecture is Architecture.ALCHEMIST]
+    limited = [device for device in machine.inventory.devices if device.single_allocation_limit_bytes is not None]
     variable = "UR_L0_ENABLE_RELAXED_ALLOCATION_LIMITS"
     if limited and machine.environment.get(variable) != "1":
         yield Finding(
             "allocation-limit",
             State.NOTE,
-            f"{limited[0]} refuses single allocations above 4 GiB; very large pictures need tiling",
+            f"{limited[0].id} refuses single allocations above 4 GiB; very large pictures need tiling",
             f"{variable} is not 1 (it costs speed, so it is off by default)",
             everywhere(f"export {variable}=1", windows=f"setx {variable} 1"),
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..machine.gpus import Gpu
-from ..machine.profiles import Architecture, architecture_of
+from ..machine.profiles import PROFILES, architecture_of
 from .findings import Finding, State, everywhere
 from .machine import Machine
 
@@ -60,15 +60,10 @@ def kernel_driver(machine: Machine) -> Iterator[Finding]:
 
 
 def _wrong_driver(gpu: Gpu, machine: Machine) -> Iterator[Finding]:
-    new = (Architecture.BATTLEMAGE, Architecture.LUNAR_LAKE, Architecture.PANTHER_LAKE)
-    if gpu.driver == "i915" and architecture_of(gpu.pci_device_id, "") in new:
-        yield Finding(
-            "kernel-driver-old",
-            State.ERROR,
-            f"Intel GPU {gpu.pci_device_id:#06x} runs on i915, which does not know it: it needs xe",
-            f"kernel {machine.kernel}",
-            _FIRMWARE,
-        )
+    needed = PROFILES[architecture_of(gpu.pci_device_id, "")].kernel_driver
+    if gpu.driver == "i915" and needed:
+        what = f"Intel GPU {gpu.pci_device_id:#06x} runs on i915, which does not know it: it needs {needed}"
+        yield Finding("kernel-driver-old", State.ERROR, what, f"kernel {machine.kernel}", _FIRMWARE)
 
 
 def render_permission(machine: Machine) -> Iterator[Finding]:

@@ -46,27 +46,70 @@ class Profile:
     """Share of total memory the allocator may take: makes running out an ordinary error (pytorch #190972)."""
     flash_head_dims: tuple[int, ...] = (64, 96, 128, 192)
     """Head dims with a fused attention kernel (torch-xpu-ops #3141); none where none can be relied on."""
+    kernel_driver: str = ""
+    """The only Linux driver that fully supports it: "xe"; empty where i915 does as well."""
+    matrix_operations_per_clock: int | None = None
+    """16-bit operations of the matrix unit beside one vector engine; None where there is none, or it is not known."""
+    vector_operations_per_clock: int | None = None
+    """32-bit operations of one vector engine: two for each of its 8 or 16 lanes."""
 
 
 # The 4 GB limit: intel/unified-runtime #1245. No fused attention is relied on where it was seen to allocate its scores
-# (A770: ComfyUI #7004, #8767) or on older and smaller matrix units. PCI ids below: the kernel's
-# include/drm/intel/pciids.h.
+# (A770: ComfyUI #7004, #8767) or on older and smaller matrix units. Matrix operations: half of Intel's published 8-bit
+# TOPS, such as 233 for the B580 (160 engines, 256, 2.85 GHz) and 67 for the Arc 140V (64, 256, 2.05 GHz); vector ones:
+# its 17.2 TFLOPS for the A770 (512 engines, 2.1 GHz) and 52 for the Max 1550 (1024 engines, 1.6 GHz). PCI ids below:
+# the kernel's include/drm/intel/pciids.h.
 PROFILES: dict[Architecture, Profile] = {
     profile.architecture: profile
     for profile in (
-        Profile(Architecture.ALCHEMIST, single_allocation_limit_bytes=4 << 30, flash_head_dims=()),
-        Profile(Architecture.BATTLEMAGE),
-        Profile(Architecture.METEOR_LAKE, integrated=True, single_allocation_limit_bytes=4 << 30, flash_head_dims=()),
-        Profile(Architecture.LUNAR_LAKE, integrated=True),
-        Profile(Architecture.PANTHER_LAKE, integrated=True),
+        Profile(
+            Architecture.ALCHEMIST,
+            single_allocation_limit_bytes=4 << 30,
+            flash_head_dims=(),
+            matrix_operations_per_clock=128,
+            vector_operations_per_clock=16,
+        ),
+        Profile(
+            Architecture.BATTLEMAGE,
+            kernel_driver="xe",
+            matrix_operations_per_clock=256,
+            vector_operations_per_clock=32,
+        ),
+        Profile(
+            Architecture.METEOR_LAKE,
+            integrated=True,
+            single_allocation_limit_bytes=4 << 30,
+            flash_head_dims=(),
+            vector_operations_per_clock=16,
+        ),
+        Profile(
+            Architecture.LUNAR_LAKE,
+            integrated=True,
+            kernel_driver="xe",
+            matrix_operations_per_clock=256,
+            vector_operations_per_clock=32,
+        ),
+        Profile(
+            Architecture.PANTHER_LAKE,
+            integrated=True,
+            kernel_driver="xe",
+            matrix_operations_per_clock=256,
+            vector_operations_per_clock=32,
+        ),
         Profile(
             Architecture.XE_LP,
             integrated=True,
             compute_dtypes=("fp16", "fp32"),
             single_allocation_limit_bytes=4 << 30,
             flash_head_dims=(),
+            vector_operations_per_clock=16,
         ),
-        Profile(Architecture.DATA_CENTER_MAX, fp64=True),
+        Profile(
+            Architecture.DATA_CENTER_MAX,
+            fp64=True,
+            matrix_operations_per_clock=512,
+            vector_operations_per_clock=32,
+        ),
         Profile(Architecture.UNKNOWN, memory_fraction=None),
     )
 }
