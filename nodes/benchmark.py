@@ -7,10 +7,12 @@ from inspect import cleandoc
 from comfy_api.latest import io
 
 from ..xpu_utils.bench.compare import as_json, as_table
-from ..xpu_utils.bench.quick import measure_device
+from ..xpu_utils.bench.measure import measure
+from ..xpu_utils.bench.quick import measure_device, measurement_count
 from ..xpu_utils.choice import AUTO
 from ..xpu_utils.host.inventory import placement_for
 from ..xpu_utils.host.memory import free_memory
+from ..xpu_utils.host.progress import stepping
 from .base import TOOLS, accepted, aliases, device_input
 
 
@@ -46,7 +48,8 @@ class XPUBenchmark(io.ComfyNode):
     @classmethod
     def execute(cls, device: str = AUTO) -> io.NodeOutput:
         free_memory()
-        measurements = measure_device(placement_for(device, AUTO).device)
+        found = placement_for(device, AUTO).device
+        measurements = measure_device(found, stepping(measure, measurement_count(found)))
         table = as_table(measurements)
         return io.NodeOutput(table, as_json(measurements), ui={"text": [table]})
 

@@ -43,7 +43,7 @@ class XPUDoctor(io.ComfyNode):
 
     @classmethod
     def execute(cls, run_kernels: bool, scan_packs: bool) -> io.NodeOutput:
-        machine, findings = diagnose(kernels=run_kernels, packs=scan_packs)
+        machine, findings = diagnose(kernels=run_kernels, packs=scan_packs, in_node=True)
         text = as_text(findings, machine.system)
         return io.NodeOutput(text, ui={"text": [text]})
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
+import pytest
 import torch
 
+from tests.harness.client import Result
 from tests.harness.server import Server
-from tests.harness.workflows import node, text_to_image, with_our_nodes
+from tests.harness.workflows import Workflow, node, text_to_image, with_our_nodes
 
 from .conftest import dumped, run_ok
 
@@ -20,6 +23,7 @@ def test_the_doctor_node_answers_with_findings(server: Server) -> None:
     assert "test-pack insists on CUDA in 1 place (insists.py:9 model.cuda())" in text
     assert "Kernels run on cpu" in text
     assert "xpu-nodes insists on CUDA" not in text
+    assert progress(result, "doctor") == [(1, 3), (2, 3), (3, 3)]
 
 
 def test_the_benchmark_node_measures_and_gives_json_to_compare(server: Server) -> None:
@@ -33,6 +37,25 @@ def test_the_benchmark_node_measures_and_gives_json_to_compare(server: Server) -
     measurements = json.loads(result.outputs["json"]["text"][0])["measurements"]
     assert {entry["device"] for entry in measurements} == {"cpu"}
     assert all(entry["seconds"] > 0 for entry in measurements)
+
+
+@pytest.mark.parametrize(
+    "graph", [{"long": node("XPUBenchmark")}, {"long": node("XPUDoctor", run_kernels=True, scan_packs=False)}]
+)
+def test_the_stop_button_ends_what_takes_long(server: Server, graph: Workflow) -> None:
+    def stop(kind: str, data: dict[str, Any]) -> None:
+        if kind == "progress" and data["value"] == 1:
+            server.client.post("/interrupt", {})
+
+    result = server.client.run(graph, on_event=stop)
+    assert result.interrupted
+    assert progress(result, "long")[-1][0] < progress(result, "long")[-1][1]
+
+
+def progress(result: Result, node_id: str) -> list[tuple[int, int]]:
+    """(value, most) of a node's progress bar, as it went."""
+    told = [data for _, kind, data in result.events if kind == "progress" and data.get("node") == node_id]
+    return [(data["value"], data["max"]) for data in told]
 
 
 def test_device_info_lists_the_devices_and_the_hooks(server: Server) -> None:

@@ -74,6 +74,7 @@ def test_memory_too_small_for_the_inputs_costs_one_line_and_not_the_table() -> N
 
 def test_every_kind_of_operation_is_measured_once() -> None:
     found = quick.measure_device(CPU, IN_NO_TIME)
+    assert len(found) == quick.measurement_count(CPU)
     names = [result.name for result in found]
     assert names[:3] == ["gemm"] * 3
     for kind in ("convolution", "head dim 40", "head dim 128", "u-net step", "DiT step", "VAE decode"):

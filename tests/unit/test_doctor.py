@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import re
 import socket
 import subprocess
@@ -92,6 +93,22 @@ def test_what_a_child_computed_before_it_hung_is_kept() -> None:
     run = probe.run("xpu:0", limit_seconds=2, end_seconds=0.5, command=[sys.executable, "-c", script])
     assert run.code is None
     assert [result.name for result in run.results] == ["softmax"]
+
+
+def test_a_child_is_ended_when_nobody_waits_for_it_any_more(tmp_path: Path) -> None:
+    class Stop(BaseException):
+        """The host's way to stop a node."""
+
+    def stop() -> None:
+        if pid.exists():
+            raise Stop
+
+    pid = tmp_path / "pid"
+    script = f"import os, time; open({str(pid)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    with pytest.raises(Stop):
+        probe.run("xpu:0", command=[sys.executable, "-c", script], check_stop=stop)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text()), 0)
 
 
 def test_bytes_that_are_no_text_and_half_a_line_of_a_child_are_passed_over() -> None:

@@ -108,6 +108,15 @@ def measure_device(device: Device, measure: Measure = measure) -> list[Measureme
         return [*products, *rest, *(_copies(measure, device) if device.type != "cpu" else [])]
 
 
+def measurement_count(device: Device) -> int:
+    """How many measurements a device is given."""
+
+    def nothing(name: str, device: Device, precision: str, *_: object, unit: str, **__: object) -> Measurement:
+        return Measurement(name, device.id, precision, None, None, unit)
+
+    return len(measure_device(device, nothing))
+
+
 def _gemm(measure: Measure, device: Device, precision: str) -> Measurement:
     size = CPU_GEMM_SIZE if device.type == "cpu" else GEMM_SIZE
 

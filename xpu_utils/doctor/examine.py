@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..machine.devices import Device
 from ..selftest.operations import Result
 from . import comfyui, probe, python, scan, system
 from .findings import Finding, State
@@ -23,9 +24,9 @@ def examine(machine: Machine) -> list[Finding]:
     return sorted(found, key=lambda finding: -finding.state)
 
 
-def examine_devices(machine: Machine) -> list[Finding]:
-    """Runs a real kernel on every device, one child process each; takes seconds a device."""
-    return [probe.finding(device.id, probe.run(device.id)) for device in machine.inventory.devices]
+def examine_device(device: Device, check_stop: Callable[[], None]) -> list[Finding]:
+    """Runs a real kernel on a device in a child process, which takes seconds; see `probe.run`."""
+    return [probe.finding(device.id, probe.run(device.id, check_stop=check_stop))]
 
 
 def examine_packs(folder: Path) -> list[Finding]:

@@ -8,7 +8,8 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..selftest.operations import Result
@@ -31,6 +32,10 @@ END_SECONDS = 5.0
 """A child that is killed ends at once, unless it waits inside the driver."""
 
 
+LOOK_SECONDS = 0.5
+"""How often the stop button is looked at."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
     """What a child process left."""
@@ -49,6 +54,7 @@ def run(
     limit_seconds: float = TIME_LIMIT_SECONDS,
     end_seconds: float = END_SECONDS,
     command: Sequence[str] | None = None,
+    check_stop: Callable[[], None] = lambda: None,
 ) -> Run:
     """Runs the numeric check (or all of them) in a child process.
 
@@ -58,16 +64,26 @@ def run(
         limit_seconds: the child is ended after that.
         end_seconds: it is left behind so long after that.
         command: another program, for tests.
+        check_stop: called while the child runs; what it raises ends the child, and is raised.
     """
     command = command or [sys.executable, "-c", _START, str(ROOT), device, *(["--all"] if everything else [])]
     # Drivers write to both streams what is not UTF-8, and half lines when they abort.
     child = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8", errors="replace"
     )
-    try:
-        output, errors = child.communicate(timeout=limit_seconds)
-    except subprocess.TimeoutExpired:
-        return Run(_results(_end(child, end_seconds)), None, "")
+    ends_at = time.monotonic() + limit_seconds
+    while True:
+        try:
+            output, errors = child.communicate(timeout=max(0.0, min(LOOK_SECONDS, ends_at - time.monotonic())))
+            break
+        except subprocess.TimeoutExpired:
+            if time.monotonic() >= ends_at:
+                return Run(_results(_end(child, end_seconds)), None, "")
+        try:
+            check_stop()
+        except BaseException:
+            _end(child, end_seconds)
+            raise
     lines = errors.strip().splitlines()
     return Run(_results(output), child.returncode, lines[-1][:300] if lines else "")
 

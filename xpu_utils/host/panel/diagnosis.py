@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import comfy.model_management as model_management
 import folder_paths
 from comfy.cli_args import args
 
-from ...doctor.examine import examine, examine_devices, examine_packs
+from ...doctor.examine import examine, examine_device, examine_packs
 from ...doctor.findings import Finding
 from ...doctor.machine import Host, Machine, look
 from ..hooks import hooks
 from ..neighbours import present
+from ..progress import check_stop, stepping
 
 try:
     from comfyui_version import __version__ as host_version
@@ -24,21 +27,28 @@ except ImportError:  # nothing but the doctor's words depends on it
 MODEL_KINDS = ("checkpoints", "diffusion_models", "text_encoders")
 
 
-def diagnose(*, kernels: bool = False, packs: bool = False) -> tuple[Machine, list[Finding]]:
+def diagnose(*, kernels: bool = False, packs: bool = False, in_node: bool = False) -> tuple[Machine, list[Finding]]:
     """Examines the machine and the host, the worst findings first. Blocks, for seconds a device with `kernels`.
 
     Args:
         kernels: also run a real kernel on every device, each in a child process.
         packs: also read the source of the other packs for places that insist on CUDA.
+        in_node: show a node's progress, and end when ComfyUI's stop button is pressed.
     """
     machine = look(host_facts())
-    findings = examine(machine)
+    steps = [functools.partial(examine, machine)]
     if kernels:
-        findings += examine_devices(machine)
+        stop = check_stop if in_node else lambda: None
+        steps += [functools.partial(examine_device, device, stop) for device in machine.inventory.devices]
     if packs:
-        for folder in folder_paths.get_folder_paths("custom_nodes"):
-            findings += examine_packs(Path(folder))
+        steps += [functools.partial(examine_packs, Path(f)) for f in folder_paths.get_folder_paths("custom_nodes")]
+    do = stepping(_do, len(steps)) if in_node else _do
+    findings = [finding for step in steps for finding in do(step)]
     return machine, sorted(findings, key=lambda finding: -finding.state)
+
+
+def _do(step: Callable[[], list[Finding]]) -> list[Finding]:
+    return step()
 
 
 def host_facts() -> Host:
