@@ -16,20 +16,23 @@ from xpu_utils.selftest.operations import TOLERANCES, operations
 NUMERIC = "import sys\nfrom xpu_utils.selftest.operations import main\nsys.exit(main())\n"
 
 SELF_TEST = """
-import sys
-from xpu_utils.__main__ import main
+import argparse, sys
+from xpu_utils.commands import doctor
 from xpu_utils.doctor import probe
 
 config, numeric = sys.argv[1:]
-run = probe.run
 
-def run_simulated(device, *, everything):
+def check(device, *, everything):
     # The child process needs the simulation too.
     command = [sys.executable, "-m", "tests.xpu_sim", "--config", config, "--", numeric, device, "--all"]
-    return run(device, everything=everything, command=command, limit_seconds=250)
+    return probe.run(device, everything=everything, command=command, limit_seconds=250)
 
-probe.run = run_simulated
-sys.exit(main(["doctor", "--self-test", "--json", "--server", "127.0.0.1:9"]))
+parser = argparse.ArgumentParser()
+doctor.add_parser(parser.add_subparsers())
+arguments = parser.parse_args(["doctor", "--self-test", "--json", "--server", "127.0.0.1:9"])
+code, text = doctor.run(arguments, check=check)
+print(text)
+sys.exit(code)
 """
 
 BENCH = """
