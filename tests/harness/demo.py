@@ -158,7 +158,7 @@ def _host_arguments() -> tuple[str, ...]:
 
 
 def run_with_progress(client: Client, workflow: dict[str, Any]) -> Result:
-    """Runs a workflow with a bar over its nodes and a second one over the steps of the current node."""
+    """Runs a workflow with a bar over its nodes and a second one over the current node's steps, or bytes of a file."""
     with tqdm(total=len(workflow), unit="node", desc="workflow") as nodes, tqdm(unit="step", leave=False) as steps:
 
         def follow(kind: str, data: dict[str, Any]) -> None:
@@ -166,6 +166,8 @@ def run_with_progress(client: Client, workflow: dict[str, Any]) -> Result:
                 nodes.set_postfix_str(workflow[data["node"]]["class_type"])
                 nodes.update()
             if kind == "progress":
+                loading = "Load" in workflow[data["node"]]["class_type"]
+                steps.unit, steps.unit_scale = ("B", True) if loading else ("step", False)
                 steps.total, steps.n = data["max"], data["value"]
                 steps.refresh()
 

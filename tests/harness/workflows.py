@@ -64,15 +64,15 @@ def text_to_image(
 
 def exchanged(workflow: Workflow) -> Workflow:
     """The same graph with nothing but the class names of stock nodes exchanged for ours."""
-    return {
-        name: {**entry, "class_type": OURS.get(entry["class_type"], entry["class_type"])}
-        for name, entry in workflow.items()
-    }
+    result = copy.deepcopy(workflow)
+    for entry in result.values():
+        entry["class_type"] = OURS.get(entry["class_type"], entry["class_type"])
+    return result
 
 
 def with_our_nodes(workflow: Workflow, *, device: str = "auto", precision: str = "auto") -> Workflow:
     """The same graph with every stock loader, sampler and VAE node replaced by ours."""
-    result = copy.deepcopy(exchanged(workflow))
+    result = exchanged(workflow)
     for entry in result.values():
         if entry["class_type"] in OURS.values():
             entry["inputs"].update(device=device, precision=precision)

@@ -263,6 +263,16 @@ def test_weights_patched_where_they_are_can_be_read_and_stream_again(build: Any,
     unload(model)
 
 
+def test_unpatched_to_the_host_nothing_of_it_stays_on_the_device(build: Any, attach: Any) -> None:
+    before_bytes = torch.xpu.memory_allocated(0)
+    model = attach(build(), "45%")
+    (expected, *_) = steps(model)
+    model.unpatch_model(HOST)
+    assert torch.xpu.memory_allocated(0) == before_bytes
+    assert all(torch.equal(result, expected) for result in steps(model))
+    unload(model)
+
+
 def test_the_stock_patcher_of_the_same_weights_works_after_ours_and_before(build: Any, attach: Any) -> None:
     stock = build()
     expected = step(stock)

@@ -10,14 +10,17 @@ import comfy.clip_vision
 import comfy.model_management as model_management
 import comfy.sd
 import folder_paths
+import nodes
 import torch
 from comfy.controlnet import T2IAdapter
 from comfy.model_patcher import ModelPatcher
+from comfy_api.latest import io
 from spandrel import ModelLoader
 
 from tests.harness.models import MODELS
 from tests.harness.synthetic import LAYOUTS, random_weights
-from xpu_utils.host import hooks
+from xpu_utils.host import choices, hooks, streaming
+from xpu_utils.host.attention import VAE_HOOK, use_vae_attention
 from xpu_utils.host.inventory import placement_for
 from xpu_utils.host.loading import load as loading
 from xpu_utils.host.placing import place as placing
@@ -42,6 +45,52 @@ def _told(placement: Placement) -> dict[str, str]:
         "resident": placement.resident,
         "reason": placement.reason,
     }
+
+
+def case_a_vae_without_attention() -> Any:
+    """What the hook list says of attention in VAEs before and after one was placed that has none; runs first."""
+    use_vae_attention(ModelPatcher(torch.nn.Sequential(), torch.device("xpu:0"), torch.device("cpu")))
+    return [str(hook) for hook in hooks.listed() if hook.name == VAE_HOOK]
+
+
+class VAELoader(io.ComfyNode):
+    """ComfyUI's, as it would be as a V3 node."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="VAELoader",
+            inputs=[io.Combo.Input("vae_name", options=nodes.VAELoader.INPUT_TYPES()["required"]["vae_name"][0])],
+            outputs=[io.Vae.Output()],
+        )
+
+    @classmethod
+    def execute(cls, vae_name: str) -> io.NodeOutput:
+        return io.NodeOutput(*nodes.VAELoader().load_vae(vae_name))
+
+
+def case_a_v3_loader_of_the_host() -> Any:
+    stock = nodes.NODE_CLASS_MAPPINGS["VAELoader"]
+    offered = choices.vae_names()
+    nodes.NODE_CLASS_MAPPINGS["VAELoader"] = VAELoader
+    try:
+        vae, _ = loading.load_vae("vae-sd15.safetensors", placement_for("xpu:1", "fp32"))
+        return {"same": choices.vae_names() == offered, "loaded": str(vae.device)}
+    finally:
+        nodes.NODE_CLASS_MAPPINGS["VAELoader"] = stock
+
+
+def case_a_share_that_is_not_followed() -> Any:
+    """What is noted of a resident share on the CPU, and on a device where streaming is switched off."""
+    name, found = "sd15-tiny-unet.safetensors", {}
+    for device, left_out in (("cpu", ""), ("xpu:0", streaming.HOOK), ("xpu:1", "")):
+        asked = dataclasses.replace(placement_for(device, "fp16"), resident="45%")
+        os.environ[hooks.DISABLE_VARIABLE] = left_out
+        try:
+            found[device] = loading.load_diffusion_model(name, "default", asked)[1].notes
+        finally:
+            del os.environ[hooks.DISABLE_VARIABLE]
+    return found
 
 
 def case_a_model_in_another_precision() -> Any:

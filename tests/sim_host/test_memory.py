@@ -120,13 +120,16 @@ def test_without_any_source_that_sees_others_the_prompt_still_ends_in_an_image(
 
 
 def test_switched_off_the_hooks_leave_the_host_alone(sim_server: SimServer) -> None:
-    off = {"XPU_NODES_DISABLE": "free memory, memory fraction"}
+    off = {"XPU_NODES_DISABLE": "free memory, memory fraction, weigth streaming"}
     with sim_server({"devices": [CARD]}, environment=off) as (server, _):
         (device,) = server.client.get("/system_stats")["devices"]
         assert device["vram_free"] == TOTAL_BYTES, "ComfyUI's own figure does not see the other process"
         text = report(server)
     assert "hook free memory: stood down, switched off by XPU_NODES_DISABLE" in text
     assert "hook memory fraction: stood down, switched off by XPU_NODES_DISABLE" in text
+    unknown = "hook weigth streaming: unknown, XPU_NODES_DISABLE leaves nothing out by a name that no hook has"
+    assert f"{unknown}, the nearest is weight streaming" in text
+    assert "hook weight streaming: not met yet, nothing has called for it yet" in text
 
 
 def test_what_stock_comfyui_does_in_the_same_place_is_recorded(sim_server: SimServer, record: Record) -> None:

@@ -84,3 +84,20 @@ def test_a_controlnet_without_the_bridge_stays_where_comfyui_puts_it(found: Any)
     told = found["a_controlnet_without_the_bridge"]
     assert (told["device"], told["patches"]) == ("xpu:0", [])
     assert told["reason"] == "ControlNet bridge is switched off, so it runs where ComfyUI puts it"
+
+
+def test_attention_in_vaes_is_not_said_to_be_ours_where_there_is_none(found: Any) -> None:
+    assert found["a_vae_without_attention"] == ["vae attention: not met yet, nothing has called for it yet"]
+
+
+def test_a_stock_loader_that_is_a_v3_node_offers_and_loads_the_same(found: Any) -> None:
+    assert found["a_v3_loader_of_the_host"] == {"same": True, "loaded": "xpu:1"}
+
+
+def test_a_resident_share_that_is_not_followed_is_said(found: Any) -> None:
+    told = "resident 45% is not followed"
+    assert found["a_share_that_is_not_followed"] == {
+        "cpu": [f"{told}: the model runs on the CPU, where its weights already are"],
+        "xpu:0": [f"{told}: weight streaming is switched off"],
+        "xpu:1": [],
+    }

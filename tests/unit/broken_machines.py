@@ -267,6 +267,12 @@ BROKEN: dict[str, tuple[dict[str, Any], State, str, str]] = {
         "no get_free_memory here",
         "git pull",
     ),
+    "hook-unknown": (
+        {"host": host(hooks=(("memroy", "unknown", "the nearest is memory"),))},
+        State.WARNING,
+        "the nearest is memory",
+        "Correct the name",
+    ),
     "hook-stood-down": (
         {"host": host(hooks=(("memory", "stood down", "comfy-aimdo-xpu manages memory"),))},
         State.NOTE,

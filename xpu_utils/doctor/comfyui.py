@@ -38,7 +38,7 @@ def version(machine: Machine) -> Iterator[Finding]:
     if in_order(host.version) <= in_order(newest):
         yield Finding("comfyui", State.OK, f"ComfyUI {host.version} is not newer than those known here", f"to {newest}")
         return
-    idle = [f"{name} ({state})" for name, state, _ in host.hooks if state != "applied"]
+    idle = [f"{name} ({state})" for name, state, _ in host.hooks if state in ("stood down", "unavailable")]
     what = f"ComfyUI {host.version} is newer than any that this version of XPU Nodes was checked with ({newest})"
     evidence = f"hooks not in force: {', '.join(idle)}" if idle else "every hook found what it needs"
     fix = f"Update XPU Nodes. If it is the newest already and something fails, report that: {REPOSITORY}/issues"
@@ -63,8 +63,11 @@ def hooks(machine: Machine) -> Iterator[Finding]:
         if state == "unavailable":
             fixes = everywhere("Update ComfyUI (git pull) and restart.")
             yield Finding("hook-unavailable", State.NOTE, f"Hook {name} is not in force", reason, fixes)
-        elif state == "applied":
-            yield Finding("hook", State.OK, f"Hook {name} is applied", reason)
+        elif state == "unknown":
+            fixes = everywhere("Correct the name, or take it out of the variable, and restart ComfyUI.")
+            yield Finding("hook-unknown", State.WARNING, f"There is no hook {name}", reason, fixes)
+        elif state in ("applied", "not met yet"):
+            yield Finding("hook", State.OK, f"Hook {name} is {state}", reason)
         else:
             fixes = everywhere("Nothing if that is meant; otherwise undo what the reason names and restart ComfyUI.")
             yield Finding("hook-stood-down", State.NOTE, f"Hook {name} stood down", reason, fixes)

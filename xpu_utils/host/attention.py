@@ -33,8 +33,8 @@ from . import hooks
 from .inventory import host_inventory
 from .neighbours import attends_without_scores
 
-HOOK = "attention override"
-VAE_HOOK = "vae attention"
+HOOK = hooks.named("attention override")
+VAE_HOOK = hooks.named("vae attention")
 OVERRIDE = "optimized_attention_override"
 BUDGET = "xpu_nodes.attention_budget_bytes"
 """Key in a model call's transformer_options: the bytes that no temporary may exceed, set after a failure. Then no
@@ -229,9 +229,9 @@ def use_vae_attention(patcher: Any) -> None:
     """Has a VAE placed on an accelerator attend within a budget in the blocks that attend over all pixels."""
     if hooks.switched_off(VAE_HOOK):
         return
-    hooks.record(VAE_HOOK, hooks.State.APPLIED, "VAEs on accelerators attend within a memory budget")
     for name, module in patcher.model.named_modules():
         if hasattr(module, "optimized_attention"):
+            hooks.record(VAE_HOOK, hooks.State.APPLIED, "VAEs on accelerators attend within a memory budget")
             stand_in = StandIn(stock_vae_attention(), _attend_to_pixels)
             patcher.add_object_patch(f"{name}.optimized_attention", stand_in)
 

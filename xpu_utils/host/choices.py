@@ -32,9 +32,10 @@ def vae_names() -> list[str]:
 
 
 def _stock(node_class: str, name: str) -> list[str]:
-    """The options of a stock node's combo box."""
+    """The options of a stock node's combo box: they come first, or by name after their kind, as V3 nodes have them."""
     node: Any = host_nodes.NODE_CLASS_MAPPINGS[node_class]
-    return list(node.INPUT_TYPES()["required"][name][0])
+    first, *rest = node.INPUT_TYPES()["required"][name]
+    return list(rest[0]["options"] if isinstance(first, str) else first)
 
 
 OFFERED: Mapping[str, Callable[[], Sequence[str]]] = {

@@ -28,9 +28,9 @@ from ..cpu.planning import cpu_plan
 from . import hooks
 from .attention import HINTS, attend_on_cpu, stock_vae_attention
 
-ENGINE = "cpu engine"
-THREADS = "cpu threads"
-ALLOCATOR = "allocator"
+ENGINE = hooks.named("cpu engine")
+THREADS = hooks.named("cpu threads")
+ALLOCATOR = hooks.named("allocator")
 
 _TRANSFORMER = ("input_tokens", "attention_mask", "embeds")
 """The parameters of every text encoder's transformer, as far as all have the same ones."""

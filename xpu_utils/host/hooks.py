@@ -1,8 +1,9 @@
-"""Every touch on ComfyUI's internals: applied, stood down or unavailable, and why."""
+"""Every touch on ComfyUI's internals: applied, stood down or unavailable, and why; or not met yet."""
 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import enum
 import logging
 import os
@@ -17,6 +18,8 @@ class State(enum.Enum):
     APPLIED = "applied"
     STOOD_DOWN = "stood down"
     UNAVAILABLE = "unavailable"
+    NOT_MET = "not met yet"
+    UNKNOWN = "unknown"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,9 +34,17 @@ class Hook:
         return f"{self.name}: {self.state.value}, {self.reason}"
 
 
+_names: set[str] = set()
+"""Of the hooks that can be left out."""
 _hooks: dict[str, Hook] = {}
 _liveness: dict[str, tuple[Callable[[], bool], str]] = {}
 """By the name of an applied hook: whether it still acts, and the reason while it does not."""
+
+
+def named(name: str) -> str:
+    """The name of a hook that can be left out; it is listed from now on."""
+    _names.add(name)
+    return name
 
 
 def record(
@@ -64,6 +75,12 @@ def hooks() -> tuple[Hook, ...]:
     return tuple(_as_it_is(_hooks[name]) for name in sorted(_hooks))
 
 
+def listed() -> tuple[Hook, ...]:
+    """All hooks by name, those too that nothing has called for yet."""
+    waiting = (Hook(name, State.NOT_MET, "nothing has called for it yet") for name in _names - _hooks.keys())
+    return tuple(sorted((*hooks(), *waiting), key=lambda hook: hook.name))
+
+
 def reaches(function: Any, ours: Any) -> bool:
     """Whether calling a function of the host calls ours: it is ours, or wraps it and says so (`functools.wraps`)."""
     while function is not None and function is not ours:
@@ -80,7 +97,20 @@ def _as_it_is(hook: Hook) -> Hook:
 
 def switched_off(name: str) -> bool:
     """Whether the user left this hook out; if so, that is recorded."""
-    off = name in [entry.strip() for entry in os.environ.get(DISABLE_VARIABLE, "").split(",")]
+    off = name in _left_out()
     if off:
         record(name, State.STOOD_DOWN, f"switched off by {DISABLE_VARIABLE}")
     return off
+
+
+def check_left_out() -> None:
+    """Says which names in the variable are those of no hook, and which hook's is the nearest."""
+    for name in _left_out():
+        if name not in _names:
+            nearest = difflib.get_close_matches(name, sorted(_names), n=1, cutoff=0)
+            reason = f"{DISABLE_VARIABLE} leaves nothing out by a name that no hook has, the nearest is {nearest[0]}"
+            record(name, State.UNKNOWN, reason)
+
+
+def _left_out() -> list[str]:
+    return [name for entry in os.environ.get(DISABLE_VARIABLE, "").split(",") if (name := entry.strip())]

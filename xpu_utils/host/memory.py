@@ -17,11 +17,11 @@ from ..memory.free import count_as_ours, read_memory
 from ..recovery.faults import first_line
 from ..telemetry.readings import Unavailable
 from . import neighbours
-from .hooks import State, reaches, record, switched_off
+from .hooks import State, named, reaches, record, switched_off
 from .inventory import host_inventory
 
-FREE_MEMORY_HOOK = "free memory"
-FRACTION_HOOK = "memory fraction"
+FREE_MEMORY_HOOK = named("free memory")
+FRACTION_HOOK = named("memory fraction")
 
 
 def apply_free_memory_hook() -> None:

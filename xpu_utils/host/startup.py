@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from .hooks import check_left_out
 from .memory import apply_free_memory_hook, apply_memory_fraction
 from .protecting.switch import install_switch
 from .running.preview import apply_preview_hook
@@ -21,3 +22,4 @@ def apply_hooks() -> None:
     """Applies every hook. Allocates nothing on any device."""
     for hook in HOOKS:
         hook()
+    check_left_out()

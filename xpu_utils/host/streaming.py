@@ -32,13 +32,14 @@ from .inventory import host_inventory
 from .neighbours import distributed
 from .target import HOST, is_dynamic
 
-HOOK = "weight streaming"
+HOOK = hooks.named("weight streaming")
 ATTACHMENT = "xpu_nodes.streaming"
 """Key of the attachment, the injection and the callback on a patcher."""
 
 
 _LOAD = ("device_to", "lowvram_model_memory", "force_patch_weights", "full_load")
 _PATCH = ("key", "device_to")
+_UNPATCH = ("device_to", "unpatch_weights")
 _UNLOAD = ("device_to", "memory_to_free")
 """The first parameters of the host's methods."""
 
@@ -84,6 +85,21 @@ def attach(model: Any, resident: str = AUTO) -> Any:
         otherwise="DisTorch has shared the model out among devices",
     )
     return streamed
+
+
+def not_followed(model: Any, resident: str) -> str:
+    """Why a placed MODEL does not keep that share of its weights on its device; empty where it does.
+
+    What DynamicVRAM does instead is decided elsewhere.
+    """
+    share = resident_share(resident)
+    shared = model.load_device == HOST or _is_integrated(model)
+    if share is None or is_dynamic(model) or (share == 1 and shared):
+        return ""
+    reason = f"{HOOK} is switched off" if hooks.switched_off(HOOK) else _obstacle(model, share)
+    if not reason and _is_integrated(model):
+        reason = f"{model.load_device} computes in the host's memory, where its weights already are"
+    return f"resident {resident} is not followed: {reason}" if reason else ""
 
 
 def may_stream(model: Any, resident: str) -> bool:
@@ -259,6 +275,13 @@ class StreamingPatcher:
         result = call.changed(device_to=session.patching_device).on(stock_patch)
         comfy.utils.set_attr_param(self.model, key, comfy.utils.get_attr(self.model, key).to(HOST))
         return result
+
+    def unpatch_model(self: Any, *arguments: Any, **keywords: Any) -> None:
+        """ComfyUI's; whoever takes the weights to the host has what the stream holds of the device back as well."""
+        call, session = Call(_UNPATCH, arguments, keywords), self.get_attachment(ATTACHMENT)
+        call.on(super().unpatch_model)  # type: ignore[misc]
+        if call.get("device_to") == HOST and call.get("unpatch_weights", True) and session.may_be_closed_by(self):
+            session.close()
 
     def partially_unload(self: Any, *arguments: Any, **keywords: Any) -> int:
         """Gives back resident weights; the stream carries on with less."""

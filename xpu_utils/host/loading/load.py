@@ -179,8 +179,9 @@ def load_vae(name: str, placement: Placement) -> tuple[Any, Placement]:
 
     def read(device: torch.device) -> Any:
         with _loading(device, *paths), _vae_dtype(file_format(placement, Kind.VAE)):
-            (vae,) = host_nodes.NODE_CLASS_MAPPINGS["VAELoader"]().load_vae(name)
-            return vae
+            node: Any = host_nodes.NODE_CLASS_MAPPINGS["VAELoader"]
+            answer = getattr(node(), node.FUNCTION)(vae_name=name)
+            return getattr(answer, "result", answer)[0]  # a V3 node's outputs are in an object
 
     vae, placement = _read_to(placement, read)
     _keep_way(vae.patcher, name, placement, lambda device: read(device).patcher)

@@ -31,11 +31,11 @@ from ...weights.header import LoadError, entries
 from ...weights.mapped import note_mapped
 from ...weights.pinned import Packer, PinnedMemoryError, shared_pool
 from ...weights.spans import Span
-from ..hooks import State, record, switched_off
+from ..hooks import State, named, record, switched_off
 from ..neighbours import pack_of
 from ..target import HOST
 
-HOOK = "straight loading"
+HOOK = named("straight loading")
 
 _FUNCTION = "load_torch_file"
 _ALIGNMENT_BYTES = 64

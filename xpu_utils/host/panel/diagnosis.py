@@ -15,7 +15,7 @@ from comfy.cli_args import args
 from ...doctor.examine import examine, examine_device, examine_packs
 from ...doctor.findings import Finding
 from ...doctor.machine import Host, Machine, look
-from ..hooks import hooks
+from ..hooks import listed
 from ..neighbours import present
 from ..progress import check_stop, stepping
 
@@ -57,7 +57,7 @@ def host_facts() -> Host:
         cpu_argument=bool(args.cpu),
         device_type=model_management.get_torch_device().type,
         neighbours=tuple(present()),
-        hooks=tuple((hook.name, hook.state.value, hook.reason) for hook in hooks()),
+        hooks=tuple((hook.name, hook.state.value, hook.reason) for hook in listed()),
         largest_model_bytes=max((os.path.getsize(path) for path in _model_files()), default=0),
         free_model_disk_bytes=_free_bytes(Path(folder_paths.models_dir)),
         version=host_version,

@@ -22,7 +22,7 @@ from ...memory.free import read_memory
 from ...memory.listing import as_json
 from ...recovery.jobs import JOB_LIMIT, jobs
 from ...telemetry.monitor import Monitor
-from ..hooks import hooks
+from ..hooks import listed
 from ..inventory import explained_inventory, host_inventory
 from .broadcast import INTERVAL_LIMITS_SECONDS, Broadcaster, send_jobs
 from .diagnosis import diagnose
@@ -78,7 +78,7 @@ class Routes:
 
     async def hooks(self, request: web.Request) -> web.Response:
         _query(request)
-        states = [{"name": hook.name, "state": hook.state.value, "reason": hook.reason} for hook in hooks()]
+        states = [{"name": hook.name, "state": hook.state.value, "reason": hook.reason} for hook in listed()]
         return web.json_response({"hooks": states})
 
     async def jobs(self, request: web.Request) -> web.Response:

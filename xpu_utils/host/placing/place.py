@@ -25,12 +25,12 @@ from ..running.clip_vision import PlacedClipVision
 from ..running.conditions import moved
 from ..running.model_call import watch
 from ..running.vae import PlacedVAE
-from ..streaming import attach
+from ..streaming import attach, not_followed
 from ..target import HOST, becomes_dynamic, clone_for, read_again
 from .deciding import decide
 from .formats import compute_dtype, note_dtypes, set_compute_dtype
 
-BRIDGE = "ControlNet bridge"
+BRIDGE = hooks.named("ControlNet bridge")
 COPIES = "multigpu"
 """Key of the additional models under which ComfyUI keeps a model's copies on other devices."""
 
@@ -53,7 +53,10 @@ def place_model(model: Any, asked: Placement, *, owned: bool = False) -> tuple[A
     """
     dynamic = becomes_dynamic(model, asked.device.torch_device)
     decision = decide(asked, Subject(Kind.MODEL, compute_dtype(model), dynamic=dynamic))
-    placed = attach(place_patcher(model, decision.placement), decision.placement.resident)
+    placed = place_patcher(model, decision.placement)
+    effective = decision.placement.noting(not_followed(placed, decision.placement.resident))
+    placed = attach(placed, effective.resident)
+    set_placement(placed, effective)
     # ComfyUI keeps a model under its patcher's parent when the patcher is gone. A clone in between goes with it, and
     # the weights would stay loaded under nobody: never to be unloaded, and searched for with a full collection.
     placed.parent = model if placed.model is model.model else None
@@ -63,7 +66,7 @@ def place_model(model: Any, asked: Placement, *, owned: bool = False) -> tuple[A
         cpu_engine.use_on_model(placed, decision.plan, owned=owned)
     use_attention(placed, decision.placement, decision.plan)
     watch(placed)
-    return placed, decision.placement
+    return placed, effective
 
 
 def _share_out(placed: Any) -> None:

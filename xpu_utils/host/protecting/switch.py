@@ -18,7 +18,7 @@ from .touches import Touch
 from .twins import Twins
 from .using import Using
 
-HOOK = "protection"
+HOOK = hooks.named("protection")
 
 
 class Switch:

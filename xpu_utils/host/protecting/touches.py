@@ -33,7 +33,7 @@ class Touch:
             functions: modules or classes, and the names of their functions.
             offer: see `Offer`; what it raises never reaches the user.
         """
-        self.name = name
+        self.name = hooks.named(name)
         self._does = does
         self._functions = functions
         self._offer = offer

@@ -41,7 +41,7 @@ from .cpu_controls import ControlsOnCpu
 from .noise import drawn_where_comfyui_does
 
 WRAPPER = "xpu_nodes.model_call"
-HOOK = "model calls"
+HOOK = hooks.named("model calls")
 
 STAGE = "sample"
 

@@ -12,11 +12,11 @@ import torch
 from ...calls import Call
 from ...recovery.faults import FaultKind
 from ...recovery.ladder import Failure
-from ..hooks import State, reaches, record, switched_off
+from ..hooks import State, named, reaches, record, switched_off
 from ..recovery.rungs import STOPS
 from ..target import HOST
 
-HOOK = "previews"
+HOOK = named("previews")
 
 
 def apply_preview_hook() -> None:
