@@ -55,6 +55,11 @@ DAMAGES: dict[str, tuple[str, Callable[[Weights], Weights], str]] = {
         resized("model.diffusion_model.time_embed.0.bias"),
         "holds weights of unexpected shapes",
     ),
+    "unet-00001-of-00002": (
+        "XPULoadDiffusionModel",
+        without("output_blocks"),
+        "is part 1 of the 2 that a model was split into, and ComfyUI loads one file",
+    ),
     "unet-kind": ("XPULoadDiffusionModel", without(".attn2.to_k.weight"), "lacks parts that tell its kind"),
 }
 

@@ -6,6 +6,7 @@ import contextlib
 import io
 import pickle
 import random
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,14 @@ def pickled(content: object, *, archive: bool = True) -> bytes:
     return stream.getvalue()
 
 
+def scripted() -> bytes:
+    """An archive that PyTorch knows as TorchScript, as `torch.jit.save` writes it, without a program."""
+    stream = io.BytesIO(pickled({"weight": torch.ones(2)}))
+    with zipfile.ZipFile(stream, "a") as archive:
+        archive.writestr("archive/constants.pkl", b"")
+    return stream.getvalue()
+
+
 PICKLE = {
     archive: pickled({"state_dict": {"weight": torch.ones(16, 16)}}, archive=archive) for archive in (True, False)
 }
@@ -43,6 +52,13 @@ def test_a_good_file_passes(tmp_path: Path) -> None:
         (b"", "is empty: download it again"),
         (b"\x89PNG\r\n\x1a\n" + b"x" * 100, "is a PNG picture, not a safetensors file"),
         (b"<!DOCTYPE html><html>" + b"x" * 100, "is a web page"),
+        (b"\xef\xbb\xbf\r\n <html>" + b"x" * 100, "is a web page"),
+        (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "is a web page"),
+        (b'{"error":"Unauthorized","message":"log in"}', "is a text in JSON, perhaps a failed download"),
+        (b'{\n  "error": {}\n}', "is a text in JSON"),
+        (b"{}", "is a text in JSON"),
+        (b'[{"detail": "gone"}]', "is a text in JSON"),
+        ((8827).to_bytes(8, "little") + b'{"weight"', "truncated or corrupt"),
         (b"version https://git-lfs.github.com/spec/v1\noid", "is a Git LFS pointer"),
         (b"GGUF" + b"x" * 100, "is a GGUF file"),
         (GOOD[:-1], "truncated or corrupt"),
@@ -74,14 +90,16 @@ def test_a_good_pickle_passes(tmp_path: Path, archive: bool) -> None:
     check_file(path, pickles_allowed=True)
 
 
-@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol", "ignore:'torch.load' received")
 @pytest.mark.parametrize(
     ("content", "says"),
     [
         (b"\x89PNG\r\n\x1a\n" + b"x" * 100, "is a PNG picture, not a PyTorch file"),
         (b"<!DOCTYPE html><html>" + b"x" * 100, "is a web page"),
         (GOOD, "is a safetensors file, not a PyTorch file"),
+        (b'{"error":"Unauthorized"}', "is a text in JSON"),
         (b"random text", "truncated or corrupt"),
+        (scripted(), "is a TorchScript program, which ComfyUI does not load: get the model's weights"),
         (PICKLE[True][:-100], "truncated or corrupt"),
         (PICKLE[False][:-100], "truncated or corrupt"),
         (pickled([torch.ones(2)]), "holds a list, not weights by name"),

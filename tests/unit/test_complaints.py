@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -44,12 +45,37 @@ def of_module(name: str) -> Callable[..., int]:
 @pytest.mark.parametrize("table", [{}, []])
 def test_parts_that_detection_does_not_find_are_the_file_s_fault(table: dict[str, int] | list[int]) -> None:
     look_in_file, said = of_module("comfy.model_detection"), r"a.sft lacks parts that tell its kind \(.*\): download"
-    with pytest.raises(CheckpointError, match=said), explained("a.sft"):
+    with pytest.raises(CheckpointError, match=said), explained(Path("a.sft")):
         look_in_file(table)
 
 
 @pytest.mark.parametrize("module", ["custom_nodes.another_pack", "xpu_nodes.ours", "comfyui_another.pack"])
 def test_what_other_code_does_not_find_is_not(module: str) -> None:
     look_elsewhere = of_module(module)
-    with pytest.raises(KeyError, match=r"model\.weight"), explained("a.sft"):
+    with pytest.raises(KeyError, match=r"model\.weight"), explained(Path("a.sft")):
         look_elsewhere({})
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("ERROR: Could not detect model type of: a.safetensors"),
+        RuntimeError("Error(s) in loading state_dict for UNetModel"),
+        CheckpointError("a.safetensors lacks weights (a.weight): it is incomplete, download it again."),
+    ],
+)
+def test_a_part_of_a_model_is_told_as_one_where_it_cannot_be_used_alone(error: Exception) -> None:
+    part, whole = Path("wan-00001-of-00003.safetensors"), Path("wan-00001-of-00001.safetensors")
+    with (
+        pytest.raises(CheckpointError, match="is part 1 of the 3 that a model was split into") as caught,
+        explained(part),
+    ):
+        raise error
+    assert caught.value.__cause__ is error
+    with pytest.raises(CheckpointError, match=r"holds no model|unexpected shapes|lacks weights"), explained(whole):
+        raise error
+
+
+def test_an_error_that_is_not_the_file_s_stays_as_it_is() -> None:
+    with pytest.raises(RuntimeError, match=r"^size mismatch$"), explained(Path("a-00001-of-00002.sft")):
+        raise RuntimeError("size mismatch")

@@ -26,7 +26,8 @@ _KINDS: tuple[tuple[bytes, str], ...] = (
     (rb"PK\x03\x04", _PICKLES[1]),
     (rb"\x80", _PICKLES[2]),
     (rb"GGUF", "a GGUF file"),
-    (rb"<", "a web page, perhaps a failed download"),
+    (rb"(?:\xef\xbb\xbf)?\s*<", "a web page, perhaps a failed download"),
+    (rb'(?:\xef\xbb\xbf)?\s*[\[{]\s*["{}](?!\0)', "a text in JSON, perhaps a failed download"),
     (rb"version https://git-lfs", "a Git LFS pointer, not the file itself"),
     (rb"(?s:.{8})\{", _SAFETENSORS),
 )
@@ -95,6 +96,9 @@ def _check_pickle(path: Path, *, allowed: bool) -> None:
             f"{path.name} is a pickle that holds more than weights and was not read: use a .safetensors file."
         ) from error
     except _UNREADABLE as error:
+        if "TorchScript" in str(error):
+            what = "is a TorchScript program, which ComfyUI does not load"
+            raise CheckpointError(f"{path.name} {what}: get the model's weights as a .safetensors file.") from error
         raise _unreadable(path, error) from error
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path.name} holds a {type(content).__name__}, not weights by name: get the right file.")
@@ -109,6 +113,18 @@ def _check_kind(path: Path, *expected: str) -> None:
     really = next((kind for pattern, kind in _KINDS if re.match(pattern, start)), None)
     if really is not None and really not in expected:
         raise CheckpointError(f"{path.name} is {really}, not {expected[0]}: get the right file.")
+
+
+_PART = re.compile(r"-(\d{5})-of-(\d{5})\b")
+
+
+def part_of_several(path: Path) -> str:
+    """What to do with a file whose name says that it is one part of a model; empty for a whole one."""
+    match = _PART.search(path.name)
+    if match is None or int(match[2]) == 1:
+        return ""
+    what = f"{path.name} is part {int(match[1])} of the {int(match[2])} that a model was split into"
+    return f"{what}, and ComfyUI loads one file: get the model in one file, or join its parts."
 
 
 def _unreadable(path: Path, error: Exception) -> CheckpointError:

@@ -6,8 +6,9 @@ import contextlib
 import logging
 import traceback
 from collections.abc import Iterator
+from pathlib import Path
 
-from ...weights.check import CheckpointError
+from ...weights.check import CheckpointError, part_of_several
 from ...weights.header import LoadError
 
 # What begins the warnings with which ComfyUI reports weights that it did not find in a file, and then goes on with
@@ -27,28 +28,34 @@ _READERS = ("comfy.", "spandrel.")
 
 
 @contextlib.contextmanager
-def explained(names: str) -> Iterator[None]:
-    """Turns the host's known complaints about files into one sentence.
+def explained(*paths: Path) -> Iterator[None]:
+    """Turns the host's known complaints about files into one sentence, and says of a part of a model that it is one.
 
     Raises:
         CheckpointError: one of them; any other error stays as it is.
     """
     try:
         yield
-    except LoadError as error:
-        raise CheckpointError(str(error)) from error
-    except (IndexError, KeyError) as error:  # what detection runs into when parts are missing
-        if not _raised_by(error).startswith(_READERS):
+    except (LoadError, CheckpointError, LookupError, RuntimeError) as error:
+        sentence = _sentence(error, ", ".join(path.name for path in paths))
+        if sentence is None:
             raise
-        raise CheckpointError(f"{names} lacks parts that tell its kind ({error}): download it again.") from error
-    except RuntimeError as error:
-        if "Could not detect model type" in str(error):
-            raise CheckpointError(f"{names} holds no model that ComfyUI knows: choose another file.") from error
-        if "Error(s) in loading state_dict" in str(error):
-            raise CheckpointError(f"{names} holds weights of unexpected shapes: download it again.") from error
-        if "VAE is invalid" in str(error):
-            raise CheckpointError(f"{names} holds no VAE: choose another file.") from error
-        raise
+        raise CheckpointError(next(filter(None, map(part_of_several, paths)), sentence)) from error
+
+
+def _sentence(error: Exception, names: str) -> str | None:
+    """What is wrong with the files; None where the error does not tell that of them."""
+    text = str(error)
+    if isinstance(error, (LoadError, CheckpointError)):
+        return text
+    if isinstance(error, LookupError):  # what detection runs into when parts are missing
+        told = _raised_by(error).startswith(_READERS)
+        return f"{names} lacks parts that tell its kind ({error}): download it again." if told else None
+    if "Could not detect model type" in text:
+        return f"{names} holds no model that ComfyUI knows: choose another file."
+    if "Error(s) in loading state_dict" in text:
+        return f"{names} holds weights of unexpected shapes: download it again."
+    return f"{names} holds no VAE: choose another file." if "VAE is invalid" in text else None
 
 
 def _raised_by(error: Exception) -> str:

@@ -362,15 +362,11 @@ def _loading(device: torch.device, *paths: Path) -> Iterator[Reading | None]:
     names = ", ".join(path.name for path in paths)
     token = _busy.set(True)
     try:
-        with (
-            as_default(device),
-            missing_weights() as missing,
-            explained(names),
-            straight(paths) as reading,
-        ):
-            yield reading
-        if missing:
-            raise CheckpointError(f"{names} lacks weights ({missing[0]}): it is incomplete, download it again.")
+        with explained(*paths):
+            with as_default(device), missing_weights() as missing, straight(paths) as reading:
+                yield reading
+            if missing:
+                raise CheckpointError(f"{names} lacks weights ({missing[0]}): it is incomplete, download it again.")
     except BaseException:
         gc.collect()
         model_management.soft_empty_cache()
