@@ -82,6 +82,7 @@ browser-newest: $(READY)
 # The pictures of the documentation, in docs/images.
 pictures: $(READY)
 	$(ON_HOST) -m tests.browser.pictures
+	$(ON_HOST) -m tests.harness.gallery
 
 # Packaging; with NIXPKGS_LIB= and FLAKE_PARTS= also the modules (see docs/nix.md).
 nix: $(READY)

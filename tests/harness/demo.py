@@ -86,7 +86,7 @@ def _draw(device: str, checkpoint: str) -> list[Drawn]:
     (BASE / "here").mkdir(parents=True)
     with running_server(BASE / "here", models=models, arguments=_host_arguments(), steady=False) as server:
         for subject in SUBJECTS:
-            result, picture = _picture(server.client, _workflow(device, checkpoint, subject))
+            result, picture = _picture(server.client, example(device, checkpoint, subject))
             pictures.append((subject, picture))
             stages += stages_of(server.client, result)
     print(table(stages))
@@ -101,7 +101,7 @@ def _lose_a_device(checkpoint: str) -> list[Drawn]:
     except build.CannotSimulate as error:
         print(f"The lost device is left out: {error}", file=sys.stderr)
         return []
-    workflow = _workflow("auto", checkpoint, SUBJECTS[0])
+    workflow = example("auto", checkpoint, SUBJECTS[0])
     cards = {"devices": ["arc-b580", "arc-b580"]}
     with simulated_server(BASE / "simulated", cards, models=ensure_models(checkpoint)) as (server, simulation):
         _, undisturbed = _picture(server.client, workflow)
@@ -119,7 +119,7 @@ def _lose_a_device(checkpoint: str) -> list[Drawn]:
     return [("simulated card", undisturbed), ("card lost on the way", survived)]
 
 
-def _workflow(device: str, checkpoint: str, subject: str) -> Workflow:
+def example(device: str, checkpoint: str, subject: str) -> Workflow:
     """The example, drawing a subject with everything that can be placed on the device."""
     workflow: Workflow = json.loads(WORKFLOW.read_text(encoding="utf-8"))
     for node in workflow.values():
