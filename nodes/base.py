@@ -158,7 +158,7 @@ def resident_input() -> io.Combo.Input:
         options=list(RESIDENT_CHOICES),
         default=AUTO,
         optional=True,
-        tooltip="How much of the weights stays on the device. auto: as much as fits. The rest streams through a small "
-        "buffer while the model computes; the picture is the same.",
+        tooltip="How much of the weights stays on the device. auto: as much as fits. The rest is copied there while "
+        "the model computes; the picture is the same.",
         **known_to(io.Combo.Input, advanced=True),
     )

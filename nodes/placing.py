@@ -14,8 +14,8 @@ from .base import PLACE, XPUModelNode, XPUNode, asked_for
 class XPUPlaceModel(XPUModelNode):
     """Moves a MODEL from any loader to the chosen device; LoRA and other patches stay on it.
 
-    The weights are not copied: they move when the model is used. resident says how much of them may stay on the
-    device; the rest streams through it while it computes, for models that are larger than the device.
+    The weights are not copied: they move when the model is used. Of a model that is larger than the device a part
+    stays there, as much as the input resident says; the rest is copied there piece by piece while it computes.
     """
 
     TITLE = "XPU Place Model"

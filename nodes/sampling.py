@@ -55,8 +55,8 @@ class SamplerNode(XPUNode):
 class XPUKSampler(SamplerNode):
     """Samples like KSampler, on the chosen device.
 
-    auto leaves a model where a loader or place node of this pack put it. A result that is not finite is refused,
-    with the name of what spoiled it, instead of becoming a black picture.
+    auto leaves a model where a loader or place node of this pack put it. What would become a black picture (NaN)
+    is refused, with the name of what spoiled it.
     """
 
     TITLE = "XPU KSampler"
@@ -79,7 +79,7 @@ class XPUKSampler(SamplerNode):
 
 
 class XPUKSamplerAdvanced(SamplerNode):
-    """Samples like KSamplerAdvanced, on the chosen device, with the checks of XPU KSampler."""
+    """Samples like KSamplerAdvanced, on the chosen device, checked as by XPU KSampler."""
 
     TITLE = "XPU KSampler (Advanced)"
     ALIASES = ("KSamplerAdvanced",)

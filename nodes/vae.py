@@ -14,8 +14,8 @@ from .base import SAMPLING, XPUNode
 class XPUVAEDecode(XPUNode):
     """Decodes a latent into a picture on the chosen device.
 
-    auto leaves a VAE where a loader or place node of this pack put it. A picture that is not finite is refused,
-    with the name of what spoiled it.
+    auto leaves a VAE where a loader or place node of this pack put it. A black picture (NaN) is refused, with the
+    name of what spoiled it.
     """
 
     TITLE = "XPU VAE Decode"

@@ -4,6 +4,7 @@ import { events, samples, watch } from "./connection.js";
 import { live, TAB_ID } from "./live.js";
 import { memoryShare } from "./memory_bar.js";
 import { BADGE, setting } from "./settings.js";
+import { text } from "./texts.js";
 
 /** Focus mode hides the top bar: after so many samples that nobody showed, none are asked for. */
 const PATIENCE_SAMPLES = 10;
@@ -30,7 +31,7 @@ function button(label) {
   return {
     icon: "pi pi-microchip",
     label,
-    tooltip: label === "XPU" ? "XPU: memory and load" : `XPU: ${label}`,
+    tooltip: label === "XPU" ? text("badgeTooltip") : `XPU: ${label}`,
     class: "xpu-badge",
     onClick: () => app.extensionManager.command.execute(`Workspace.ToggleSidebarTab.${TAB_ID}`),
   };
@@ -58,6 +59,6 @@ function badgeText(sample) {
   const share = memoryShare(fullest.memory);
   const busy = busiest(fullest);
   const parts = [share === null ? fullest.device : `${fullest.device} ${share.toFixed(0)} %`];
-  if (busy !== null) parts.push(`load ${busy.share.toFixed(0)} %`);
+  if (busy !== null) parts.push(text("badgeLoad", { share: `${busy.share.toFixed(0)} %` }));
   return parts.join(", ");
 }

@@ -3,6 +3,7 @@ import { KEPT_SAMPLES, samples } from "./connection.js";
 import { bytes, element, quantity } from "./dom.js";
 import { MemoryBar, memoryShare } from "./memory_bar.js";
 import { CHARTS, INTERVAL, setting } from "./settings.js";
+import { text } from "./texts.js";
 
 const NONE = "–";
 
@@ -18,14 +19,14 @@ class DeviceCard {
     this.id = device.device;
     const heading = `xpu-card-${this.id.replace(":", "-")}`;
     this.memory = new MemoryBar(this.id);
-    this.memoryChart = new Chart("Memory", this.id);
-    this.loadChart = new Chart("Load", this.id);
+    this.memoryChart = new Chart("memory", this.id);
+    this.loadChart = new Chart("load", this.id);
     this.charts = element("div", { class: "xpu-charts" }, this.memoryChart.element, this.loadChart.element);
     this.engines = element("p", { class: "xpu-engines" });
-    this.figures = new Figures(["Temperature", "Power", "Frequency", "Free"]);
+    this.figures = new Figures(["temperature", "power", "frequency", "free"]);
     this.source = element("p", { class: "xpu-source" });
     this.missing = element("ul");
-    this.why = element("details", { class: "xpu-missing" }, element("summary", { text: "Why figures are missing" }), this.missing);
+    this.why = element("details", { class: "xpu-missing" }, element("summary", { text: text("whyMissing") }), this.missing);
     this.element = element(
       "section",
       { class: "xpu-card", "aria-labelledby": heading, "data-device": this.id },
@@ -43,14 +44,14 @@ class DeviceCard {
     this.memory.update(device.memory);
     this.charts.hidden = !setting(CHARTS);
     if (!this.charts.hidden) this.updateCharts();
-    this.figures.show("Temperature", measured(device.temperature_celsius, "°C"));
-    this.figures.show("Power", measured(device.power_watts, "W"));
-    this.figures.show("Frequency", measured(device.frequency_mhz, "MHz"));
-    this.figures.show("Free", device.memory && bytes(device.memory.free_bytes));
+    this.figures.show("temperature", measured(device.temperature_celsius, "°C"));
+    this.figures.show("power", measured(device.power_watts, "W"));
+    this.figures.show("frequency", measured(device.frequency_mhz, "MHz"));
+    this.figures.show("free", device.memory && bytes(device.memory.free_bytes));
     const engines = Object.entries(device.engine_percent).map(([name, share]) => `${name} ${quantity(share, "%")}`);
-    this.engines.textContent = engines.length > 0 ? `Engines: ${engines.join(" · ")}` : "";
-    this.source.textContent = device.memory ? `Memory by ${device.memory.source}` : "";
-    this.source.title = device.memory?.distrusted.map((reason) => `Passed over ${reason}`).join("\n") ?? "";
+    this.engines.textContent = engines.length > 0 ? text("engines", { engines: engines.join(" · ") }) : "";
+    this.source.textContent = device.memory ? text("memoryBy", device.memory) : "";
+    this.source.title = device.memory?.distrusted.map((reason) => text("passedOver", { reason })).join("\n") ?? "";
     this.explain(device.missing);
   }
 
@@ -76,7 +77,7 @@ class DeviceCard {
 class Figures {
   constructor(names) {
     this.values = Object.fromEntries(names.map((name) => [name, element("dd")]));
-    const pairs = names.map((name) => element("div", {}, element("dt", { text: name }), this.values[name]));
+    const pairs = names.map((name) => element("div", {}, element("dt", { text: text(name) }), this.values[name]));
     this.element = element("dl", { class: "xpu-figures" }, ...pairs);
   }
 
@@ -117,11 +118,11 @@ export class Cards {
         this.cards.delete(id);
       }
     }
-    this.host.textContent = sample.host ? hostText(sample.host) : `RAM and CPU cannot be read: ${sample.host_problem}`;
+    this.host.textContent = sample.host ? hostText(sample.host) : text("hostUnread", { reason: sample.host_problem });
   }
 }
 
 function hostText({ used_bytes, total_bytes, own_bytes, cpu_percent }) {
-  const memory = `RAM ${bytes(used_bytes)} of ${bytes(total_bytes)} · here ${bytes(own_bytes)}`;
-  return `${memory} · CPU ${quantity(cpu_percent, "%")}`;
+  const [used, total, own] = [used_bytes, total_bytes, own_bytes].map(bytes);
+  return text("hostLine", { used, total, own, cpu: quantity(cpu_percent, "%") });
 }

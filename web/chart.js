@@ -1,4 +1,5 @@
 import { element, quantity } from "./dom.js";
+import { text } from "./texts.js";
 
 const WIDTH = 240;
 const HEIGHT = 48;
@@ -7,11 +8,11 @@ const SVG = "http://www.w3.org/2000/svg";
 /** Shares over time, 0 to 100 %: a filled line under a line of 100 %, with the latest value in figures. */
 export class Chart {
   /**
-   * @param {string} title What the chart shows.
+   * @param {string} kind What the chart shows: "memory" or "load", whose texts are its title.
    * @param {string} device Whose it is, for people who do not see where it stands.
    */
-  constructor(title, device) {
-    this.label = `${title} of ${device}`;
+  constructor(kind, device) {
+    this.names = { title: text(kind), device };
     this.area = shape("path", { class: "xpu-area" });
     this.line = shape("path", { class: "xpu-line" });
     this.svg = shape("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img" });
@@ -19,8 +20,8 @@ export class Chart {
     this.now = element("b");
     this.element = element(
       "div",
-      { class: `xpu-chart xpu-chart-${title.toLowerCase()}` },
-      element("div", { class: "xpu-chart-title" }, element("span", { text: title }), this.now),
+      { class: `xpu-chart xpu-chart-${kind}` },
+      element("div", { class: "xpu-chart-title" }, element("span", { text: text(kind) }), this.now),
       element("div", { class: "xpu-plot", "data-full": "100\u00a0%" }, this.svg),
     );
   }
@@ -39,8 +40,8 @@ export class Chart {
     this.area.setAttribute("d", stretches.map((stretch) => `${path(stretch)}V${HEIGHT}H${fixed(stretch[0][0])}Z`).join(""));
     const known = points.map(({ share }) => share).filter((share) => share !== null);
     this.now.textContent = latest && latest.share !== null ? quantity(latest.share, "%") : "–";
-    const most = known.length > 0 ? `, at most ${Math.max(...known).toFixed(0)} %` : "";
-    this.svg.setAttribute("aria-label", `${this.label}: now ${this.now.textContent}${most}`);
+    const values = { ...this.names, now: this.now.textContent, most: `${Math.max(...known).toFixed(0)} %` };
+    this.svg.setAttribute("aria-label", text(known.length > 0 ? "chartMost" : "chart", values));
   }
 }
 

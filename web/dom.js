@@ -1,3 +1,5 @@
+import { text } from "./texts.js";
+
 /**
  * Makes an element.
  * @param {string} tag
@@ -40,14 +42,14 @@ export function actionButton(label, action, attributes = {}) {
   return button;
 }
 
-/** Copies text, and says on the button for a moment that it did. */
-export async function copyText(text, button) {
+/** Copies what is written, and says on the button for a moment that it did. */
+export async function copyText(written, button) {
   const label = button.textContent;
   try {
-    await navigator.clipboard.writeText(text);
-    button.textContent = "Copied";
+    await navigator.clipboard.writeText(written);
+    button.textContent = text("copied");
   } catch {
-    button.textContent = "Copying is not allowed here"; // pages without https, other than localhost
+    button.textContent = text("copyRefused"); // pages without https, other than localhost
   }
   setTimeout(() => (button.textContent = label), 2000);
 }

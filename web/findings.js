@@ -1,5 +1,6 @@
 import { get } from "./connection.js";
 import { actionButton, copyText, element, icon } from "./dom.js";
+import { text } from "./texts.js";
 
 /** Where the findings' links lead; the same address as in pyproject.toml. */
 const DOCUMENTATION = "https://github.com/xpu-nodes/xpu-nodes/blob/main/";
@@ -12,10 +13,10 @@ export class Findings {
     this.list = element("div", { class: "xpu-findings", "aria-live": "polite" });
     this.element = element(
       "section",
-      { class: "xpu-doctor", "aria-label": "Doctor" },
-      element("h3", { text: "Doctor" }),
+      { class: "xpu-doctor", "aria-label": text("doctor") },
+      element("h3", { text: text("doctor") }),
       this.list,
-      actionButton("Examine thoroughly", () => this.load(true)),
+      actionButton(text("examine"), () => this.load(true)),
     );
     this.load(false);
   }
@@ -37,12 +38,12 @@ export class Findings {
 }
 
 function summary(good, bad) {
-  const text = bad > 0 ? `${good} checks passed, ${bad} with something to say` : `All ${good} checks passed`;
-  return element("p", { class: "xpu-ok" }, icon("check-circle"), element("span", { text }));
+  const passed = text(bad > 0 ? "somePassed" : "allPassed", { good, bad });
+  return element("p", { class: "xpu-ok" }, icon("check-circle"), element("span", { text: passed }));
 }
 
 function entry(finding) {
-  const title = element("span", {}, element("b", { text: `${finding.state}: ` }), finding.what);
+  const title = element("span", {}, element("b", { text: `${text(finding.state)}: ` }), finding.what);
   const details = element(
     "details",
     { class: `xpu-finding xpu-${finding.state}` },
@@ -50,13 +51,13 @@ function entry(finding) {
     element("p", { text: finding.evidence }),
   );
   if (finding.fix) {
-    const name = `Copy the fix for: ${finding.what}`;
+    const name = text("copyFix", finding);
     details.append(
       element("pre", { tabindex: "0", text: finding.fix }),
-      actionButton("Copy", (button) => copyText(finding.fix, button), { "aria-label": name }),
+      actionButton(text("copy"), (button) => copyText(finding.fix, button), { "aria-label": name }),
     );
   }
   const href = new URL(finding.link, DOCUMENTATION).href;
-  details.append(element("a", { href, target: "_blank", rel: "noopener", text: "More" }));
+  details.append(element("a", { href, target: "_blank", rel: "noopener", text: text("more") }));
   return details;
 }

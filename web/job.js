@@ -1,5 +1,6 @@
 import { events, newestJob } from "./connection.js";
 import { bytes, element, icon, quantity } from "./dom.js";
+import { text } from "./texts.js";
 
 const STATES = { running: "spinner pi-spin", done: "check", stopped: "ban" };
 
@@ -10,8 +11,8 @@ export class Job {
     this.news = element("p", { class: "xpu-hidden-text", role: "status" });
     this.element = element(
       "section",
-      { class: "xpu-job", "aria-label": "Latest job" },
-      element("h3", { text: "Latest job" }),
+      { class: "xpu-job", "aria-label": text("job") },
+      element("h3", { text: text("job") }),
       this.list,
       this.news,
     );
@@ -40,7 +41,7 @@ export class Job {
     try {
       const job = await newestJob();
       if (!job) {
-        this.list.replaceChildren(element("li", { text: "None yet." }));
+        this.list.replaceChildren(element("li", { text: text("noJob") }));
         return;
       }
       const stages = job.stages.map(stageLine);
@@ -54,21 +55,21 @@ export class Job {
 
 function stageLine(stage) {
   const figures = [stage.effective, stage.precision];
-  figures.push(stage.state === "running" ? "running" : quantity(stage.seconds, "s", 1));
-  if (stage.state === "stopped") figures.push("stopped");
-  if (stage.peak_bytes !== null && stage.state !== "running") figures.push(`peak ${bytes(stage.peak_bytes)}`);
-  const text = element("span", {}, element("b", { text: `${stage.name} ` }), figures.join(" · "));
+  figures.push(stage.state === "running" ? text("running") : quantity(stage.seconds, "s", 1));
+  if (stage.state === "stopped") figures.push(text("stopped"));
+  if (stage.peak_bytes !== null && stage.state !== "running") figures.push(text("peak", { bytes: bytes(stage.peak_bytes) }));
+  const line = element("span", {}, element("b", { text: `${stage.name} ` }), figures.join(" · "));
   const remarks = [stage.reason, ...stage.notes].filter(Boolean);
-  text.append(...remarks.map((remark) => element("span", { class: "xpu-remark", text: remark })));
-  if (!stage.reason) return element("li", { class: `xpu-${stage.state}` }, icon(STATES[stage.state]), text);
-  return element("li", { class: `xpu-differs xpu-${stage.state}` }, icon("exclamation-triangle"), text);
+  line.append(...remarks.map((remark) => element("span", { class: "xpu-remark", text: remark })));
+  if (!stage.reason) return element("li", { class: `xpu-${stage.state}` }, icon(STATES[stage.state]), line);
+  return element("li", { class: `xpu-differs xpu-${stage.state}` }, icon("exclamation-triangle"), line);
 }
 
 function faultLine(fault) {
-  const where = fault.step === null ? fault.stage : `${fault.stage}, step ${fault.step}`;
-  const end = fault.rung ? `continued with ${fault.rung}` : "the job failed";
-  const text = element("span", {}, element("b", { text: `${fault.device} ` }), `${fault.kind} (${where}): ${end}`);
+  const where = fault.step === null ? fault.stage : text("atStep", fault);
+  const end = fault.rung ? text("continued", { what: fault.rung }) : text("failed");
+  const line = element("span", {}, element("b", { text: `${fault.device} ` }), text("fault", { ...fault, where, end }));
   const severity = fault.rung ? "warning" : "error";
   const sign = fault.rung ? "exclamation-triangle" : "times-circle";
-  return element("li", { class: `xpu-fault xpu-${severity}` }, icon(sign), text);
+  return element("li", { class: `xpu-fault xpu-${severity}` }, icon(sign), line);
 }

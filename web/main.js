@@ -7,6 +7,7 @@ import { noteOpening, restoreResults, startResults } from "./node_results.js";
 import { addText, startTexts } from "./node_text.js";
 import { sidebarTab } from "./panel.js";
 import { settings } from "./settings.js";
+import { loadTexts } from "./texts.js";
 import { startToasts } from "./toasts.js";
 
 app.registerExtension({
@@ -21,8 +22,9 @@ app.registerExtension({
   },
   beforeConfigureGraph: noteOpening,
   afterConfigureGraph: restoreResults,
-  setup() {
+  async setup() {
     addStyle();
+    await loadTexts();
     connect();
     app.extensionManager.registerSidebarTab(sidebarTab);
     startBadge();

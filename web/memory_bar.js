@@ -1,4 +1,5 @@
 import { bytes, element, quantity } from "./dom.js";
+import { text } from "./texts.js";
 
 /** Share of memory in use, or null. */
 export function memoryShare(memory) {
@@ -16,7 +17,7 @@ export class MemoryBar {
     this.others = element("span", { class: "xpu-others" });
     this.bar = element(
       "div",
-      { class: "xpu-bar", role: "meter", "aria-label": `Memory of ${device}`, "aria-valuemin": 0, "aria-valuemax": 100 },
+      { class: "xpu-bar", role: "meter", "aria-label": text("memoryOf", { device }), "aria-valuemin": 0, "aria-valuemax": 100 },
       this.own,
       this.others,
     );
@@ -31,18 +32,18 @@ export class MemoryBar {
     this.bar.setAttribute("aria-valuenow", share ?? 0);
     this.own.style.width = memory ? `${(100 * memory.own_bytes) / memory.total_bytes}%` : 0;
     this.others.style.width = memory ? `${(100 * (memory.others_bytes ?? 0)) / memory.total_bytes}%` : 0;
-    this.text.replaceChildren(...(memory ? parts(memory) : ["Memory cannot be read"]));
+    this.text.replaceChildren(...(memory ? parts(memory) : [text("memoryUnread")]));
     this.bar.setAttribute("aria-valuetext", this.text.textContent);
   }
 }
 
 function parts(memory) {
-  const others = memory.others_bytes === null ? "others unknown" : `others ${bytes(memory.others_bytes)}`;
+  const others = memory.others_bytes === null ? text("othersUnknown") : text("others", { bytes: bytes(memory.others_bytes) });
   return [
-    element("span", { class: "xpu-key xpu-own", text: `here ${bytes(memory.own_bytes)}` }),
+    element("span", { class: "xpu-key xpu-own", text: text("here", { bytes: bytes(memory.own_bytes) }) }),
     " ",
     element("span", { class: "xpu-key xpu-others", text: others }),
     " ",
-    element("span", { text: `${bytes(usedBytes(memory))} of ${bytes(memory.total_bytes)}` }),
+    element("span", { text: text("usedOf", { used: bytes(usedBytes(memory)), total: bytes(memory.total_bytes) }) }),
   ];
 }

@@ -1,6 +1,7 @@
 import { events } from "./connection.js";
 import { live } from "./live.js";
 import { findNode, onResult } from "./node_results.js";
+import { text } from "./texts.js";
 
 const USUAL = { fgColor: "#ffffff", bgColor: "#1f4d7a" };
 const DIFFERS = { fgColor: "#ffffff", bgColor: "#b3261e" };
@@ -37,14 +38,14 @@ export function startNodeBadges() {
 function deviceBadge(node) {
   const stage = live().stages.get(node);
   if (!stage) return badge(NOT_SHOWN);
-  if (elsewhere(stage)) return badge({ text: `${stage.effective}, not ${stage.requested}`, ...DIFFERS });
+  if (elsewhere(stage)) return badge({ text: text("ranOnAnother", stage), ...DIFFERS });
   return badge({ text: stage.effective, ...USUAL });
 }
 
 /** "395 MiB freed, 45 % resident" */
 function rungBadge(node) {
-  const text = live().stages.get(node)?.rungs.join(", ");
-  return badge(text ? { text, ...RUNG } : NOT_SHOWN);
+  const taken = live().stages.get(node)?.rungs.join(", ");
+  return badge(taken ? { text: taken, ...RUNG } : NOT_SHOWN);
 }
 
 /** Whether a node ran on another device than it was asked to: "xpu" asks for any of them. */

@@ -1,5 +1,6 @@
 import { app } from "../../scripts/app.js";
 import { onResult } from "./node_results.js";
+import { text } from "./texts.js";
 
 /** Nodes whose answer is meant to be read, and the room it takes. */
 const SIZES = {
@@ -19,8 +20,8 @@ export function addText(node) {
   Object.assign(widget.options, { serialize: false, read_only: true }); // nor sent with a prompt
   widget.inputEl.readOnly = true;
   widget.inputEl.classList.add("xpu-report");
-  widget.inputEl.placeholder = "What it finds appears here.";
-  widget.inputEl.setAttribute("aria-label", `Report of ${node.title}`);
+  widget.inputEl.placeholder = text("reportEmpty");
+  widget.inputEl.setAttribute("aria-label", text("reportOf", node));
   node.setSize(size);
 }
 

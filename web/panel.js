@@ -6,6 +6,7 @@ import { Job } from "./job.js";
 import { shown, TAB_ID } from "./live.js";
 import { Protection } from "./protection.js";
 import { report } from "./report.js";
+import { text } from "./texts.js";
 
 let mounted = null;
 
@@ -14,7 +15,9 @@ export const sidebarTab = {
   id: TAB_ID,
   icon: "pi pi-microchip",
   title: "XPU",
-  tooltip: "Devices: memory, load, doctor",
+  get tooltip() {
+    return text("tabTooltip");
+  },
   type: "custom",
   shown,
   render(container) {
@@ -42,8 +45,8 @@ class Panel {
       element(
         "div",
         { class: "xpu-actions" },
-        actionButton("Free memory", () => this.free(), { class: "xpu-primary" }),
-        actionButton("Copy report", (button) => this.copy(button)),
+        actionButton(text("freeMemory"), () => this.free(), { class: "xpu-primary" }),
+        actionButton(text("copyReport"), (button) => this.copy(button)),
       ),
       this.said,
       this.protection.element,
@@ -65,9 +68,9 @@ class Panel {
 
   async free() {
     try {
-      this.said.textContent = `Models are unloaded ${await freeMemory()}.`;
+      this.said.textContent = text("freed", { when: text(await freeMemory()) });
     } catch (error) {
-      this.said.textContent = `Memory was not freed: ${error.message}`;
+      this.said.textContent = text("notFreed", { reason: error.message });
     }
   }
 
@@ -75,7 +78,7 @@ class Panel {
     try {
       await copyText(await report(), button);
     } catch (error) {
-      this.said.textContent = `There is no report: ${error.message}`;
+      this.said.textContent = text("noReport", { reason: error.message });
     }
   }
 }

@@ -1,20 +1,19 @@
 import { events, samples } from "./connection.js";
 import { actionButton, element } from "./dom.js";
 import { DECIDED, PROTECT, setSetting, setting, settingsChanged } from "./settings.js";
-
-const PROMISE = "Stock nodes, too, survive running out of memory and a lost GPU. No workflow is changed.";
+import { text } from "./texts.js";
 
 /** The switch for workflows of stock nodes; offered where there is an Intel GPU and nobody has decided yet. */
 export class Protection {
   constructor() {
     this.box = element("input", { type: "checkbox", role: "switch", "aria-describedby": "xpu-promise" });
     this.box.addEventListener("change", () => this.decide(this.box.checked));
-    this.later = actionButton("Not now", () => this.decide(false), { class: "xpu-later" });
+    this.later = actionButton(text("later"), () => this.decide(false), { class: "xpu-later" });
     this.element = element(
       "section",
-      { class: "xpu-protection", "aria-label": "Protection" },
-      element("label", {}, this.box, " Protect every workflow"),
-      element("p", { id: "xpu-promise", text: PROMISE }),
+      { class: "xpu-protection", "aria-label": text("protection") },
+      element("label", {}, this.box, ` ${text("protect")}`),
+      element("p", { id: "xpu-promise", text: text("promise") }),
       this.later,
     );
     this.show = () => {

@@ -53,7 +53,7 @@ export const settings = [
   {
     id: PROTECT,
     name: "Protect every workflow",
-    tooltip: "Gives the models of stock nodes what those of our nodes have. Takes effect with the next prompt.",
+    tooltip: "Stock nodes, too, survive running out of memory and a lost GPU. Takes effect with the next prompt.",
     type: "boolean",
     defaultValue: false,
     category: ["XPU Nodes", "Protection", "Switch"],
