@@ -61,7 +61,7 @@ def progress(result: Result, node_id: str) -> list[tuple[int, int]]:
 def test_device_info_lists_the_devices_and_the_hooks(server: Server) -> None:
     (text,) = run_ok(server, {"info": node("XPUDeviceInfo")}).outputs["info"]["text"]
     assert re.search(r"^cpu: ", text, re.MULTILINE), text
-    assert "hook free memory: " in text
+    assert "change to ComfyUI, free memory: " in text
 
 
 def test_free_memory_passes_its_input_through_and_what_follows_is_right(server: Server) -> None:

@@ -54,9 +54,9 @@ def test_a_hook_that_the_host_lacks_is_unavailable_and_logged_once(server: Serve
     has_override = "REGISTERED_ATTENTION_FUNCTIONS" in attention
     states = {hook["name"]: hook["state"] for hook in server.client.get("/xpu/hooks")["hooks"]}
     assert states["attention override"] == ("applied" if has_override else "unavailable")
-    told = [line for line in server.log_text().splitlines() if "hook attention override:" in line]
+    told = [line for line in server.log_text().splitlines() if "change to ComfyUI, attention override:" in line]
     assert len(told) == 1
-    assert has_override or "unavailable, this ComfyUI has no attention override" in told[0]
+    assert has_override or "not possible, this ComfyUI has no attention override" in told[0]
 
 
 def test_the_environment_is_set_before_torch_is_imported_and_the_user_s_own_wins() -> None:

@@ -79,11 +79,9 @@ def test_another_pack_s_attention_is_left_in_place(found: Any) -> None:
     assert override["untouched_reference"]
     assert override["ours"]
     assert override["wrappers"] == 1
-    assert override["applied"].startswith("attention override: applied")
+    assert override["applied"].startswith("attention override: on")
     assert override["kept_theirs"]
-    assert override["stood_down"] == (
-        "attention override: stood down, another pack has set its own attention on the model"
-    )
+    assert override["stood_down"] == ("attention override: off, another pack has set its own attention on the model")
 
 
 def test_the_hosts_functions_that_limit_themselves_are_left_alone_until_a_budget_is_set(found: Any) -> None:

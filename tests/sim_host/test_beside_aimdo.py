@@ -34,9 +34,9 @@ def test_what_aimdo_gives_back_is_seen_at_once(found: Any) -> None:
 
 def test_the_hooks_say_what_acts(found: Any) -> None:
     assert found["hooks"] == [
-        "free memory: applied, get_free_memory sees other programs on xpu:0",
-        "memory fraction: stood down, comfy-aimdo's allocator is in PyTorch's place and takes no limit",
+        "free memory: on, the figure of free memory counts other programs on xpu:0",
+        "memory fraction: off, comfy-aimdo's allocator is in PyTorch's place and takes no limit",
     ]
     assert found["present"] == ["comfy-aimdo"]
-    assert found["blind"].startswith("free memory: stood down, ComfyUI's own figure is used: ")
+    assert found["blind"].startswith("free memory: off, ComfyUI's own figure is used: ")
     assert found["again"] == found["hooks"][0]

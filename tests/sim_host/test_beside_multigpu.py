@@ -35,12 +35,12 @@ def test_loading_to_the_second_device_copies_no_weight_to_the_first(found: Any, 
 def test_a_model_of_distorch_is_left_to_it_and_the_hook_says_so(found: Any) -> None:
     told = found["a_model_that_distorch_shares_out"]
     assert told["present"] == "tests.neighbours.multigpu; DisTorch"
-    assert told["attached"].startswith("weight streaming: applied")
-    stood_down = "weight streaming: stood down, DisTorch has shared the model out among devices"
+    assert told["attached"].startswith("weight streaming: on")
+    stood_down = "weight streaming: off, DisTorch has shared the model out among devices"
     assert (told["taken"], told["again"], told["same"]) == (stood_down, stood_down, "True")
 
 
 def test_weights_that_do_not_tell_what_they_are_do_not_stream(found: Any) -> None:
     told = found["weights_of_another_kind"]
-    assert told["told"] == "weight streaming: stood down, nothing tells of what Coded tensors are made"
+    assert told["told"] == "weight streaming: off, nothing tells of what Coded tensors are made"
     assert told["same"] == "True"

@@ -34,7 +34,7 @@ def test_a_share_is_not_followed_reads_the_file_once_and_is_said(found: Any) -> 
     told = found["sampling"]
     assert told["reads"] == 1
     assert told["reason"] == "DynamicVRAM decides what stays on xpu:0, not 45%"
-    stood_down = "weight streaming: stood down, DynamicVRAM streams the weights by itself"
+    stood_down = "weight streaming: off, DynamicVRAM streams the weights by itself"
     assert told["hooks"] == [stood_down, f"{stood_down}, a share of 45% is not followed"]
 
 

@@ -97,20 +97,20 @@ def test_what_works_is_done_where_a_part_fails(tmp_path: Path) -> None:
     found = run(tmp_path, PARTLY, ["arc-b580", "arc-b580"])
     assert found["given back"] == [True, "and the error is passed on"]
     assert found["hooks"] == [
-        "memory fraction: applied, PyTorch may take at most 100% of xpu:1's memory; xpu:0: no",
+        "memory fraction: on, PyTorch may take at most 100% of xpu:1's memory; xpu:0: no",
     ]
 
 
 def test_the_free_memory_hook_knows_when_to_stand_down(tmp_path: Path) -> None:
     found = run(tmp_path, SCRIPT, [{"preset": "arc-b580", "other_process_bytes": 7 * GIB}])
-    assert found["own fix"] == ["free memory: stood down, this ComfyUI asks the driver itself"]
-    assert found["another pack"] == ["free memory: stood down, get_free_memory was replaced by __main__"]
-    assert found["missing"] == ["free memory: unavailable, this ComfyUI has no get_free_memory"]
-    assert found["applied"] == ["free memory: applied, get_free_memory sees other programs on xpu:0"]
+    assert found["own fix"] == ["free memory: off, this ComfyUI asks the driver itself"]
+    assert found["another pack"] == ["free memory: off, get_free_memory was replaced by __main__"]
+    assert found["missing"] == ["free memory: not possible, this ComfyUI has no get_free_memory"]
+    assert found["applied"] == ["free memory: on, the figure of free memory counts other programs on xpu:0"]
     assert found["allocated"] == 0, "applying it takes no memory on the device"
     free_bytes, cached_bytes = found["figures"][0]
     assert 4.9 * GIB < free_bytes < 5 * GIB
     assert 0 <= cached_bytes < 1 << 22
     assert found["figures"] == [[free_bytes, cached_bytes]] * 3
     assert found["cpu"]
-    assert found["replaced later"] == ["free memory: stood down, another pack replaced it after it was applied"]
+    assert found["replaced later"] == ["free memory: off, another pack replaced it after it was applied"]

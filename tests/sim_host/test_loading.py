@@ -144,10 +144,8 @@ def test_the_progress_bar_counts_the_files_bytes(found: Any) -> None:
 def test_a_reader_of_another_pack_is_left_in_charge(found: Any) -> None:
     told = found["another_pack"]
     assert told["called"] == 1
-    assert told["said"] == (
-        "straight loading: stood down, load_torch_file was replaced by tests.sim_host.loading_cases"
-    )
-    assert told["after"].startswith("straight loading: applied")
+    assert told["said"] == ("straight loading: off, load_torch_file was replaced by tests.sim_host.loading_cases")
+    assert told["after"].startswith("straight loading: on")
     assert told["restored"]
 
 

@@ -77,7 +77,7 @@ def test_a_controlnet_takes_inputs_from_another_device_and_answers_there(found: 
     assert (told["weights"], told["outputs"]) == ("xpu:1", ["xpu:0"])
     assert told["after"], "the shared module keeps its own forward once the placement is unloaded"
     (hook,) = told["hook"]
-    assert hook.startswith("ControlNet bridge: applied")
+    assert hook.startswith("ControlNet bridge: on")
 
 
 def test_a_controlnet_without_the_bridge_stays_where_comfyui_puts_it(found: Any) -> None:
@@ -87,7 +87,7 @@ def test_a_controlnet_without_the_bridge_stays_where_comfyui_puts_it(found: Any)
 
 
 def test_attention_in_vaes_is_not_said_to_be_ours_where_there_is_none(found: Any) -> None:
-    assert found["a_vae_without_attention"] == ["vae attention: not met yet, nothing has called for it yet"]
+    assert found["a_vae_without_attention"] == ["vae attention: not needed yet, nothing has called for it yet"]
 
 
 def test_a_stock_loader_that_is_a_v3_node_offers_and_loads_the_same(found: Any) -> None:

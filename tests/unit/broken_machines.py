@@ -252,7 +252,7 @@ BROKEN: dict[str, tuple[dict[str, Any], State, str, str]] = {
     "comfyui-newer": (
         {"host": host(version="999.1", hooks=(("previews", "unavailable", "no get_previewer"), ("a", "applied", "b")))},
         State.NOTE,
-        "hooks not in force: previews (unavailable)",
+        "changes to ComfyUI that are off: previews",
         "Update XPU Nodes",
     ),
     "neighbour": (
@@ -277,7 +277,7 @@ BROKEN: dict[str, tuple[dict[str, Any], State, str, str]] = {
         {"host": host(hooks=(("memory", "stood down", "comfy-aimdo-xpu manages memory"),))},
         State.NOTE,
         "comfy-aimdo-xpu",
-        "undo what the reason names",
+        "undo what is named",
     ),
     "ram-small": ({"host": host(largest_model_bytes=30 * GIB)}, State.WARNING, "30.0 GiB of model", "quantised"),
     "disk-full": ({"free_disk_bytes": GIB}, State.WARNING, "1.0 GiB free", "Free some space"),

@@ -38,9 +38,9 @@ def version(machine: Machine) -> Iterator[Finding]:
     if in_order(host.version) <= in_order(newest):
         yield Finding("comfyui", State.OK, f"ComfyUI {host.version} is not newer than those known here", f"to {newest}")
         return
-    idle = [f"{name} ({state})" for name, state, _ in host.hooks if state in ("stood down", "unavailable")]
+    idle = [name for name, state, _ in host.hooks if state in ("stood down", "unavailable")]
     what = f"ComfyUI {host.version} is newer than any that this version of XPU Nodes was checked with ({newest})"
-    evidence = f"hooks not in force: {', '.join(idle)}" if idle else "every hook found what it needs"
+    evidence = f"changes to ComfyUI that are off: {', '.join(idle)}" if idle else "it has all that this pack needs"
     fix = f"Update XPU Nodes. If it is the newest already and something fails, report that: {REPOSITORY}/issues"
     yield Finding("comfyui-newer", State.NOTE, what, evidence, everywhere(fix))
 
@@ -62,15 +62,17 @@ def hooks(machine: Machine) -> Iterator[Finding]:
     for name, state, reason in machine.host.hooks if machine.host else ():
         if state == "unavailable":
             fixes = everywhere("Update ComfyUI (git pull) and restart.")
-            yield Finding("hook-unavailable", State.NOTE, f"Hook {name} is not in force", reason, fixes)
+            what = f"Change to ComfyUI, {name}: not possible with this version"
+            yield Finding("hook-unavailable", State.NOTE, what, reason, fixes)
         elif state == "unknown":
             fixes = everywhere("Correct the name, or take it out of the variable, and restart ComfyUI.")
-            yield Finding("hook-unknown", State.WARNING, f"There is no hook {name}", reason, fixes)
+            yield Finding("hook-unknown", State.WARNING, f"Change to ComfyUI, {name}: there is none", reason, fixes)
         elif state in ("applied", "not met yet"):
-            yield Finding("hook", State.OK, f"Hook {name} is {state}", reason)
+            shown = "on" if state == "applied" else "on when it is needed"
+            yield Finding("hook", State.OK, f"Change to ComfyUI, {name}: {shown}", reason)
         else:
-            fixes = everywhere("Nothing if that is meant; otherwise undo what the reason names and restart ComfyUI.")
-            yield Finding("hook-stood-down", State.NOTE, f"Hook {name} stood down", reason, fixes)
+            fixes = everywhere("Nothing if that is meant; otherwise undo what is named and restart ComfyUI.")
+            yield Finding("hook-stood-down", State.NOTE, f"Change to ComfyUI, {name}: off", reason, fixes)
 
 
 CHECKS = (start, version, neighbours, hooks)

@@ -9,7 +9,7 @@ import urllib.request
 from collections.abc import Mapping
 from typing import Any
 
-from .findings import Finding, State
+from .findings import Finding, State, everywhere
 
 DEFAULT_ADDRESS = "127.0.0.1:8188"
 
@@ -25,8 +25,9 @@ def examine_server(address: str) -> list[Finding]:
         reason = str(getattr(error, "reason", error))
     except (ValueError, KeyError, TypeError) as error:
         reason = f"its answer is not ours: {error!r}"
-    what = f"How ComfyUI was started and its hooks are not known: none with this pack answers at {address}"
-    return [Finding("comfyui-unknown", State.OK, what, reason)]
+    what = f"ComfyUI itself was not examined: none with this pack answers at {address}"
+    fix = "Start ComfyUI and run this again; one at another address is named with --server HOST:PORT."
+    return [Finding("comfyui-unknown", State.NOTE, what, reason, everywhere(fix))]
 
 
 def _finding(entry: Mapping[str, Any]) -> Finding:

@@ -43,7 +43,7 @@ kernel is trusted to be fused."""
 MEASURED_BUDGET = "xpu_nodes.measured_attention_budget"
 """Key in a model call's transformer_options: its AttentionBudget, from the memory that was free when it began."""
 
-_APPLIED = "placed models attend within a memory budget, on the CPU by its plan"
+_APPLIED = "attention takes no more memory than there is; on the CPU it is computed the way that measured fastest"
 _ANOTHERS = "another pack has set its own attention on the model"
 _LIMIT_THEMSELVES = (
     *("attention_sub_quad", "attention_split", "attention_xformers", "attention_flash"),
@@ -231,7 +231,7 @@ def use_vae_attention(patcher: Any) -> None:
         return
     for name, module in patcher.model.named_modules():
         if hasattr(module, "optimized_attention"):
-            hooks.record(VAE_HOOK, hooks.State.APPLIED, "VAEs on accelerators attend within a memory budget")
+            hooks.record(VAE_HOOK, hooks.State.APPLIED, "attention of VAEs takes no more memory than there is")
             stand_in = StandIn(stock_vae_attention(), _attend_to_pixels)
             patcher.add_object_patch(f"{name}.optimized_attention", stand_in)
 

@@ -22,6 +22,16 @@ class State(enum.Enum):
     UNKNOWN = "unknown"
 
 
+SHOWN = {
+    State.APPLIED: "on",
+    State.STOOD_DOWN: "off",
+    State.UNAVAILABLE: "not possible",
+    State.NOT_MET: "not needed yet",
+    State.UNKNOWN: "unknown",
+}
+"""What users read; the values are for programs."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Hook:
     """One touch and what became of it."""
@@ -31,7 +41,7 @@ class Hook:
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.state.value}, {self.reason}"
+        return f"{self.name}: {SHOWN[self.state]}, {self.reason}"
 
 
 _names: set[str] = set()
@@ -67,7 +77,7 @@ def record(
         _liveness[name] = (in_force, otherwise)
     if _hooks.get(name) != hook:
         _hooks[name] = hook
-        logging.info("XPU Nodes: hook %s.", hook)
+        logging.info("XPU Nodes, change to ComfyUI, %s.", hook)
 
 
 def hooks() -> tuple[Hook, ...]:
@@ -108,7 +118,7 @@ def check_left_out() -> None:
     for name in _left_out():
         if name not in _names:
             nearest = difflib.get_close_matches(name, sorted(_names), n=1, cutoff=0)
-            reason = f"{DISABLE_VARIABLE} leaves nothing out by a name that no hook has, the nearest is {nearest[0]}"
+            reason = f"{DISABLE_VARIABLE} names no change of this pack, the nearest is {nearest[0]}"
             record(name, State.UNKNOWN, reason)
 
 

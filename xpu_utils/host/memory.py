@@ -52,7 +52,7 @@ def _record_applied(ours: Any, devices: Mapping[torch.device, Device]) -> None:
     record(
         FREE_MEMORY_HOOK,
         State.APPLIED,
-        f"get_free_memory sees other programs on {names}",
+        f"the figure of free memory counts other programs on {names}",
         in_force=lambda: reaches(model_management.get_free_memory, ours),
     )
 
@@ -115,7 +115,7 @@ def apply_memory_fraction() -> None:
     fractions = {device: device.profile.memory_fraction for device in host_inventory().accelerators}
     wanted = {device: fraction for device, fraction in fractions.items() if fraction is not None}
     if not wanted:
-        record(FRACTION_HOOK, State.STOOD_DOWN, "no device in use here has a profile that asks for it")
+        record(FRACTION_HOOK, State.STOOD_DOWN, "no device here needs it")
         return
     problems = {device: _limit(device, fraction) for device, fraction in wanted.items()}
     limits = [f"{wanted[device]:.0%} of {device.id}'s memory" for device, problem in problems.items() if not problem]

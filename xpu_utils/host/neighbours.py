@@ -122,18 +122,18 @@ def default_device_is_anothers() -> bool:
 def present() -> Iterator[tuple[str, str]]:
     """(who, what follows for our touches) for each neighbour that is there now."""
     if attention_kernel() is not None:
-        yield "OmniXPU", "computes attention; it gets the calls that its kernel takes, and what we cut in pieces"
+        yield "OmniXPU", "computes attention, this pack leaves it what its kernel takes"
     if allocator_is_aimdos():
         yield (
             "comfy-aimdo",
-            "allocates in PyTorch's place; what it holds counts as ours, no memory fraction",
+            "manages the device's memory; this pack counts that as ComfyUI's own, and sets no limit",
         )
     if dynamic_vram():
-        yield "DynamicVRAM", "streams weights; our weight streaming stands down, a resident share is not followed"
+        yield "DynamicVRAM", "decides which weights stay on the device; the input resident has no effect"
     if "xpu" in getattr(kitchen, "list_backends", dict)():
-        yield "comfy-kitchen for XPUs", "computes quantised layers; nothing of ours changes"
+        yield "comfy-kitchen for XPUs", "computes quantised layers, this pack leaves it all of them"
     if default_device_is_anothers():
         name = pack_of(model_management.get_torch_device)
-        yield name, "answers for ComfyUI's default device; what it has built elsewhere our loaders read to the host"
+        yield name, "decides ComfyUI's device; loaders of this pack read what it built elsewhere to main memory"
     if hasattr(ModelPatcher, "_distorch_patched"):
-        yield "DisTorch", "loads the models that it shares out; our weight streaming stands down for these"
+        yield "DisTorch", "shares models out among devices; this pack leaves their weights where it puts them"

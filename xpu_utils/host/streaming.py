@@ -80,7 +80,7 @@ def attach(model: Any, resident: str = AUTO) -> Any:
     hooks.record(
         HOOK,
         hooks.State.APPLIED,
-        "placed models that do not fit stream their weights",
+        "weights that do not fit the device are copied there while it computes",
         in_force=lambda: not distributed(attached()),
         otherwise="DisTorch has shared the model out among devices",
     )

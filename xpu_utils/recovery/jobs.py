@@ -56,9 +56,9 @@ class Fault:
     device: str
     stage: str
     rung: str = ""
-    """What was done to carry on ("45 % resident"); empty where the job failed."""
+    """What was done to carry on ("45% of the weights on the device"); empty where the job failed."""
     rung_name: str = ""
-    """The name of that rung ("part of the weights in host memory"), the same for every such fault."""
+    """The name of that rung ("part of the weights in main memory"), the same for every such fault."""
     step: int | None = None
     """Sampling step, counted from 1, where there is one."""
     message: str = ""

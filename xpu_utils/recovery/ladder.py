@@ -16,13 +16,13 @@ class Rung(enum.Enum):
     """One way to carry on; the value says what was done."""
 
     FREE = "memory freed"
-    ATTENTION = "a smaller attention budget"
-    SPLIT = "one condition at a time"
-    OFFLOAD = "part of the weights in host memory"
+    ATTENTION = "attention in smaller pieces"
+    SPLIT = "the prompts one after the other"
+    OFFLOAD = "part of the weights in main memory"
     FP32 = "fp32"
     TILES = "smaller tiles"
-    HOST = "host memory"
-    ACCELERATOR = "another accelerator"
+    HOST = "main memory"
+    ACCELERATOR = "another device"
     CPU = "the CPU"
 
 

@@ -294,7 +294,7 @@ def _read_to(placement: Placement, read: Callable[[torch.device], Read]) -> tupl
         failure = Failure.of(error)
     if failure.kind is FaultKind.UNKNOWN or device == HOST:
         raise failure.error
-    report_fault(failure, Rung.HOST, device=placement.device.id, stage="load", words="loading to host memory")
+    report_fault(failure, Rung.HOST, device=placement.device.id, stage="load", words="loading to main memory")
     if failure.kind is FaultKind.DEVICE_LOST:
         lose_dead(failure.error)
         again = placement_for(placement.device.id, placement.precision, placement.resident)

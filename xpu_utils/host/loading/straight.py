@@ -111,7 +111,7 @@ def _possible() -> bool:
     if getattr(comfy.utils, "DISABLE_MMAP", False):
         record(HOOK, State.STOOD_DOWN, "ComfyUI was started with --disable-mmap")
         return False
-    record(HOOK, State.APPLIED, "our loaders read safetensors files straight into the models")
+    record(HOOK, State.APPLIED, "loaders of this pack read files straight into the models")
     return True
 
 
@@ -324,7 +324,7 @@ class Reading(TorchFunctionMode):
             pieces = [entry.span(entry.parameter) for entry in awaited]
             fill(path, device, pieces, progress=self.progress.add)
         except PinnedMemoryError as error:
-            logging.info("XPU Nodes: %s is copied from pageable memory. %s", path.name, error)
+            logging.info("XPU Nodes: %s is copied without locked memory, which is slower. %s", path.name, error)
             for entry in awaited:
                 entry.parameter.detach().copy_(entry.source)
                 self.progress.add(entry.source.nbytes)
@@ -392,7 +392,7 @@ def _place_pinned(awaited: Sequence[_Awaited], device: torch.device, rooms: list
         for parameter in (entry.parameter for entry in awaited):
             rooms.append(packer.place(parameter.nbytes).view(parameter.dtype).view(parameter.shape))
     except PinnedMemoryError as error:
-        logging.info("XPU Nodes: a part of the weights is read to pageable memory. %s", error)
+        logging.info("XPU Nodes: a part of the weights is read without locked memory, which is slower. %s", error)
 
 
 @functools.cache  # asked at every call of a torch function

@@ -9,4 +9,4 @@ from ..inventory import explained_inventory
 
 def device_report() -> str:
     """The devices, their free memory, what is not usable and why, and the state of every hook."""
-    return "\n".join([as_text(explained_inventory()), *(f"hook {hook}" for hook in listed())])
+    return "\n".join([as_text(explained_inventory()), *(f"change to ComfyUI, {hook}" for hook in listed())])

@@ -197,7 +197,7 @@ def place_controlnet(control: Any, asked: Placement) -> tuple[Any, Placement]:
     model = placed.control_model = placed.control_model_wrapped.model
     placed.load_device = asked.device.torch_device
     placed.control_model_wrapped.add_object_patch("forward", functools.partial(_bridged, model, stock_forward(model)))
-    hooks.record(BRIDGE, hooks.State.APPLIED, "placed ControlNets take inputs from any device")
+    hooks.record(BRIDGE, hooks.State.APPLIED, "ControlNets take inputs from any device")
     if decision.plan is not None:
         cpu_engine.use_on_controlnet(placed, decision.plan, decision.dtype)
     return placed, decision.placement

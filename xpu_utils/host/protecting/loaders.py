@@ -109,7 +109,7 @@ def _met(read: Callable[..., Any], placement: Placement) -> Any:
         failure = Failure.of(error)
     if failure.kind is FaultKind.UNKNOWN or placement.device.type == "cpu":
         raise failure.error
-    report_fault(failure, Rung.HOST, device=placement.device.id, stage="load", words="loading to host memory")
+    report_fault(failure, Rung.HOST, device=placement.device.id, stage="load", words="loading to main memory")
     if failure.kind is FaultKind.DEVICE_LOST:
         lose_dead(failure.error)
     else:

@@ -51,7 +51,9 @@ class Switch:
 
 
 def _record_off() -> None:
-    hooks.record(HOOK, hooks.State.STOOD_DOWN, f"graphs of stock nodes are left alone ({VARIABLE}, settings: off)")
+    hooks.record(
+        HOOK, hooks.State.STOOD_DOWN, f"the switch is off: stock nodes run as ComfyUI runs them (settings, {VARIABLE})"
+    )
 
 
 def install_switch() -> None:

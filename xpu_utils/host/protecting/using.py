@@ -53,12 +53,12 @@ class Using:
         drawing = [(k_sampling, "default_noise_sampler")]
         drawing += [(k_sampling.BatchedBrownianTree, name) for name in ("__init__", "__call__")]
         return (
-            Touch(SAMPLING, "samplers work on placed models", [(comfy.samplers.CFGGuider, "sample")], self._sampling),
-            Touch(CODING, "VAEs are placed", coding, self._coding),
-            Touch(ENCODING, "text encoders are placed", encoding, self._encoding),
-            Touch(VISION, "image encoders are placed", [(vision, "encode_image")], self._vision),
-            Touch(UPSCALING, "upscale models are placed", upscaling, self._upscaling),
-            Touch(NOISE, "samplers draw on the device that ComfyUI draws on", drawing, noise.stand_in),
+            Touch(SAMPLING, "every sampler node is protected", [(comfy.samplers.CFGGuider, "sample")], self._sampling),
+            Touch(CODING, "VAEs are protected", coding, self._coding),
+            Touch(ENCODING, "text encoders are protected", encoding, self._encoding),
+            Touch(VISION, "image encoders are protected", [(vision, "encode_image")], self._vision),
+            Touch(UPSCALING, "upscale models are protected", upscaling, self._upscaling),
+            Touch(NOISE, "noise is drawn where ComfyUI draws it", drawing, noise.stand_in),
         )
 
     def _sampling(self, stock: Callable[..., Any], guider: Any, *arguments: Any, **keywords: Any) -> Work | None:

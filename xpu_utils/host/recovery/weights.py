@@ -79,7 +79,7 @@ def _let_go_of_copies(needed_bytes: float) -> None:
         if model_management.get_free_memory(HOST) >= needed_bytes:
             return
         weights.clear()
-        logging.info("XPU Nodes: host memory is short, a host copy of weights was given back.")
+        logging.info("XPU Nodes: main memory is short, a spare copy of weights there was given back.")
 
 
 def _keep_host_copy(patcher: Any) -> None:
@@ -145,7 +145,7 @@ def _recover_model(patcher: Any) -> str:
     source = _recoverable(patcher) if lost else None
     _forget_load_state(patcher)
     if source is None:
-        return "host memory"
+        return "main memory"
     weights = source.read()
     for name, _ in _tensors(patcher.model):
         _set_tensor(patcher.model, name, weights[name])

@@ -60,7 +60,7 @@ def watch(model: Any) -> None:
     """Puts the wrappers on a placed MODEL (once)."""
     if hooks.switched_off(HOOK):
         return
-    hooks.record(HOOK, hooks.State.APPLIED, "placed models are sampled from the host, failing calls are repeated")
+    hooks.record(HOOK, hooks.State.APPLIED, "a sampling step that fails is repeated, on another device if need be")
     for kind, wrapper in (
         (WrappersMP.OUTER_SAMPLE, _outer_sample),
         (WrappersMP.SAMPLER_SAMPLE, _sampler_sample),
@@ -253,7 +253,9 @@ class SamplingRun:
         if all(bool(torch.isfinite(answer).all()) for answer in answers):
             return
         if not bool(torch.isfinite(x).all()):
-            raise ValueError(f"The latent at sampling step {step} holds NaN before the model is called: look upstream.")
+            raise ValueError(
+                f"The latent is NaN before sampling step {step}: look at the node that made it and at its inputs."
+            )
         culprit = self._damaged_input(conds)
         if culprit:
             raise ValueError(culprit)
@@ -299,7 +301,7 @@ class SamplingRun:
         freed = self.patcher.partially_unload(self.patcher.offload_device, self.patcher.loaded_size() // 2)
         model_management.soft_empty_cache()
         share = self.patcher.loaded_size() / max(1, self.patcher.model_size())
-        return f"{share:.0%} of the weights resident" if freed else None
+        return f"{share:.0%} of the weights on the device" if freed else None
 
     def _compute_in_fp32(self, failure: Failure) -> str | None:
         if compute_dtype(self.patcher) == torch.float32:

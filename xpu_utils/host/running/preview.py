@@ -40,7 +40,7 @@ def apply_preview_hook() -> None:
     record(
         HOOK,
         State.APPLIED,
-        "previewers decode on their own device",
+        "previews are made on their own device",
         in_force=lambda: reaches(latent_preview.get_previewer, get_previewer),
     )
 
