@@ -20,6 +20,7 @@ from tests.harness.simulated import COMPUTING
 from xpu_utils.host.inventory import placement_for
 from xpu_utils.host.loading import load as loaders
 from xpu_utils.host.placing import place as placing
+from xpu_utils.host.streaming import ATTACHMENT
 
 CHECKPOINT = "sd15-tiny.safetensors"
 folder_paths.add_model_folder_path("checkpoints", str(MODELS / "checkpoints"))
@@ -40,8 +41,8 @@ def stock(index: int) -> Any:
     return comfy.sd.load_checkpoint_guess_config(str(MODELS / "checkpoints" / CHECKPOINT))[index]
 
 
-def ours(index: int, device: str = "xpu:0", precision: str = "fp32") -> Any:
-    return loaders.load_checkpoint(CHECKPOINT, placement_for(device, precision))[0][index]
+def ours(index: int, device: str = "xpu:0", precision: str = "fp32", resident: str = "auto") -> Any:
+    return loaders.load_checkpoint(CHECKPOINT, placement_for(device, precision, resident))[0][index]
 
 
 def selected(part: Any, device: str) -> Any:
@@ -103,6 +104,16 @@ def case_a_model() -> dict[str, Any]:
     }
 
 
+def case_a_model_with_a_share_resident() -> dict[str, Any]:
+    """Behind a device node, and split; and where each of its streams ends."""
+    with flags_for_fp32():
+        whole, expected = used(stock(0)), used(split(stock(0)))
+    model, shared = selected(ours(0, resident="45%"), "gpu:1"), split(ours(0, resident="45%"))
+    found = {"gpu:1": told(model, whole), "split": told(shared, expected)}
+    patchers = [model, shared, *shared.get_additional_models_with_key("multigpu")]
+    return {**found, "streams_to": [str(patcher.get_attachment(ATTACHMENT).stream.device) for patcher in patchers]}
+
+
 def case_a_split_model() -> dict[str, Any]:
     with flags_for_fp32():
         expected, whole = used(split(stock(0))), used(stock(0))
@@ -145,3 +156,14 @@ def case_what_stands_in_on_the_cpu() -> dict[str, Any]:
     copy = selected(model, "gpu:0")
     counts = [sum(name.endswith(".forward") for name in patcher.object_patches) for patcher in (model, copy)]
     return {"stand_ins": counts, **told(copy, used(model))}
+
+
+def case_the_lost_device_of_a_copy() -> dict[str, Any]:
+    """In the middle of a split model's run, and what the next run gives; runs last."""
+    with flags_for_fp32():
+        whole = used(stock(0))
+    model = split(ours(0))
+    xpu_sim.current().add_fault("convolution", "device_lost", nth=5, device=1)
+    found = {"lost": told(model, whole)}
+    xpu_sim.current().clear_faults()
+    return {**found, "next": told(model, whole)}

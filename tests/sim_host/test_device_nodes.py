@@ -55,6 +55,21 @@ def test_what_fails_on_a_copy_s_device_is_computed_on_the_model_s(found: Any) ->
     assert found["a_split_model"]["split, out of memory on the copy's"]["difference"] == 0
 
 
+def test_a_copy_s_lost_device_costs_neither_the_latent_nor_the_next_one(found: Any) -> None:
+    told = found["the_lost_device_of_a_copy"]
+    assert {run: (told[run]["difference"], told[run]["loads_to"]) for run in told} == {
+        "lost": (0, "xpu:0"),
+        "next": (0, "xpu:0"),
+    }
+    assert told["next"]["ran_on"] == ["xpu:0"]
+
+
+def test_copies_stream_the_share_that_the_loader_was_asked_for(found: Any) -> None:
+    told = found["a_model_with_a_share_resident"]
+    assert (told["gpu:1"]["difference"], told["split"]["difference"]) == (0, 0)
+    assert told["streams_to"] == ["xpu:1", "xpu:0", "xpu:1"]
+
+
 def test_nothing_stays_loaded_under_a_copy_that_is_gone(found: Any) -> None:
     assert {name: told["under_nobody"] for name, told in found["a_split_model"].items() if told["under_nobody"]} == {}
 
