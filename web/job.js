@@ -17,6 +17,7 @@ export class Job {
       this.news,
     );
     this.outdated = false;
+    this.requests = 0;
     this.refresh = () => {
       this.outdated = true;
       this.follow();
@@ -38,8 +39,10 @@ export class Job {
 
   async load() {
     this.outdated = false;
+    const request = ++this.requests;
     try {
       const job = await newestJob();
+      if (request !== this.requests) return; // a later one may have been answered already
       if (!job) {
         this.list.replaceChildren(element("li", { text: text("noJob") }));
         return;

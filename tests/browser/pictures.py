@@ -26,6 +26,7 @@ from tests.harness.programs import ensure_chromium
 from tests.harness.server import Server
 from tests.harness.simulated import simulated_server
 from tests.harness.workflows import node, text_to_image, with_our_nodes
+from tests.training.checkpoint import NAME
 from tests.unit.broken_machines import A770, inventory, machine
 from tests.unit.recorded import b580, xpu
 from tests.xpu_sim.control import Client as Simulation
@@ -47,12 +48,14 @@ PLACES = {
     "XPUKSampler": (670, 0),
     "XPUVAEDecode": (970, 0),
     "XPUDeviceInfo": (0, 470),
-    "SaveImage": (1300, 0),
+    "SaveImage": (670, 420),
 }
 """Where the nodes stand, so that the window holds those that matter at a zoom at which they can be read."""
 
 ARRANGE = """(places) => {
-    const sizes = {CLIPTextEncode: [330, 180], XPUVAEDecode: [230, 120], XPUDeviceInfo: [930, 260]};
+    const sizes = {
+        CLIPTextEncode: [330, 180], XPUVAEDecode: [230, 120], XPUDeviceInfo: [640, 330], SaveImage: [260, 330],
+    };
     const seen = {};
     for (const node of window.app.graph.nodes) {
         const [x, y] = places[node.type];
@@ -66,7 +69,7 @@ ARRANGE = """(places) => {
     canvas.setDirty(true, true);
 }"""
 
-STEPS = 8
+STEPS = 24
 
 ASK_DECODER = """(device) => {
     const decoder = window.app.graph.nodes.find(({type}) => type === 'XPUVAEDecode');
@@ -96,12 +99,13 @@ def main() -> None:
 
 def _warm_up(page: Page, server: Server) -> None:
     """Opens the workflow and runs it once; the charts fill meanwhile."""
-    workflow = with_our_nodes(text_to_image(steps=STEPS, size=96))
+    workflow = with_our_nodes(text_to_image(f"{NAME}.safetensors", steps=STEPS, size=256, cfg=2.0))
+    workflow["sampler"]["inputs"]["scheduler"] = "simple"
     workflow["decode"]["inputs"]["device"] = "xpu:1"
-    workflow["positive"]["inputs"]["text"] = "a lighthouse at dusk, waves against the rocks, oil on canvas"
-    workflow["negative"]["inputs"]["text"] = "blurry, low contrast"
+    workflow["positive"]["inputs"]["text"] = "octopus"
+    workflow["negative"]["inputs"]["text"] = ""
     workflow["info"] = node("XPUDeviceInfo")
-    start(page, workflow, "Lighthouse")
+    start(page, workflow, "Octopus")
     page.evaluate(CLOSE_OTHERS)
     page.evaluate(ARRANGE, PLACES)
     wait_done(server)
@@ -127,7 +131,7 @@ def _take_light(page: Page) -> None:
 
 def _take_fault(page: Page, server: Server, simulation: Simulation) -> None:
     """A device that runs out of memory, and a decoder that was asked to run on one that is not there."""
-    simulation.set_faults({"operator": "convolution", "kind": "out_of_device_memory", "nth": 130})
+    simulation.set_faults({"operator": "convolution", "kind": "out_of_device_memory", "nth": 6})
     page.evaluate(ASK_DECODER, "xpu:7")
     _run_again(page)
     page.wait_for_selector(".xpu-job .xpu-fault", timeout=120_000)
@@ -152,7 +156,7 @@ def _server(base: Path) -> Iterator[tuple[Server, Simulation]]:
     write_settings(base, {**HOST_SETTINGS, "xpu-nodes.interval": 0.5})
     path = os.pathsep.join([str(SYSMAN), host_environment()["PYTHONPATH"]])
     config = {"devices": ["arc-b580", "arc-a770"]}
-    with simulated_server(base, config, models=ensure_models("sd15-tiny"), environment={"PYTHONPATH": path}) as running:
+    with simulated_server(base, config, models=ensure_models(NAME), environment={"PYTHONPATH": path}) as running:
         yield running
 
 
