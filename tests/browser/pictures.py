@@ -137,6 +137,7 @@ def _take_fault(page: Page, server: Server, simulation: Simulation) -> None:
     page.wait_for_selector(".xpu-job .xpu-fault", timeout=120_000)
     wait_done(server)
     page.wait_for_selector(".xpu-job .xpu-differs")
+    page.locator(".xpu-job .xpu-fault").scroll_into_view_if_needed()
     _save(page, "fault")
     simulation.set_faults()
 
