@@ -149,6 +149,7 @@ class Expressions:
         if name == "importlib.import_module" and values[0].text.partition(".")[0] in self._classes.roots:
             self.touch(Kind.USE, values[0].text, node, scope)
             return Value((values[0].text,))
+        self._put(name.rpartition(".")[2], node, values, scope)
         if isinstance(node.func, ast.Attribute):
             self._handed_over(node.func.attr, node, values, scope)
         return self._called(callee, node, scope)
@@ -187,6 +188,20 @@ class Expressions:
         return owner.then(f".{attribute.text}") if name == "getattr" else UNKNOWN
 
     # -- what stands in
+
+    def _put(self, name: str, node: ast.Call, values: list[Value], scope: Scope) -> None:
+        """What the functions of `xpu_utils.host.hooks` write to the host."""
+        given: dict[str, Value] = {}
+        if name == "put_meanwhile":
+            given = {entry.arg: self.quietly(entry.value, scope) for entry in node.keywords if entry.arg}
+            owner = values[1]
+        elif name in ("put", "put_for_good") and len(values) > 2:
+            owner, attribute, ours = values[-3:] if name == "put" else values[1:4]
+            given = {attribute.text: ours} if attribute.text else {}
+        for attribute_name, value in given.items():
+            for path in owner.paths:
+                self.touch(Kind.SET, f"{path}.{attribute_name}", node, scope)
+            self._stand_in(owner, attribute_name, value, node, scope)
 
     def _stand_in(self, owner: Value, name: str, value: Value, node: ast.expr, scope: Scope) -> None:
         if value.function is not None:

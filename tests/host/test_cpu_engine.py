@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.harness.server import Server
-from tests.harness.workflows import Workflow, text_to_image, with_our_nodes
+from tests.harness.workflows import Workflow, node, text_to_image, with_our_nodes
 from xpu_utils.cpu.planning import cpu_plan
 
 from .conftest import dumped, run_ok
@@ -52,6 +52,14 @@ def test_bf16_stays_close_to_fp32(server: Server, graph: Callable[[], Workflow])
     expected = dumped(server, with_our_nodes(graph(), device="cpu", precision="fp32"), ["sampler", 0], f"{name}-fp32")
     actual = dumped(server, with_our_nodes(graph(), device="cpu", precision="bf16"), ["sampler", 0], f"{name}-bf16")
     assert 0 < relative_error(actual, expected) < SAMPLED_ERROR
+
+
+def test_a_placed_model_computes_with_the_engine_s_layers(server: Server) -> None:
+    for precision, has in (("bf16", True), ("fp32", False)):
+        graph = with_our_nodes(sd15(), device="cpu", precision=precision)
+        model = graph["sampler"]["inputs"]["model"]
+        result = run_ok(server, {**graph, "patches": node("TestPatches", model=model)})
+        assert ("StandIn" in result.outputs["patches"]["patches"]) == has
 
 
 def test_a_decoded_picture_keeps_40_db(server: Server) -> None:

@@ -18,7 +18,10 @@ import websocket
 
 from tests.harness.hosts import host_path, host_version
 from tests.harness.server import Server
+from tests.harness.workflows import node, text_to_image, with_our_nodes
 from xpu_utils.machine.host_memory import read_host_memory
+
+from .conftest import run_ok
 
 OPENAPI = Path(__file__).parents[2] / "docs" / "openapi.yaml"
 
@@ -86,10 +89,12 @@ def test_the_doctor_sees_how_comfyui_was_started_and_runs_real_kernels(server: S
 def test_hooks_and_jobs_are_listed(server: Server) -> None:
     status, answer = ask(server, "GET", "/xpu/hooks")
     assert status == 200
+    assert {"free memory", "previews", "protection"} <= {hook["name"] for hook in answer["hooks"]}
     assert all(set(hook) == {"name", "state", "reason"} for hook in answer["hooks"])
+    run_ok(server, with_our_nodes(text_to_image(size=64, steps=1, seed=90)))
     status, answer = ask(server, "GET", "/xpu/jobs")
     assert status == 200
-    assert len(answer["jobs"]) <= 50
+    assert 1 <= len(answer["jobs"]) <= 50
     assert ask(server, "GET", "/xpu/jobs?limit=1") == (200, {"jobs": answer["jobs"][:1]})
 
 
@@ -97,6 +102,12 @@ def test_free_is_done_by_the_thread_that_runs_prompts(server: Server) -> None:
     assert ask(server, "POST", "/xpu/free", body="{}") == (202, {"when": "now"})
     own = {"Origin": f"http://{server.address}", "Sec-Fetch-Site": "same-origin"}
     assert ask(server, "POST", "/xpu/free", body="{}", headers=own)[0] == 202
+    for width in (64, 72):  # the second begins when all that was asked for before the first is done
+        latent = node("TestLatent", width=width, height=64)
+        run_ok(server, {"latent": latent, "dump": node("TestDump", anything=["latent", 0], name="latent")})
+    said = re.findall(r"TEST: (a node|unloading) in thread (\d+)", server.log_text())
+    assert {what for what, _ in said} == {"a node", "unloading"}
+    assert len({thread for _, thread in said}) == 1
 
 
 @pytest.mark.parametrize(

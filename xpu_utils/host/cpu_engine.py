@@ -48,11 +48,10 @@ def _machine_plan() -> CpuPlan:
         torch.set_num_threads(plan.threads)
         hooks.record(THREADS, hooks.State.APPLIED, f"PyTorch computes on {plan.threads} threads")
     if plan.keep_freed_memory and not hooks.switched_off(ALLOCATOR):
-        done = keep_freed_memory()
-        if done:
+        if keep_freed_memory():
             _give_back_with_the_cache()
-        state = hooks.State.APPLIED if done else hooks.State.UNAVAILABLE
-        hooks.record(ALLOCATOR, state, "glibc keeps large freed blocks" if done else "the C library is not glibc")
+        else:
+            hooks.record(ALLOCATOR, hooks.State.UNAVAILABLE, "the C library is not glibc")
     hooks.record(ENGINE, hooks.State.APPLIED, f"{plan.precision} is this CPU's fastest format")
     return plan
 
@@ -68,7 +67,8 @@ def _give_back_with_the_cache() -> None:
         finally:  # a lost device ends the emptying of device caches
             give_back_freed_memory()
 
-    model_management.soft_empty_cache = soft_empty_cache
+    does = "glibc keeps large freed blocks"
+    hooks.put_for_good(ALLOCATOR, model_management, "soft_empty_cache", soft_empty_cache, does)
 
 
 def use_on_model(model: Any, plan: CpuPlan, *, owned: bool) -> None:

@@ -1,13 +1,17 @@
-"""Every touch on ComfyUI's internals: applied, stood down or unavailable, and why; or not met yet."""
+"""Every touch on ComfyUI's internals: applied, stood down or unavailable, and why; or not met yet.
+
+All that is written to its modules and classes, and to what they hold for the process, is written by the functions here.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import enum
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 DISABLE_VARIABLE = "XPU_NODES_DISABLE"
@@ -96,6 +100,59 @@ def reaches(function: Any, ours: Any) -> bool:
     while function is not None and function is not ours:
         function = getattr(function, "__wrapped__", None)
     return function is not None
+
+
+def put(owner: Any, name: str, value: Any) -> None:
+    """Gives an attribute of a module or class of the host another value."""
+    setattr(owner, name, value)
+
+
+def put_for_good(hook: str, owner: Any, name: str, ours: Any, does: str) -> None:
+    """Puts a function of ours, which calls the host's, in its place.
+
+    Args:
+        does: what the hook list says of it.
+    """
+    put(owner, name, ours)
+    record(hook, State.APPLIED, does, in_force=lambda: reaches(getattr(owner, name), ours))
+
+
+@contextlib.contextmanager
+def put_meanwhile(hook: str, owner: Any, does: str, **values: Any) -> Iterator[None]:
+    """Gives attributes other values for the block, unless that is switched off."""
+    if switched_off(hook):
+        yield
+        return
+    before = {name: getattr(owner, name) for name in values}
+    record(hook, State.APPLIED, does)
+    try:
+        for name, value in values.items():
+            put(owner, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            put(owner, name, value)
+
+
+@contextlib.contextmanager
+def listening(hook: str, listener: logging.Handler, does: str) -> Iterator[None]:
+    """Has a listener hear all that is logged in the block, unless that is switched off."""
+    if switched_off(hook):
+        yield
+        return
+    record(hook, State.APPLIED, does)
+    root = logging.getLogger()
+    root.addHandler(listener)
+    try:
+        yield
+    finally:
+        root.removeHandler(listener)
+
+
+def take_out(hook: str, entries: list[Any], entry: Any, does: str) -> None:
+    """Takes an entry out of a list of the host."""
+    entries[:] = [other for other in entries if other is not entry]
+    record(hook, State.APPLIED, does)
 
 
 def _as_it_is(hook: Hook) -> Hook:

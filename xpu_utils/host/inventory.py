@@ -17,7 +17,10 @@ from ..doctor.unused import unused
 from ..machine.devices import Device, Inventory, Rejection, find_devices
 from ..placement import Placement, place
 from ..recovery.faults import lost_devices
+from . import hooks
 from .neighbours import without_dynamic_vram
+
+DEFAULT_HOOK = hooks.named("default device while loading")
 
 
 def host_inventory() -> Inventory:
@@ -97,13 +100,9 @@ def as_default(device: torch.device) -> Iterator[None]:
     For the CPU this is what --cpu does; for an accelerator it is PyTorch's current device, which ComfyUI asks.
     """
     if device.type == "cpu":
-        previous = model_management.cpu_state
-        model_management.cpu_state = model_management.CPUState.CPU
-        try:
-            with without_dynamic_vram():
-                yield
-        finally:
-            model_management.cpu_state = previous
+        does, cpu = "files for the CPU are loaded as with --cpu", model_management.CPUState.CPU
+        with hooks.put_meanwhile(DEFAULT_HOOK, model_management, does, cpu_state=cpu), without_dynamic_vram():
+            yield
     else:
         with torch.get_device_module(device.type).device(device.index):
             yield

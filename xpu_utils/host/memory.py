@@ -17,7 +17,7 @@ from ..memory.free import count_as_ours, read_memory
 from ..recovery.faults import first_line
 from ..telemetry.readings import Unavailable
 from . import neighbours
-from .hooks import State, named, reaches, record, switched_off
+from .hooks import State, named, put, reaches, record, switched_off
 from .inventory import host_inventory
 
 FREE_MEMORY_HOOK = named("free memory")
@@ -43,8 +43,9 @@ def apply_free_memory_hook() -> None:
         return
     if neighbours.aimdo_manages_memory():
         count_as_ours(neighbours.aimdo_bytes)
-    model_management.get_free_memory = _truthful(stock, devices)
-    _record_applied(model_management.get_free_memory, devices)
+    ours = _truthful(stock, devices)
+    put(model_management, "get_free_memory", ours)
+    _record_applied(ours, devices)
 
 
 def _record_applied(ours: Any, devices: Mapping[torch.device, Device]) -> None:

@@ -17,6 +17,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 
 from ..machine.devices import Device
+from . import hooks
 
 try:
     from comfy_aimdo import control as aimdo
@@ -30,6 +31,8 @@ try:
     import comfy_kitchen as kitchen
 except ImportError:
     kitchen = None
+
+DYNAMIC_HOOK = hooks.named("DynamicVRAM on the CPU")
 
 _KERNEL_NAMES = ("omnixpu", "esimd")
 """What OmniXPU registers its attention as, newest first."""
@@ -81,14 +84,12 @@ def without_dynamic_vram() -> Iterator[None]:
 
     Under it they leave weights mapped read-only, and in the file's format, also for a device that it does not serve.
     """
-    enabled = getattr(memory_management, "aimdo_enabled", False)
-    try:
-        if enabled:
-            memory_management.aimdo_enabled = False
+    if not dynamic_vram():
         yield
-    finally:
-        if enabled:
-            memory_management.aimdo_enabled = True
+        return
+    does = "models are loaded to the CPU without DynamicVRAM"
+    with hooks.put_meanwhile(DYNAMIC_HOOK, memory_management, does, aimdo_enabled=False):
+        yield
 
 
 def aimdo_bytes(device: Device) -> int:

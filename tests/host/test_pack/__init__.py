@@ -5,10 +5,43 @@ from __future__ import annotations
 import inspect
 import os
 import sys
+import threading
 
 import folder_paths
 import torch
+from comfy import model_management
 from safetensors.torch import save_file
+
+
+def say_thread(what):
+    print(f"TEST: {what} in thread {threading.get_ident()}", flush=True)
+
+
+unload_all_models = model_management.unload_all_models
+
+
+def told():
+    say_thread("unloading")
+    unload_all_models()
+
+
+model_management.unload_all_models = told
+
+
+class TestPatches:
+    """What stands in for a model's functions."""
+
+    RETURN_TYPES = ()
+    OUTPUT_NODE = True
+    FUNCTION = "look"
+    CATEGORY = "test"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"model": ("MODEL", {})}}
+
+    def look(self, model):
+        return {"ui": {"patches": sorted({type(patch).__name__ for patch in model.object_patches.values()})}}
 
 
 class TestDump:
@@ -54,6 +87,7 @@ class TestLatent:
         return {"required": {"width": ("INT", {}), "height": ("INT", {})}, "optional": {"value": ("FLOAT", {})}}
 
     def make(self, width, height, value=0.0):
+        say_thread("a node")
         samples = torch.full((1, 1, 1, 1), float(value)).expand(1, 4, height, width)  # of no memory, whatever its size
         return ({"samples": samples},)
 
@@ -119,5 +153,5 @@ class TestReplaced:
 
 
 NODE_CLASS_MAPPINGS = {
-    node.__name__: node for node in (TestDump, TestLatent, TestChoice, TestConditioning, TestReplaced)
+    node.__name__: node for node in (TestDump, TestPatches, TestLatent, TestChoice, TestConditioning, TestReplaced)
 }

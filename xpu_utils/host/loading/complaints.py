@@ -10,6 +10,9 @@ from pathlib import Path
 
 from ...weights.check import CheckpointError, part_of_several
 from ...weights.header import LoadError
+from ..hooks import listening, named
+
+HOOK = named("missing weights")
 
 # What begins the warnings with which ComfyUI reports weights that it did not find in a file, and then goes on with
 # uninitialised memory in their place -> parts of names that such files leave out rightly.
@@ -68,12 +71,8 @@ def _raised_by(error: Exception) -> str:
 def missing_weights() -> Iterator[list[str]]:
     """The names of required weights that the host misses in the block; it only logs them."""
     listener = _Listener()
-    root = logging.getLogger()
-    root.addHandler(listener)
-    try:
+    with listening(HOOK, listener, "files that lack weights are refused, by what ComfyUI logs"):
         yield listener.missing
-    finally:
-        root.removeHandler(listener)
 
 
 class _Listener(logging.Handler):

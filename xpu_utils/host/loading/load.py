@@ -24,10 +24,13 @@ from comfy.cli_args import args
 from ...choice import AUTO
 from ...decision import Kind
 from ...placement import Placement
+from ...precision import name_of
 from ...recovery.faults import FaultKind
 from ...recovery.ladder import Failure, Rung
 from ...residency import ALL
 from ...weights.check import CheckpointError, check_file
+from ...weights.conversion import HALVES
+from .. import hooks
 from ..choices import check_input, model_files, vae_names
 from ..inventory import as_default, placement_for
 from ..placing.deciding import file_format
@@ -41,6 +44,8 @@ from ..streaming import may_stream
 from ..target import HOST, is_dynamic
 from .complaints import explained, missing_weights
 from .straight import Reading, straight
+
+VAE_HOOK = hooks.named("VAE format")
 
 Read = TypeVar("Read")
 
@@ -338,14 +343,12 @@ def _clip_options(device: torch.device, dtype: torch.dtype | None) -> dict[str, 
 @contextlib.contextmanager
 def _vae_dtype(dtype: torch.dtype | None) -> Iterator[None]:
     """Has a checkpoint's VAE take this dtype at once, as ComfyUI's own flags do: later it would have been rounded."""
-    flags = {"fp32_vae": torch.float32, "bf16_vae": torch.bfloat16, "fp16_vae": torch.float16}
-    before = {flag: getattr(args, flag) for flag in flags}
-    try:
-        if dtype in flags.values():
-            vars(args).update({flag: dtype == flags[flag] for flag in flags})
+    if dtype not in (torch.float32, *HALVES):
         yield
-    finally:
-        vars(args).update(before)
+        return
+    wanted = {f"{name_of(known)}_vae": known == dtype for known in (torch.float32, *HALVES)}
+    with hooks.put_meanwhile(VAE_HOOK, args, "a VAE is loaded in its format, as by ComfyUI's flags", **wanted):
+        yield
 
 
 def is_loading() -> bool:

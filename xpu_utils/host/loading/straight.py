@@ -31,12 +31,13 @@ from ...weights.header import LoadError, entries
 from ...weights.mapped import note_mapped
 from ...weights.pinned import Packer, PinnedMemoryError, shared_pool
 from ...weights.spans import Span
-from ..hooks import State, named, record, switched_off
+from ..hooks import State, named, put_meanwhile, record, switched_off
 from ..neighbours import pack_of
 from ..target import HOST
 
 HOOK = named("straight loading")
 
+_DOES = "loaders of this pack read files straight into the models"
 _FUNCTION = "load_torch_file"
 _ALIGNMENT_BYTES = 64
 """Of torch's own host memory. MKL sums in another order where fp32 weights begin elsewhere."""
@@ -111,7 +112,7 @@ def _possible() -> bool:
     if getattr(comfy.utils, "DISABLE_MMAP", False):
         record(HOOK, State.STOOD_DOWN, "ComfyUI was started with --disable-mmap")
         return False
-    record(HOOK, State.APPLIED, "loaders of this pack read files straight into the models")
+    record(HOOK, State.APPLIED, _DOES)
     return True
 
 
@@ -128,13 +129,10 @@ def _told_of_files(reading: Reading) -> Iterator[None]:
         return answer
 
     holders = [module for module in (comfy.utils, comfy.clip_vision) if getattr(module, _FUNCTION, None) is stock]
-    for module in holders:
-        setattr(module, _FUNCTION, load_torch_file)
-    try:
-        yield
-    finally:
+    with contextlib.ExitStack() as until_read:
         for module in holders:
-            setattr(module, _FUNCTION, stock)
+            until_read.enter_context(put_meanwhile(HOOK, module, _DOES, load_torch_file=load_torch_file))
+        yield
 
 
 @dataclasses.dataclass(frozen=True)

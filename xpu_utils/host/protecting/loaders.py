@@ -20,6 +20,7 @@ from ...decision import Kind
 from ...placement import Placement
 from ...recovery.faults import FaultKind
 from ...recovery.ladder import Failure, Rung
+from .. import hooks
 from ..inventory import as_default
 from ..loading.load import is_loading, read_to_its_device
 from ..loading.straight import straight
@@ -33,6 +34,7 @@ from .touches import Touch, Work
 from .twins import Twins, default_device
 
 HOOK = "protected loading"
+_DOES = "core's loaders read straight, models remember their files"
 
 CHECKPOINT = "load_checkpoint_guess_config"
 _PARTS = ("output_model", "output_clip", "output_vae", "output_clipvision")
@@ -49,7 +51,7 @@ class Loaders:
         """One for all of them: each is given one or several files first."""
         functions = [(comfy.sd, name) for name in (CHECKPOINT, "load_diffusion_model", "load_clip")]
         functions += [(comfy.controlnet, "load_controlnet"), (comfy.clip_vision, "load")]
-        return (Touch(HOOK, "core's loaders read straight, models remember their files", functions, self._loading),)
+        return (Touch(HOOK, _DOES, functions, self._loading),)
 
     def _loading(self, stock: Callable[..., Any], *arguments: Any, **keywords: Any) -> Work | None:
         given = inspect.signature(stock).bind(*arguments, **keywords)
@@ -121,12 +123,8 @@ def _met(read: Callable[..., Any], placement: Placement) -> Any:
 @contextlib.contextmanager
 def _built_on_host() -> Iterator[None]:
     """Has ComfyUI build models in host memory in the block, in the formats that it chose for their device."""
-    smart = model_management.DISABLE_SMART_MEMORY
-    model_management.DISABLE_SMART_MEMORY = True
-    try:
+    with hooks.put_meanwhile(HOOK, model_management, _DOES, DISABLE_SMART_MEMORY=True):
         yield
-    finally:
-        model_management.DISABLE_SMART_MEMORY = smart
 
 
 def _model(answer: Any) -> Any:

@@ -52,7 +52,7 @@ class Touch:
             if there is not None and (owner, name) not in self._stock:
                 ours = self._standing_in(there)
                 self._stock[owner, name] = (there, ours)
-                setattr(owner, name, ours)
+                hooks.put(owner, name, ours)
         self._report()
 
     def take_back(self) -> None:
@@ -62,7 +62,7 @@ class Touch:
         self._active = False
         for (owner, name), (there, ours) in list(self._stock.items()):
             if vars(owner).get(name) is ours:
-                setattr(owner, name, there)
+                hooks.put(owner, name, there)
                 del self._stock[owner, name]
 
     def _report(self) -> None:

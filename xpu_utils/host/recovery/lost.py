@@ -26,6 +26,7 @@ PLACEMENT = "xpu_nodes.placement"
 
 EMPTY_CACHE_HOOK = "cache emptying after a lost device"
 DEFAULT_HOOK = "default device after a lost device"
+LOADED_HOOK = "loaded models"
 
 _led: weakref.WeakSet[Any] = weakref.WeakSet()
 """The patchers that are led around devices which get lost."""
@@ -128,21 +129,28 @@ def _recover_now(patcher: Any) -> None:
 
 def _forget_loaded(device: torch.device) -> None:
     """Drops ComfyUI's entries for models on the device: unloading them would only fail."""
-    for index in reversed(range(len(model_management.current_loaded_models))):
-        loaded = model_management.current_loaded_models[index]
+    if hooks.switched_off(LOADED_HOOK):
+        return
+    for loaded in list(model_management.current_loaded_models):
         if loaded.device == device:
             if loaded.model_finalizer is not None:
                 loaded.model_finalizer.detach()
-            model_management.current_loaded_models.pop(index)
+            take_out_loaded(loaded)
+
+
+def take_out_loaded(loaded: Any) -> None:
+    """Takes a model out of ComfyUI's list of those that are loaded."""
+    does = "models on a lost device, and those that move, leave ComfyUI's list"
+    hooks.take_out(LOADED_HOOK, model_management.current_loaded_models, loaded, does)
 
 
 def _replace_default(device: torch.device) -> None:
     """Has ComfyUI use another default device if the lost one was it."""
-    if model_management.get_torch_device() != device:
+    if model_management.get_torch_device() != device or hooks.switched_off(DEFAULT_HOOK):
         return
     best = host_inventory().best
     if best.type == "cpu":
-        model_management.cpu_state = model_management.CPUState.CPU  # what --cpu does
+        hooks.put(model_management, "cpu_state", model_management.CPUState.CPU)  # what --cpu does
         _record_default(device, best)
         return
     torch.get_device_module(best.type).set_device(best.index)
@@ -172,13 +180,13 @@ def _default_to_a_living_device() -> None:
         return host_inventory().best.torch_device if is_lost(device) else device
 
     get_torch_device.xpu_nodes = True  # type: ignore[attr-defined]
-    model_management.get_torch_device = get_torch_device
+    hooks.put(model_management, "get_torch_device", get_torch_device)
 
 
 def _survive_empty_cache() -> None:
     """ComfyUI empties the cache of all devices between prompts; a lost one must not end its worker thread."""
     original: Callable[..., Any] = model_management.soft_empty_cache
-    if getattr(original, "xpu_nodes", False):
+    if getattr(original, "xpu_nodes", False) or hooks.switched_off(EMPTY_CACHE_HOOK):
         return
 
     @functools.wraps(original)
@@ -190,10 +198,5 @@ def _survive_empty_cache() -> None:
                 raise
 
     soft_empty_cache.xpu_nodes = True  # type: ignore[attr-defined]
-    model_management.soft_empty_cache = soft_empty_cache
-    hooks.record(
-        EMPTY_CACHE_HOOK,
-        hooks.State.APPLIED,
-        "errors of a lost device are passed over",
-        in_force=lambda: hooks.reaches(model_management.soft_empty_cache, soft_empty_cache),
-    )
+    does = "errors of a lost device are passed over"
+    hooks.put_for_good(EMPTY_CACHE_HOOK, model_management, "soft_empty_cache", soft_empty_cache, does)

@@ -11,19 +11,19 @@ import comfy.model_management as model_management
 import torch
 
 from ...machine.devices import Device
+from ..hooks import switched_off
 from ..inventory import host_inventory
 from ..target import HOST, retarget
-from .lost import lead_to, placement_of
+from .lost import LOADED_HOOK, lead_to, placement_of, take_out_loaded
 from .weights import recover
 
 
 def unload(patcher: Any) -> None:
     """Takes a model's weights off its device, back to the host."""
-    for index in reversed(range(len(model_management.current_loaded_models))):
-        loaded = model_management.current_loaded_models[index]
+    for loaded in [] if switched_off(LOADED_HOOK) else list(model_management.current_loaded_models):
         if loaded.model is not None and patcher.is_clone(loaded.model):
             loaded.model_unload()
-            model_management.current_loaded_models.pop(index)
+            take_out_loaded(loaded)
     if patcher.model.device != HOST:
         patcher.detach()
 

@@ -12,7 +12,7 @@ import torch
 from ...calls import Call
 from ...recovery.faults import FaultKind
 from ...recovery.ladder import Failure
-from ..hooks import State, named, reaches, record, switched_off
+from ..hooks import State, named, put_for_good, record, switched_off
 from ..recovery.rungs import STOPS
 from ..target import HOST
 
@@ -36,13 +36,7 @@ def apply_preview_hook() -> None:
             previewer.decode_latent_to_preview_image = _Decoder(previewer.decode_latent_to_preview_image, device)
         return previewer
 
-    latent_preview.get_previewer = get_previewer
-    record(
-        HOOK,
-        State.APPLIED,
-        "previews are made on their own device",
-        in_force=lambda: reaches(latent_preview.get_previewer, get_previewer),
-    )
+    put_for_good(HOOK, latent_preview, "get_previewer", get_previewer, "previews are made on their own device")
 
 
 class _Decoder:
