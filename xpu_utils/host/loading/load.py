@@ -23,6 +23,7 @@ from comfy.cli_args import args
 
 from ...choice import AUTO
 from ...decision import Kind
+from ...machine.devices import Device
 from ...placement import Placement
 from ...precision import name_of
 from ...recovery.faults import FaultKind
@@ -43,7 +44,8 @@ from ..running.upscaling import PlacedUpscaler
 from ..streaming import may_stream
 from ..target import HOST, is_dynamic
 from .complaints import explained, missing_weights
-from .straight import Reading, straight
+from .reading import Reading
+from .straight import straight
 
 VAE_HOOK = hooks.named("VAE format")
 
@@ -210,14 +212,12 @@ def load_controlnet(name: str, placement: Placement) -> tuple[Any, Placement]:
     Raises:
         CheckpointError: the file cannot be used.
     """
-    path = model_path("controlnet", name)
+    options = _options(file_format(placement, Kind.CONTROLNET))
 
-    def read(device: torch.device) -> Any:
-        with _loading(device, path):
-            options = _options(file_format(placement, Kind.CONTROLNET))
-            return comfy.controlnet.load_controlnet(str(path), model_options=options)
+    def load(path: str) -> Any:
+        return comfy.controlnet.load_controlnet(path, model_options=options)
 
-    control, placement = _read_to(placement, read)
+    control, placement, read = _read_file("controlnet", name, placement, load)
     if control is None:
         raise CheckpointError(f"{name} holds no ControlNet: choose another file.")
     for patcher in control.get_models():
@@ -231,13 +231,7 @@ def load_clip_vision(name: str, placement: Placement) -> tuple[Any, Placement]:
     Raises:
         CheckpointError: the file cannot be used.
     """
-    path = model_path("clip_vision", name)
-
-    def read(device: torch.device) -> Any:
-        with _loading(device, path):
-            return comfy.clip_vision.load(str(path))
-
-    vision, placement = _read_to(placement, read)
+    vision, placement, read = _read_file("clip_vision", name, placement, lambda path: comfy.clip_vision.load(path))
     if vision is None:
         raise CheckpointError(f"{name} holds no CLIP vision model: choose another file.")
     _keep_way(vision.patcher, name, placement, lambda device: read(device).patcher)
@@ -252,17 +246,14 @@ def load_upscale_model(name: str, placement: Placement) -> tuple[PlacedUpscaler,
     """
     from spandrel import ImageModelDescriptor, ModelLoader, UnsupportedModelError
 
-    path = model_path("upscale_models", name)
-
-    def read(device: torch.device) -> Any:
-        with _loading(device, path):
-            weights = comfy.utils.load_torch_file(str(path), safe_load=True)
-            if "module.layers.0.residual_group.blocks.0.norm1.weight" in weights:
-                weights = comfy.utils.state_dict_prefix_replace(weights, {"module.": ""})
-            return ModelLoader().load_from_state_dict(weights).eval()
+    def load(path: str) -> Any:
+        weights = comfy.utils.load_torch_file(path, safe_load=True)
+        if "module.layers.0.residual_group.blocks.0.norm1.weight" in weights:
+            weights = comfy.utils.state_dict_prefix_replace(weights, {"module.": ""})
+        return ModelLoader().load_from_state_dict(weights).eval()
 
     try:
-        model, placement = _read_to(placement, read)
+        model, placement, read = _read_file("upscale_models", name, placement, load)
     except UnsupportedModelError as error:
         raise CheckpointError(f"{name} is no upscale model that is known here: choose another file.") from error
     if not isinstance(model, ImageModelDescriptor):
@@ -287,26 +278,48 @@ def _keep_way(patcher: Any, name: str, placement: Placement, read: Callable[[tor
         patcher.cached_patcher_init = (again, ())
 
 
+def _read_file(
+    folder: str, name: str, placement: Placement, load: Callable[[str], Read]
+) -> tuple[Read, Placement, Callable[[torch.device], Read]]:
+    """Reads one file as `_read_to` does; the third answer is what reads it, with a device as ComfyUI's default."""
+    path = model_path(folder, name)
+
+    def read(device: torch.device) -> Read:
+        with _loading(device, path):
+            return load(str(path))
+
+    return *_read_to(placement, read), read
+
+
 def _read_to(placement: Placement, read: Callable[[torch.device], Read]) -> tuple[Read, Placement]:
     """Reads with the placement's device as ComfyUI's default, or with the host as that where the device fails.
 
     ComfyUI's loaders put small models onto the device at once; where that fails they can go there later.
     """
-    device = placement.device.torch_device
     try:
-        return read(device), placement
+        return read(placement.device.torch_device), placement
     except (RuntimeError, MemoryError) as error:
         failure = Failure.of(error)
-    if failure.kind is FaultKind.UNKNOWN or device == HOST:
-        raise failure.error
-    report_fault(failure, Rung.HOST, device=placement.device.id, stage="load", words="loading to main memory")
+    leave_for_host(failure, placement.device)
     if failure.kind is FaultKind.DEVICE_LOST:
-        lose_dead(failure.error)
         again = placement_for(placement.device.id, placement.precision, placement.resident)
         placement = dataclasses.replace(again, requested=placement.requested)
-    else:
-        free_others(device, [])
     return read(HOST), placement
+
+
+def leave_for_host(failure: Failure, device: Device) -> None:
+    """Reports that a file is read to the host because its device failed, and frees what that holds.
+
+    Raises:
+        BaseException: the failure itself, where that is no reason.
+    """
+    if failure.kind is FaultKind.UNKNOWN or device.type == "cpu":
+        raise failure.error
+    report_fault(failure, Rung.HOST, device=device.id, stage="load", words="loading to main memory")
+    if failure.kind is FaultKind.DEVICE_LOST:
+        lose_dead(failure.error)
+    else:
+        free_others(device.torch_device, [])
 
 
 def read_to_its_device(model: Any, device: torch.device, resident: str, reading: Reading | None) -> bool:

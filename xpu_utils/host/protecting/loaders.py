@@ -18,16 +18,13 @@ import torch
 from ...choice import AUTO
 from ...decision import Kind
 from ...placement import Placement
-from ...recovery.faults import FaultKind
-from ...recovery.ladder import Failure, Rung
+from ...recovery.ladder import Failure
 from .. import hooks
 from ..inventory import as_default
-from ..loading.load import is_loading, read_to_its_device
+from ..loading.load import is_loading, leave_for_host, read_to_its_device
 from ..loading.straight import straight
 from ..placing.deciding import file_format
-from ..recovery.lost import follow, lose_dead
-from ..recovery.moving import free_others
-from ..recovery.rungs import report_fault
+from ..recovery.lost import follow
 from ..recovery.weights import remember
 from ..target import HOST
 from .touches import Touch, Work
@@ -109,13 +106,7 @@ def _met(read: Callable[..., Any], placement: Placement) -> Any:
         return read(on_host=False)
     except (RuntimeError, MemoryError) as error:
         failure = Failure.of(error)
-    if failure.kind is FaultKind.UNKNOWN or placement.device.type == "cpu":
-        raise failure.error
-    report_fault(failure, Rung.HOST, device=placement.device.id, stage="load", words="loading to main memory")
-    if failure.kind is FaultKind.DEVICE_LOST:
-        lose_dead(failure.error)
-    else:
-        free_others(placement.device.torch_device, [])
+    leave_for_host(failure, placement.device)
     with _built_on_host():
         return read(on_host=True)
 
