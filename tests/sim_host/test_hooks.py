@@ -97,6 +97,7 @@ def test_what_works_is_done_where_a_part_fails(tmp_path: Path) -> None:
     found = run(tmp_path, PARTLY, ["arc-b580", "arc-b580"])
     assert found["given back"] == [True, "and the error is passed on"]
     assert found["hooks"] == [
+        "allocator: on, glibc keeps large freed blocks",
         "memory fraction: on, PyTorch may take at most 100% of xpu:1's memory; xpu:0: no",
     ]
 

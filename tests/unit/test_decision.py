@@ -114,6 +114,17 @@ def test_what_comes_to_the_cpu_never_computes_in_what_that_only_emulates(
     assert subject.computes_in != FP32 or decision.dtype == FP32, "fp32 stays fp32"
 
 
+def test_what_goes_on_on_another_accelerator_computes_as_before() -> None:
+    assert decided(on(XPU, "fp32", carried_over=True), MODEL).dtype == FP16
+
+
+@pytest.mark.parametrize(("formats", "dtype"), [((FP32, BF16), BF16), ((FP32, FP16), FP32), (None, BF16)])
+def test_what_comes_to_the_cpu_follows_the_plan_where_it_can(
+    formats: tuple[torch.dtype, ...] | None, dtype: torch.dtype
+) -> None:
+    assert decided(on(CPU, carried_over=True), Subject(Kind.UPSCALER, FP16, formats)).dtype == dtype
+
+
 def test_after_a_step_was_repeated_in_fp32_the_cpu_goes_on_in_fp32() -> None:
     assert decided(on(CPU, "fp32", carried_over=True), MODEL).dtype == FP32
 

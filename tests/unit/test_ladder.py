@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xpu_utils.recovery.faults import FaultKind, NotFiniteError, classify
+from xpu_utils.recovery.faults import FaultKind, NotFiniteError, classify, first_line, is_dead
 from xpu_utils.recovery.ladder import ADVICE, ORDER, Failure, LadderExhaustedError, Rung, climb
 
 
@@ -106,6 +106,33 @@ def test_a_failure_is_recognised_through_what_caused_it() -> None:
     assert classify(handled) is FaultKind.DEVICE_LOST
 
 
+def test_a_chain_of_errors_that_bites_its_tail_ends() -> None:
+    first, second = ValueError("first"), ValueError("second")
+    first.__context__, second.__context__ = second, first
+    assert classify(first) is FaultKind.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [(MemoryError(), "MemoryError"), (RuntimeError("XPU out of memory.\nmore"), "XPU out of memory.")],
+)
+def test_a_failure_is_told_by_its_first_line_and_holds_no_frames(error: Exception, line: str) -> None:
+    assert first_line(error) == line
+    try:
+        try:
+            raise error
+        except Exception as cause:
+            raise ValueError("while handling it") from cause
+    except ValueError as raised:
+        failure = Failure.of(raised)
+    assert failure.message == "while handling it"
+    assert (failure.error.__traceback__, error.__traceback__) == (None, None)
+
+
+def test_a_device_that_answers_is_not_dead() -> None:
+    assert not is_dead(torch.device("cpu"))
+
+
 def fail_times(count: int, error: BaseException) -> list[BaseException]:
     return [error] * count
 
@@ -128,6 +155,7 @@ def run(
         failing: what the actions of some rungs raise.
     """
     taken: list[Rung] = []
+    met: list[BaseException] = []
     attempts = 0
 
     def attempt() -> str:
@@ -146,12 +174,13 @@ def run(
     answer = climb(
         attempt,
         {rung: (lambda failure, rung=rung: action(rung)) for rung in Rung},
-        on_failure=lambda failure: None,
+        on_failure=lambda failure: met.append(failure.error),
         on_rung=lambda failure, rung, words: taken.append(rung),
         what="sampling step 1",
         passing=(Stop,),
     )
     assert answer == "done"
+    assert len(met) >= len(failures), "every failure is told"
     return taken, attempts
 
 

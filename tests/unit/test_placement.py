@@ -53,6 +53,16 @@ def test_a_missing_device_becomes_the_best_one_and_says_why() -> None:
     assert "asked for xpu:3" in str(placement)
 
 
+def test_a_device_that_is_known_and_cannot_be_used_says_why() -> None:
+    placement = place("xpu:1", inventory(xpu(0), rejected=(Rejection("xpu:1", "it was lost", "restart"),)))
+    assert placement.reason == "xpu:1 cannot be used (it was lost), using xpu:0"
+
+
+def test_where_nothing_differs_only_device_and_precision_are_told() -> None:
+    assert str(place("xpu:1", inventory(xpu(0), xpu(1)), precision="bf16")) == f"xpu:1 ({CPU.name}), bf16"
+    assert not place("xpu:1", inventory(xpu(1))).carried_over
+
+
 @pytest.mark.parametrize("name", ["auto", "cpu", "xpu", "xpu:0", "xpu:12", "cuda:1", "privateuseone"])
 def test_device_names_of_every_form_are_accepted(name: str) -> None:
     check_device_name(name)

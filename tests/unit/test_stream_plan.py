@@ -64,8 +64,9 @@ def test_a_piece_is_copied_before_it_is_used(sizes: list[int]) -> None:
         ([30 << 20] * 200, 200 << 20, 100 << 20),
         ([30 << 20] * 200, 100 << 20, 60 << 20),
         ([1 << 20] * 80, float("inf"), 10 << 20),
+        ([10 << 20, 100 << 20, 10 << 20], 100 << 20, 200 << 20),
     ],
-    ids=["enough", "little", "less than two leaves need", "a small model"],
+    ids=["enough", "little", "less than two leaves need", "a small model", "one large leaf"],
 )
 def test_the_ring_suits_the_device_and_the_model(sizes: list[int], available_bytes: float, expected_bytes: int) -> None:
     assert ring_size(sizes, available_bytes) == expected_bytes
