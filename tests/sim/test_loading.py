@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gc
-import io
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,23 +13,16 @@ from safetensors.torch import save_file
 
 from tests import xpu_sim
 from tests.harness.filling import read_all
-from xpu_utils.weights import spans as file_pieces
-from xpu_utils.weights import to_device as device_reader
 from xpu_utils.weights.fill import fill
 from xpu_utils.weights.header import LoadError, entries
 from xpu_utils.weights.pinned import PinnedMemoryError, PinnedPool
 from xpu_utils.weights.spans import Span
-from xpu_utils.weights.to_device import DeviceReader
 
 DEVICE = torch.device("xpu:0")
 THREADS = 3
-
-
-@pytest.fixture(autouse=True)
-def small_spans(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Many chunks and groups from a small file."""
-    monkeypatch.setattr(device_reader, "CHUNK_BYTES", 10_000)
-    monkeypatch.setattr(device_reader, "GROUP_BYTES", 64_000)
+CHUNK_BYTES = 10_000
+SMALL: dict[str, Any] = {"threads": THREADS, "chunk_bytes": CHUNK_BYTES, "group_bytes": 64_000}
+"""Many chunks and groups from a small file."""
 
 
 @pytest.fixture
@@ -53,7 +47,7 @@ def file(tmp_path: Path, tensors: dict[str, torch.Tensor]) -> Path:
 
 
 def test_every_tensor_arrives_as_it_is(file: Path, tensors: dict[str, torch.Tensor], pool: PinnedPool) -> None:
-    loaded = read_all(file, DEVICE, threads=THREADS, pool=pool)
+    loaded = read_all(file, DEVICE, **SMALL, pool=pool)
     assert loaded.keys() == tensors.keys()
     for name, value in tensors.items():
         assert loaded[name].device == DEVICE
@@ -63,7 +57,7 @@ def test_every_tensor_arrives_as_it_is(file: Path, tensors: dict[str, torch.Tens
 
 
 def test_wide_floats_are_converted_on_the_way(file: Path, tensors: dict[str, torch.Tensor], pool: PinnedPool) -> None:
-    loaded = read_all(file, DEVICE, dtype=torch.bfloat16, threads=THREADS, pool=pool)
+    loaded = read_all(file, DEVICE, dtype=torch.bfloat16, **SMALL, pool=pool)
     for name, value in tensors.items():
         wide = value.dtype in (torch.float16, torch.float32, torch.bfloat16)
         assert loaded[name].dtype == (torch.bfloat16 if wide else value.dtype)
@@ -74,8 +68,8 @@ def test_wide_floats_are_converted_on_the_way(file: Path, tensors: dict[str, tor
 def test_each_byte_is_copied_once_asynchronously_from_bounded_pinned_memory(
     file: Path, tensors: dict[str, torch.Tensor], sim: xpu_sim.Simulation
 ) -> None:
-    pool = PinnedPool((THREADS + 4) * device_reader.CHUNK_BYTES)
-    loaded = read_all(file, DEVICE, threads=THREADS, pool=pool)
+    pool = PinnedPool((THREADS + 4) * CHUNK_BYTES)
+    loaded = read_all(file, DEVICE, **SMALL, pool=pool)
     copies = [copy for copy in sim.statistics().copies if copy.direction == "host_to_device"]
     assert all(copy.pinned and copy.non_blocking and copy.stream != 0 for copy in copies)
     assert sum(copy.bytes for copy in copies) == sum(value.nbytes for value in tensors.values())
@@ -86,7 +80,7 @@ def test_each_byte_is_copied_once_asynchronously_from_bounded_pinned_memory(
 
 def test_each_tensor_owns_its_memory(file: Path, pool: PinnedPool) -> None:
     """ComfyUI moves single weights away and believes that their memory is free then."""
-    loaded = read_all(file, DEVICE, threads=THREADS, pool=pool)
+    loaded = read_all(file, DEVICE, **SMALL, pool=pool)
     before = torch.xpu.memory_allocated(0)
     size_bytes = loaded.pop("layer.5").nbytes
     assert before - torch.xpu.memory_allocated(0) >= size_bytes
@@ -103,7 +97,7 @@ def test_parts_of_a_file_fill_tensors_that_exist(
     ]
     sim.reset_statistics()
     spans = [Span(entry.start, entry.dtype, target) for entry, target in zip(wanted, targets, strict=True)]
-    fill(file, DEVICE, spans, threads=THREADS, pool=PinnedPool(1 << 20))
+    fill(file, DEVICE, spans, **SMALL, pool=PinnedPool(1 << 20))
     assert sum(copy.bytes for copy in sim.statistics().copies) == sum(entry.size_bytes for entry in wanted)
     for entry, target in zip(wanted, targets, strict=True):
         assert torch.equal(target.cpu(), tensors[entry.name].to(target.dtype))
@@ -111,7 +105,7 @@ def test_parts_of_a_file_fill_tensors_that_exist(
 
 def test_progress_counts_bytes_up_to_the_whole(file: Path, tensors: dict[str, torch.Tensor], pool: PinnedPool) -> None:
     seen: list[int] = []
-    read_all(file, DEVICE, pool=pool, threads=THREADS, progress=seen.append)
+    read_all(file, DEVICE, pool=pool, **SMALL, progress=seen.append)
     assert len(seen) > 1
     assert sum(seen) == sum(value.nbytes for value in tensors.values())
 
@@ -122,43 +116,38 @@ def assert_nothing_leaked(pool: PinnedPool, before: int) -> None:
     assert torch.xpu.memory_allocated(0) == before
 
 
-def test_a_file_that_is_cut_off_while_it_is_read_is_one_sentence(
-    file: Path, pool: PinnedPool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_is_cut_off_while_it_is_read_is_one_sentence(file: Path, pool: PinnedPool) -> None:
     before = torch.xpu.memory_allocated(0)
-    begin = DeviceReader.__enter__
-
-    def cut(reader: DeviceReader) -> DeviceReader:
-        with file.open("r+b") as stream:
-            stream.truncate(file.stat().st_size // 2)
-        return begin(reader)
-
-    monkeypatch.setattr(DeviceReader, "__enter__", cut)
+    spans = [
+        Span(entry.start, entry.dtype, torch.empty(entry.shape, dtype=entry.dtype, device=DEVICE))
+        for entry in entries(file)
+    ]
+    os.truncate(file, file.stat().st_size // 2)
     with pytest.raises(LoadError, match=r"^model.safetensors was truncated while it was read: download it again\.$"):
-        read_all(file, DEVICE, pool=pool, threads=THREADS)
+        fill(file, DEVICE, spans, pool=pool, **SMALL)
+    del spans
     assert_nothing_leaked(pool, before)
 
 
-def test_a_disk_that_fails_is_one_sentence(file: Path, pool: PinnedPool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fails_is_one_sentence(pool: PinnedPool) -> None:
+    """The process's own memory is such a file: beyond the last address there is, reading is an error."""
     before = torch.xpu.memory_allocated(0)
-
-    class Failing(io.FileIO):
-        def readinto(self, room: object) -> int:
-            if self.tell() > 100_000:
-                raise OSError(5, "Input/output error")
-            return super().readinto(room)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(file_pieces, "FileIO", Failing)
-    with pytest.raises(LoadError, match=r"could not be read at byte \d+ \(Input/output error\): check the disk\.$"):
-        read_all(file, DEVICE, pool=pool, threads=THREADS)
+    held = torch.ones(300_000, dtype=torch.uint8)
+    starts = (held.data_ptr(), 1 << 47)
+    spans = [Span(start, torch.uint8, torch.empty(300_000, dtype=torch.uint8, device=DEVICE)) for start in starts]
+    with pytest.raises(
+        LoadError, match=r"^mem could not be read at byte \d+ \(Input/output error\): check the disk\.$"
+    ):
+        fill(Path("/proc/self/mem"), DEVICE, spans, pool=pool, **SMALL)
+    del spans
     assert_nothing_leaked(pool, before)
 
 
 def test_a_full_pinned_budget_is_one_sentence(file: Path) -> None:
     before = torch.xpu.memory_allocated(0)
-    pool = PinnedPool(3 * device_reader.CHUNK_BYTES)
+    pool = PinnedPool(3 * CHUNK_BYTES)
     with pytest.raises(PinnedMemoryError, match=r"would exceed the limit .* unload a model or use a smaller one\.$"):
-        read_all(file, DEVICE, pool=pool, threads=THREADS)
+        read_all(file, DEVICE, pool=pool, **SMALL)
     assert_nothing_leaked(pool, before)
 
 
@@ -166,7 +155,7 @@ def test_a_device_that_is_too_small_leaks_nothing(file: Path, pool: PinnedPool, 
     before = torch.xpu.memory_allocated(0)
     sim.add_fault("runtime::malloc", "out_of_memory", nth=3, times=None)
     with pytest.raises(torch.OutOfMemoryError):
-        read_all(file, DEVICE, pool=pool, threads=THREADS)
+        read_all(file, DEVICE, pool=pool, **SMALL)
     sim.clear_faults()
     assert_nothing_leaked(pool, before)
 
@@ -188,5 +177,5 @@ def test_a_damaged_file_is_refused_before_anything_is_allocated(
     file.write_bytes(damage(file.read_bytes()))  # type: ignore[operator]
     before = torch.xpu.memory_allocated(0)
     with pytest.raises(LoadError, match=sentence):
-        read_all(file, DEVICE, pool=pool, threads=THREADS)
+        read_all(file, DEVICE, pool=pool, **SMALL)
     assert_nothing_leaked(pool, before)

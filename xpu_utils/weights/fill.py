@@ -14,7 +14,7 @@ import torch
 
 from .pinned import PinnedPool, shared_pool
 from .spans import Span
-from .to_device import DeviceReader
+from .to_device import CHUNK_BYTES, GROUP_BYTES, DeviceReader
 from .to_host import fill_on_host
 
 THREADS = min(16, os.cpu_count() or 1)
@@ -28,6 +28,8 @@ def fill(
     threads: int = THREADS,
     progress: Callable[[int], None] | None = None,
     pool: PinnedPool | None = None,
+    chunk_bytes: int = CHUNK_BYTES,
+    group_bytes: int = GROUP_BYTES,
 ) -> None:
     """Fills tensors on one device with parts of a file, as far as the device's current stream is concerned.
 
@@ -38,6 +40,8 @@ def fill(
     Args:
         spans: in file order, their targets contiguous; they are taken when their reads can begin, so that an iterator
             may allocate.
+        chunk_bytes: one read, and one page-locked buffer.
+        group_bytes: what is waited for together; two groups are under way at a time.
         progress: called with the size of what was filled since the last call, on the calling thread.
 
     Raises:
@@ -47,7 +51,8 @@ def fill(
     if device.type == "cpu":
         fill_on_host(path, spans, threads, progress)
         return
-    with DeviceReader(path, device, threads, pool or shared_pool()) as reader:
+    sizes = {"chunk_bytes": chunk_bytes, "group_bytes": group_bytes}
+    with DeviceReader(path, device, threads, pool or shared_pool(), **sizes) as reader:
         for group in reader.read(spans):
             group.convert()
             if progress is not None:

@@ -35,15 +35,15 @@ class _Group:
         self.size_bytes = sum(stop - start for start, stop in self._ranges)
         self.reads: list[concurrent.futures.Future[torch.Event]] = []
 
-    def chunks(self) -> Iterator[tuple[int, int]]:
+    def chunks(self, chunk_bytes: int) -> Iterator[tuple[int, int]]:
         """(first byte in the file, size) of the reads that fill the group."""
         begin = end = self._ranges[0][0]
         for start, stop in self._ranges:
             if start > end + _GAP_BYTES:
-                yield from _cut(begin, end)
+                yield from _cut(begin, end, chunk_bytes)
                 begin = start
             end = max(end, stop)
-        yield from _cut(begin, end)
+        yield from _cut(begin, end, chunk_bytes)
 
     def parts(self, start: int, size_bytes: int) -> Iterator[tuple[torch.Tensor, int]]:
         """What a read fills: parts of device memory, and where in the read each begins."""
@@ -61,11 +61,11 @@ class _Group:
         self._rooms.clear()
 
 
-def _groups(spans: Iterable[Span]) -> Iterator[_Group]:
+def _groups(spans: Iterable[Span], group_bytes: int) -> Iterator[_Group]:
     group: list[Span] = []
     size_bytes = 0
     for span in spans:
-        if group and size_bytes + span.size_bytes > GROUP_BYTES:
+        if group and size_bytes + span.size_bytes > group_bytes:
             yield _Group(group)
             group, size_bytes = [], 0
         group.append(span)
@@ -81,15 +81,25 @@ def _room(span: Span) -> torch.Tensor:
     return torch.empty(span.size_bytes, dtype=torch.uint8, device=span.target.device)
 
 
-def _cut(begin: int, stop: int) -> Iterator[tuple[int, int]]:
-    for start in range(begin, stop, CHUNK_BYTES):
-        yield start, min(CHUNK_BYTES, stop - start)
+def _cut(begin: int, stop: int, chunk_bytes: int) -> Iterator[tuple[int, int]]:
+    for start in range(begin, stop, chunk_bytes):
+        yield start, min(chunk_bytes, stop - start)
 
 
 class DeviceReader:
     """Threads that read a file into page-locked buffers and queue their copies to the device."""
 
-    def __init__(self, path: Path, device: torch.device, threads: int, pool: PinnedPool) -> None:
+    def __init__(
+        self,
+        path: Path,
+        device: torch.device,
+        threads: int,
+        pool: PinnedPool,
+        *,
+        chunk_bytes: int,
+        group_bytes: int,
+    ) -> None:
+        self._chunk_bytes, self._group_bytes = chunk_bytes, group_bytes
         self._device = device
         self._threads = threads
         self._pool = pool
@@ -99,7 +109,7 @@ class DeviceReader:
 
     def __enter__(self) -> DeviceReader:
         for _ in range(self._threads + _SPARE_BUFFERS):
-            self._buffers.put((self._pool.slab(CHUNK_BYTES, self._device), None))
+            self._buffers.put((self._pool.slab(self._chunk_bytes, self._device), None))
         self._executor = concurrent.futures.ThreadPoolExecutor(self._threads, "xpu-load")
         return self
 
@@ -114,9 +124,9 @@ class DeviceReader:
 
     def read(self, spans: Iterable[Span]) -> Iterator[_Group]:
         """Each group of spans when its memory is filled, as far as the current stream is concerned."""
-        ahead = 2 + self._threads * CHUNK_BYTES // GROUP_BYTES
+        ahead = 2 + self._threads * self._chunk_bytes // self._group_bytes
         begun: collections.deque[_Group] = collections.deque()
-        for group in _groups(spans):
+        for group in _groups(spans, self._group_bytes):
             if len(begun) == ahead:
                 yield self._finished(begun.popleft())
             self._begin(group)
@@ -128,7 +138,8 @@ class DeviceReader:
         usable = torch.Event(self._device)  # the memory may still be in use for what had it before
         usable.record(torch.accelerator.current_stream(self._device))
         group.reads = [
-            self._executor.submit(self._fill, group, usable, start, size_bytes) for start, size_bytes in group.chunks()
+            self._executor.submit(self._fill, group, usable, start, size_bytes)
+            for start, size_bytes in group.chunks(self._chunk_bytes)
         ]
 
     def _finished(self, group: _Group) -> _Group:
