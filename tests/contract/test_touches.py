@@ -84,12 +84,13 @@ def writes(file: File) -> Iterator[str]:
 
 
 def _imported(file: File) -> set[str]:
-    """Names of what is not the pack's."""
+    """Names of what is not the pack's, but for those that a parameter has too."""
     found: set[str] = set()
+    parameters = {node.arg for node in ast.walk(file.tree) if isinstance(node, ast.arg)}
     for node in ast.walk(file.tree):
         if isinstance(node, ast.Import) or (isinstance(node, ast.ImportFrom) and not node.level):
             found |= {(entry.asname or entry.name).partition(".")[0] for entry in node.names}
-    return found
+    return found - parameters
 
 
 def _changed(node: ast.AST) -> Iterator[ast.expr | str]:

@@ -24,9 +24,9 @@ from .weights import is_lost, recover
 PLACEMENT = "xpu_nodes.placement"
 """Attachment key under which a patcher carries its placement."""
 
-EMPTY_CACHE_HOOK = "cache emptying after a lost device"
-DEFAULT_HOOK = "default device after a lost device"
-LOADED_HOOK = "loaded models"
+EMPTY_CACHE_HOOK = hooks.named("cache emptying after a lost device")
+DEFAULT_HOOK = hooks.named("default device after a lost device")
+LOADED_HOOK = hooks.named("loaded models")
 
 _led: weakref.WeakSet[Any] = weakref.WeakSet()
 """The patchers that are led around devices which get lost."""
