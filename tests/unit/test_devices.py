@@ -62,6 +62,21 @@ def test_a_build_that_reports_nothing_but_a_name_still_gives_a_device(monkeypatc
     assert device.driver_version == ""
 
 
+def test_a_pci_id_in_the_name_tells_what_the_build_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "xpu", xpu_module(SimpleNamespace(name="Intel(R) Graphics [0x64A0]")))
+    device = find_devices().devices[0]
+    assert (device.architecture, device.pci_device_id) == (Architecture.LUNAR_LAKE, 0x64A0)
+    assert device.integrated
+
+
+def test_a_card_of_its_own_comes_before_an_integrated_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    integrated = SimpleNamespace(name="Intel(R) UHD Graphics 770", is_integrated_gpu=True)
+    monkeypatch.setattr(torch, "xpu", xpu_module(integrated, B580, B580))
+    found = find_devices()
+    assert [device.id for device in found.devices] == ["xpu:1", "xpu:2", "xpu:0", "cpu"]
+    assert found.best.id == "xpu:1"
+
+
 def test_a_device_that_cannot_be_asked_is_rejected_and_the_others_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
     def properties(index: int) -> object:
         if index == 0:
@@ -119,7 +134,11 @@ def test_the_cpu_has_its_makers_name(tmp_path: Path) -> None:
         (0xB080, "", Architecture.PANTHER_LAKE),
         (0x9A49, "", Architecture.XE_LP),
         (0x0BD5, "", Architecture.DATA_CENTER_MAX),
+        (0x0B69, "", Architecture.DATA_CENTER_MAX),
+        (0x4F80, "", Architecture.ALCHEMIST),
+        (0xB640, "Intel(R) Arc(TM) Graphics", Architecture.METEOR_LAKE),
         (0x1234, "", Architecture.UNKNOWN),
+        (None, "Intel(R) Data Center GPU Flex 170", Architecture.ALCHEMIST),
         (None, "Intel(R) Arc(TM) 140V GPU (16GB)", Architecture.LUNAR_LAKE),
         (None, "Intel(R) Arc(TM) Pro B50 Graphics", Architecture.BATTLEMAGE),
         (None, "Intel(R) Arc(TM) A580 Graphics", Architecture.ALCHEMIST),

@@ -15,7 +15,7 @@ import torch
 
 from ..recovery.faults import first_line
 from .host_memory import read_host_memory
-from .profiles import OVERRIDES_VARIABLE, Architecture, Profile, architecture_of, known_profiles
+from .profiles import OVERRIDES_VARIABLE, Architecture, Profile, architecture_of, known_profiles, pci_id_in
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Rejection:
 
 @dataclasses.dataclass(frozen=True)
 class Inventory:
-    """All devices, best first (accelerators, then the CPU), and the ones rejected."""
+    """All devices, best first (cards of their own, integrated GPUs, then the CPU), and the ones rejected."""
 
     devices: tuple[Device, ...]
     rejected: tuple[Rejection, ...]
@@ -83,7 +83,7 @@ class Inventory:
 
 
 def find_devices() -> Inventory:
-    """Lists the devices PyTorch can use here, XPUs first, the CPU last, and those that it shows and cannot ask.
+    """Lists the devices PyTorch can use here, the best first, and those that it shows and cannot ask.
 
     Allocates nothing on any device.
     """
@@ -96,7 +96,7 @@ def find_devices() -> Inventory:
 
 
 def _accelerators(profiles: Mapping[Architecture, Profile]) -> tuple[list[Device], list[Rejection]]:
-    """Every accelerator PyTorch can use, XPUs first, and those that it shows and cannot ask."""
+    """Every accelerator PyTorch can use, XPUs and cards of their own first, and those that it shows and cannot ask."""
     current = torch.accelerator.current_accelerator()
     devices: list[Device] = []
     failed: list[Rejection] = []
@@ -106,11 +106,13 @@ def _accelerators(profiles: Mapping[Architecture, Profile]) -> tuple[list[Device
         except RuntimeError as error:
             failed.append(_failed(kind, error))
             continue
+        found = []
         for index in range(count):
             try:
-                devices.append(_accelerator(kind, index, profiles))
+                found.append(_accelerator(kind, index, profiles))
             except (RuntimeError, AssertionError) as error:  # PyTorch asserts that the index is valid
                 failed.append(_failed(f"{kind}:{index}", error))
+        devices += sorted(found, key=lambda device: device.integrated)
     return devices, failed
 
 
@@ -132,7 +134,7 @@ def _accelerator(kind: str, index: int, profiles: Mapping[Architecture, Profile]
     module = getattr(torch, kind)
     properties = getattr(module, "get_device_properties", lambda index: None)(index)
     name = str(getattr(properties, "name", f"{kind}:{index}"))
-    pci_device_id = _integer(getattr(properties, "device_id", None))
+    pci_device_id = _integer(getattr(properties, "device_id", pci_id_in(name)))
     architecture = architecture_of(pci_device_id, name) if kind == "xpu" else Architecture.UNKNOWN
     profile = profiles[architecture]
     total_bytes = int(getattr(properties, "total_memory", 0))

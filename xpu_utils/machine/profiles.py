@@ -115,22 +115,25 @@ PROFILES: dict[Architecture, Profile] = {
 }
 
 _PCI_RANGES: tuple[tuple[int, int, Architecture], ...] = (
+    (0x0B69, 0x0B6E, Architecture.DATA_CENTER_MAX),
     (0x0BD0, 0x0BEF, Architecture.DATA_CENTER_MAX),
     (0x4600, 0x46FF, Architecture.XE_LP),
     (0x4905, 0x4909, Architecture.XE_LP),
     (0x4C80, 0x4C9F, Architecture.XE_LP),
+    (0x4F80, 0x4F88, Architecture.ALCHEMIST),
     (0x5690, 0x56C2, Architecture.ALCHEMIST),
     (0x6420, 0x64FF, Architecture.LUNAR_LAKE),
     (0x7D00, 0x7DFF, Architecture.METEOR_LAKE),
     (0x9A40, 0x9AFF, Architecture.XE_LP),
     (0xA700, 0xA7FF, Architecture.XE_LP),
     (0xB080, 0xB0BF, Architecture.PANTHER_LAKE),
+    (0xB640, 0xB640, Architecture.METEOR_LAKE),
     (0xE200, 0xE2FF, Architecture.BATTLEMAGE),
     (0xFD80, 0xFD8F, Architecture.PANTHER_LAKE),
 )
 
 _NAME_PATTERNS: tuple[tuple[str, Architecture], ...] = (
-    (r"\bA(310|350M|370M|380|530M|550M|570M|580|730M|750|770M?)\b|\bPro A\d", Architecture.ALCHEMIST),
+    (r"\bA(310|350M|370M|380|530M|550M|570M|580|730M|750|770M?)\b|\b(Pro A|Flex 1)\d", Architecture.ALCHEMIST),
     (r"\bB(50|60|65|70|570|580)\b|\bPro B\d", Architecture.BATTLEMAGE),
     (r"\b(130V|140V)\b", Architecture.LUNAR_LAKE),
     (r"\b(130T|140T)\b|\bArc(\(TM\))? Graphics$", Architecture.METEOR_LAKE),
@@ -149,6 +152,12 @@ def architecture_of(pci_device_id: int | None, name: str) -> Architecture:
         if re.search(pattern, name, re.IGNORECASE):
             return architecture
     return Architecture.UNKNOWN
+
+
+def pci_id_in(name: str) -> int | None:
+    """The PCI device id that a driver puts into a name it has no other for: "Intel(R) Graphics [0x64a0]"."""
+    match = re.search(r"\[(0x[0-9a-f]{4})\]", name, re.IGNORECASE)
+    return int(match[1], 16) if match else None
 
 
 def known_profiles() -> tuple[Mapping[Architecture, Profile], str]:
