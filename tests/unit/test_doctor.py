@@ -87,6 +87,29 @@ def test_a_driver_that_aborts_or_hangs_takes_only_the_child_down(command: list[s
     assert set(finding.fixes) == set(SYSTEMS)
 
 
+@pytest.mark.parametrize(
+    ("command", "why"),
+    [
+        (ABORT, r"ends the process when devices are counted \(SIGABRT\)"),
+        (HANG, "does not answer within 1 s when devices are counted"),
+    ],
+)
+def test_a_driver_that_does_not_survive_counting_leaves_a_whole_report(command: list[str], why: str) -> None:
+    left = probe.uncounted(limit_seconds=1 if command is HANG else 30, command=command)
+    assert left is not None
+    assert [device.id for device in left.devices] == ["cpu"]
+    found = examine(machine(inventory=left))
+    (failed,) = (entry for entry in found if entry.state is State.ERROR)
+    assert (failed.code, failed.what) == ("device-failed", "xpu cannot be used")
+    assert re.search(why, failed.evidence)
+    assert machine_module.look(inventory=left).pyzes_problem == "not asked, as the driver failed"
+
+
+@pytest.mark.parametrize("command", [SILENT, FAIL, None])
+def test_devices_that_can_be_counted_are_counted_here(command: list[str] | None) -> None:
+    assert probe.uncounted(command=command) is None
+
+
 def test_what_a_child_computed_before_it_hung_is_kept() -> None:
     line = json.dumps(dataclasses.asdict(Result("softmax", "fp32", 0.0)))
     script = f"import time; print({line!r}, flush=True); time.sleep(60)"

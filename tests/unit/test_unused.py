@@ -88,6 +88,13 @@ def test_a_gpu_whose_driver_failed_has_its_reason_already(what: str) -> None:
     assert len(unused(machine(inventory=misread))) == 1
 
 
+def test_the_reason_of_a_gpu_that_failed_is_not_that_of_another_one() -> None:
+    failed = dataclasses.replace(NOTHING, rejected=(Rejection("xpu:0", "its driver failed", "restart"),))
+    (rejection,) = unused(machine(inventory=failed, gpus=TWO_GPUS))
+    assert rejection.what == "Intel GPU 0xa780"
+    assert rejection.why.startswith(UNKNOWN_TO_RUNTIME)
+
+
 def test_the_reasons_stand_beside_those_that_are_known() -> None:
     known = dataclasses.replace(inventory(b580()), rejected=(Rejection("cuda", "another build", "install it"),))
     assert explained(known).rejected[0] == known.rejected[0]

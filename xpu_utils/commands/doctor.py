@@ -10,7 +10,7 @@ from pathlib import Path
 from ..doctor import probe
 from ..doctor.examine import as_data, as_text, attachment, examine, examine_packs, merge
 from ..doctor.findings import exit_code
-from ..doctor.machine import Machine, look
+from ..doctor.machine import Machine, installed_torch, look
 from ..doctor.server import DEFAULT_ADDRESS, examine_server
 
 REPORT_FILE = Path("xpu-self-test.json")
@@ -34,10 +34,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.set_defaults(run=run)
 
 
+def look_safely() -> Machine:
+    """The facts of this machine, from a child process first where a driver may hang or end the process."""
+    return look(inventory=probe.uncounted() if installed_torch().xpu else None)
+
+
 def run(
     arguments: argparse.Namespace,
     *,
-    look: Callable[[], Machine] = look,
+    look: Callable[[], Machine] = look_safely,
     check: Callable[..., probe.Run] = probe.run,
 ) -> tuple[int, str]:
     """Exit code 0: nothing worse than a note; 1: warnings; 2: errors, or a folder or file that cannot be used."""

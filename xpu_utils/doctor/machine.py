@@ -109,8 +109,13 @@ def look(
     sysfs: Path = SYSFS,
     dri: Path = Path("/dev/dri"),
 ) -> Machine:
-    """Gathers the facts of this machine; starts nothing on any device."""
+    """Gathers the facts of this machine; starts nothing on any device.
+
+    Args:
+        inventory: the devices, where they were counted already, or cannot be.
+    """
     gpus = find_gpus(sysfs)
+    inventory = find_devices() if inventory is None else inventory
     return Machine(
         system=system_name(),
         kernel=platform.release(),
@@ -118,11 +123,11 @@ def look(
         render_nodes=tuple(_render_nodes(dri, _nodes_of_others(gpus, sysfs))),
         loader=_library("ze_loader"),
         level_zero_driver=_library("ze_intel_gpu"),
-        torch_build=_torch_build(),
+        torch_build=installed_torch(),
         packages=_packages(),
-        pyzes_problem=_pyzes_problem(),
+        pyzes_problem=_pyzes_problem(inventory),
         environment={name: value for name, value in os.environ.items() if name.startswith(_VARIABLES)},
-        inventory=find_devices() if inventory is None else inventory,
+        inventory=inventory,
         ram_bytes=read_host_memory().total_bytes,
         free_disk_bytes=shutil.disk_usage(Path(__file__).parent).free,
         host=host,
@@ -190,7 +195,8 @@ def _library(name: str) -> str:
     return found
 
 
-def _torch_build() -> TorchBuild:
+def installed_torch() -> TorchBuild:
+    """The PyTorch of this process."""
     capability = getattr(getattr(torch.backends, "cpu", None), "get_cpu_capability", lambda: "unknown")
     return TorchBuild(
         version=torch.__version__,
@@ -212,7 +218,9 @@ def _packages() -> dict[str, str]:
     return versions
 
 
-def _pyzes_problem() -> str:
+def _pyzes_problem(inventory: Inventory) -> str:
+    if any(entry.what == "xpu" for entry in inventory.rejected):
+        return "not asked, as the driver failed"
     try:
         sysman.load()
     except Unavailable as error:

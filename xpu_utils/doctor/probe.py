@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ..machine.devices import Inventory, Rejection, cpu_device
 from ..selftest.operations import Result
 from .findings import Finding, State, everywhere
 from .system import RUNTIME
@@ -24,6 +25,8 @@ _START = (
 )
 """Not `python -m`: the Python that ComfyUI's Windows package embeds looks neither in the current folder nor in
 PYTHONPATH."""
+
+_LOOK = "import sys; sys.path.insert(0, sys.argv.pop(1)); from xpu_utils.doctor.machine import look; look()"
 
 TIME_LIMIT_SECONDS = 60.0
 """Loading torch takes 5 to 20 s, the first kernel's compilation on Alchemist up to 10 s."""
@@ -106,13 +109,34 @@ def _results(text: str) -> tuple[Result, ...]:
     return tuple(found)
 
 
+def uncounted(*, limit_seconds: float = TIME_LIMIT_SECONDS, command: Sequence[str] | None = None) -> Inventory | None:
+    """Has a child process look for devices first: a driver may hang in that, or end the process.
+
+    Returns:
+        What is left where it did; None where this process can look itself.
+    """
+    child = run("xpu", limit_seconds=limit_seconds, command=command or [sys.executable, "-c", _LOOK, str(ROOT)])
+    if child.code is None:
+        why = f"its driver does not answer within {limit_seconds:.0f} s when devices are counted"
+    elif _aborted(child.code):
+        why = f"its driver ends the process when devices are counted ({_signal_name(child.code)})"
+    else:
+        return None
+    fix = "Restart the machine; if it comes back, update the graphics driver and the kernel."
+    return Inventory((cpu_device(),), (Rejection("xpu", why, fix),))
+
+
+def _aborted(code: int) -> bool:
+    return code < 0 or (sys.platform == "win32" and code > 1)
+
+
 def finding(device: str, run: Run, *, limit_seconds: float = TIME_LIMIT_SECONDS) -> Finding:
     """Judges a child's run."""
     if run.code is None:
         what = f"A kernel on {device} does not end"
         fixes = everywhere("Restart the machine; if it comes back, update the graphics driver and the kernel.")
         return Finding("kernel-hangs", State.ERROR, what, f"no answer within {limit_seconds:.0f} s", fixes)
-    if run.code < 0 or (sys.platform == "win32" and run.code > 1):
+    if _aborted(run.code):
         what = f"The first kernel on {device} aborts: the compute runtime does not fit the kernel driver"
         return Finding("kernel-aborts", State.ERROR, what, f"child ended by {_signal_name(run.code)}", RUNTIME)
     if run.code or not run.results:

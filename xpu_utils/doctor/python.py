@@ -160,10 +160,13 @@ def devices(machine: Machine) -> Iterator[Finding]:
     for device in machine.inventory.accelerators:
         evidence = f"{device.name}, driver {device.driver_version or 'unknown'}"
         yield Finding("device", State.OK, f"{device.id} is usable", evidence)
+    failed = [entry for entry in machine.inventory.rejected if entry.what.split(":")[0] == "xpu"]
+    for entry in failed:
+        yield Finding("device-failed", State.ERROR, f"{entry.what} cannot be used", entry.why, everywhere(entry.fix))
     xpus = [device for device in machine.inventory.devices if device.type == "xpu"]
     runtime = machine.loader if machine.system == "windows" else machine.level_zero_driver
     ready = machine.torch_build.xpu and runtime and all(node.usable for node in machine.render_nodes)
-    if any(gpu.driver for gpu in machine.gpus) and not xpus and ready:
+    if any(gpu.driver for gpu in machine.gpus) and not xpus and not failed and ready:
         fix = "Update Intel's compute runtime and restart: it does not know this GPU yet."
         yield Finding(
             "device-unknown-to-runtime",

@@ -39,7 +39,7 @@ def unused(machine: Machine) -> list[Rejection]:
 
 def _alone(machine: Machine, gpu: Gpu) -> Machine:
     """The machine as if it had no GPU but this one, which PyTorch does not show."""
-    inventory = dataclasses.replace(machine.inventory, devices=machine.inventory.devices[-1:])
+    inventory = Inventory(devices=machine.inventory.devices[-1:], rejected=())
     nodes = tuple(node for node in machine.render_nodes if gpu.render_node in ("", node.path))
     return dataclasses.replace(machine, gpus=(gpu,), render_nodes=nodes, inventory=inventory)
 

@@ -15,7 +15,7 @@ import torch
 
 from ..recovery.faults import first_line
 from .host_memory import read_host_memory
-from .profiles import OVERRIDES_VARIABLE, Architecture, Profile, architecture_of, known_profiles, pci_id_in
+from .profiles import OVERRIDES_VARIABLE, PROFILES, Architecture, Profile, architecture_of, known_profiles, pci_id_in
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +92,7 @@ def find_devices() -> Inventory:
     if problem:
         rejected.append(Rejection(OVERRIDES_VARIABLE, f"{problem}, no value is overridden", "mend or unset it"))
         logging.warning("XPU Nodes: %s: %s; mend or unset it.", OVERRIDES_VARIABLE, rejected[-1].why)
-    return Inventory(devices=(*accelerators, _cpu(profiles)), rejected=tuple(rejected))
+    return Inventory(devices=(*accelerators, cpu_device(profiles)), rejected=tuple(rejected))
 
 
 def _accelerators(profiles: Mapping[Architecture, Profile]) -> tuple[list[Device], list[Rejection]]:
@@ -173,7 +173,7 @@ def _pci_address(properties: Any) -> str:
     return f"{parts[0]:04x}:{parts[1]:02x}:{parts[2]:02x}.0"
 
 
-def _cpu(profiles: Mapping[Architecture, Profile]) -> Device:
+def cpu_device(profiles: Mapping[Architecture, Profile] = PROFILES) -> Device:
     return Device(
         type="cpu",
         index=None,
