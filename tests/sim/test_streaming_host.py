@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import sys
 from collections.abc import Callable
@@ -300,13 +301,8 @@ def test_comfyui_gets_the_memory_it_asks_for_and_the_model_carries_on(build: Any
     unload(model)
 
 
-def test_what_is_asked_for_before_a_stream_has_settled_comes_off_its_budget(
-    build: Any, attach: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from xpu_utils.host import streaming
-
-    monkeypatch.setattr(streaming, "_lessons", {})
-    model = attach(build(), "60%")
+def test_what_is_asked_for_before_a_stream_has_settled_comes_off_its_budget(build: Any, attach: Any) -> None:
+    model = attach(build(), "60%", lessons={})
     step(model)
     budget = stream_of(model).budget_bytes
     model.partially_unload(HOST, 1 << 20)
@@ -340,9 +336,7 @@ def test_an_interrupted_step_leaves_a_model_that_works(build: Any, attach: Any) 
     unload(model)
 
 
-def test_a_full_pinned_budget_falls_back_to_comfyuis_way_in_a_sentence(
-    build: Any, attach: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_pinned_budget_falls_back_to_comfyuis_way_in_a_sentence(build: Any, attach: Any) -> None:
     from xpu_utils.host import hooks, streaming
     from xpu_utils.weights.pinned import PinnedPool
 
@@ -350,8 +344,7 @@ def test_a_full_pinned_budget_falls_back_to_comfyuis_way_in_a_sentence(
     expected = step(whole)
     unload(whole)
     full = PinnedPool(1 << 10)
-    monkeypatch.setattr(streaming, "shared_pool", lambda: full)
-    model = attach(build(), "10%")
+    model = attach(build(), "10%", pool=full)
     model.add_patches(lora(model, 3))
     patched = build()
     patched.add_patches(lora(patched, 3))
@@ -397,13 +390,12 @@ def test_it_stands_down_where_it_has_nothing_to_do(build: Any, attach: Any, resi
     assert "CPU" in hook.reason
 
 
-def test_memory_shared_with_the_host_is_never_streamed_through(
-    build: Any, attach: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from xpu_utils.host import streaming
+def test_memory_shared_with_the_host_is_never_streamed_through(build: Any, attach: Any) -> None:
+    from xpu_utils.host.inventory import host_inventory
+    from xpu_utils.machine.devices import Inventory
 
-    monkeypatch.setattr(streaming, "_is_integrated", lambda model: True)
-    model = attach(build(), "10%")
+    shared = tuple(dataclasses.replace(device, integrated=True) for device in host_inventory().devices)
+    model = attach(build(), "10%", inventory=lambda: Inventory(shared, ()))
     step(model)
     assert stream_of(model) is None
     assert model.loaded_size() == model.model_size()

@@ -20,13 +20,14 @@ from comfy.patcher_extension import CallbacksMP, PatcherInjection
 
 from ..calls import Call
 from ..choice import AUTO
+from ..machine.devices import Inventory
 from ..recovery.faults import lost_devices
 from ..residency import resident_share
 from ..streaming.leaves import collect_leaves, opaque_kind
 from ..streaming.lesson import Lesson
 from ..streaming.plan import ring_size
 from ..streaming.stream import WeightStream
-from ..weights.pinned import PinnedMemoryError, shared_pool
+from ..weights.pinned import PinnedMemoryError, PinnedPool, shared_pool
 from . import hooks
 from .inventory import host_inventory
 from .neighbours import distributed
@@ -43,16 +44,25 @@ _UNPATCH = ("device_to", "unpatch_weights")
 _UNLOAD = ("device_to", "memory_to_free")
 """The first parameters of the host's methods."""
 
-_lessons: dict[tuple[object, ...], Lesson] = {}
+Lessons = dict[tuple[object, ...], Lesson]
+_lessons: Lessons = {}
 """What streams have learnt in this process, by device and by names and sizes of the leaves: a few KB each."""
 
 
-def attach(model: Any, resident: str = AUTO) -> Any:
+def attach(
+    model: Any,
+    resident: str = AUTO,
+    *,
+    pool: PinnedPool | None = None,
+    lessons: Lessons = _lessons,
+    inventory: Callable[[], Inventory] = host_inventory,
+) -> Any:
     """A clone of a MODEL whose weights stream to its device as far as they do not stay there.
 
     Args:
         model: a MODEL that was placed (its `load_device` is final).
         resident: "auto" (as much as fits), "all", or a percentage of the weights.
+        pool: where weights are page-locked; the process's if none is given.
 
     Returns:
         The clone, or the MODEL itself where streaming stands down; `hooks` has the reason.
@@ -72,7 +82,9 @@ def attach(model: Any, resident: str = AUTO) -> Any:
         base: Any = type(streamed)
         streamed.__class__ = _streaming_class(base)
     streamed.is_injected = False
-    streamed.set_attachments(ATTACHMENT, _Session(1.0 if _is_integrated(model) else share))
+    streamed.set_attachments(
+        ATTACHMENT, _Session(1.0 if _is_integrated(model, inventory) else share, pool or shared_pool(), lessons)
+    )
     streamed.set_injections(ATTACHMENT, [PatcherInjection(inject=_inject, eject=_eject)])
     streamed.remove_callbacks_with_key(CallbacksMP.ON_DETACH, ATTACHMENT)
     streamed.add_callback_with_key(CallbacksMP.ON_DETACH, ATTACHMENT, _detached)
@@ -134,23 +146,28 @@ def _obstacle(model: Any, share: float | None) -> str:
     return f"nothing tells of what {unknown} tensors are made" if unknown else ""
 
 
-def _is_integrated(model: Any) -> bool:
+def _is_integrated(model: Any, inventory: Callable[[], Inventory] = host_inventory) -> bool:
     """Whether the device's memory is the host's: copying to it, over and over, would gain nothing."""
-    device = host_inventory().find(str(model.load_device))
+    device = inventory().find(str(model.load_device))
     return device is not None and device.integrated
 
 
 class _Session:
     """The stream of one model, shared by the clones of its patcher."""
 
-    def __init__(self, share: float | None) -> None:
+    def __init__(self, share: float | None, pool: PinnedPool, lessons: Lessons) -> None:
         self.share = share
+        self._pool, self._lessons = pool, lessons
         self.stream: WeightStream | None = None
         self.owner: Callable[[], Any] = lambda: None
         """The clone that was loaded last, while it lives."""
         self.patching_device: torch.device | None = None
         """Set while ComfyUI loads to the host: where patches are computed all the same."""
         self._kept_bytes = 0
+
+    def for_other_weights(self) -> _Session:
+        """A stream of its own for a copy of the model."""
+        return _Session(self.share, self._pool, self._lessons)
 
     def fits(self, model_bytes: int, available_bytes: float) -> bool:
         """Whether all weights stay on the device."""
@@ -173,7 +190,7 @@ class _Session:
         """
         root = model.model.diffusion_model
         leaves = collect_leaves(
-            root, shared_pool(), device, streamable=lambda module: hasattr(module, "comfy_cast_weights")
+            root, self._pool, device, streamable=lambda module: hasattr(module, "comfy_cast_weights")
         )
         self._kept_bytes = max(0, model.model_size() - sum(leaf.size_bytes for leaf in leaves))
         ring_bytes = ring_size([leaf.size_bytes for leaf in leaves], available_bytes)
@@ -181,13 +198,13 @@ class _Session:
         if sum(leaf.size_bytes for leaf in leaves if not leaf.pinned) > resident_bytes:
             raise PinnedMemoryError(
                 "Weight streaming: this model needs more page-locked memory than there is (the limit is "
-                f"{shared_pool().limit_bytes >> 20} MiB), ComfyUI's slower way is used: unload other models or choose "
+                f"{self._pool.limit_bytes >> 20} MiB), ComfyUI's slower way is used: unload other models or choose "
                 "a smaller one."
             )
         _move_others(model.model, {leaf.module for leaf in leaves}, device)
         shape = (str(device), *((leaf.name, leaf.size_bytes) for leaf in leaves))
         self.stream = WeightStream(
-            root, leaves, device, ring_bytes=ring_bytes, resident_bytes=resident_bytes, lesson=_lessons.get(shape)
+            root, leaves, device, ring_bytes=ring_bytes, resident_bytes=resident_bytes, lesson=self._lessons.get(shape)
         )
         self._shape = shape
 
@@ -205,7 +222,7 @@ class _Session:
         if self.stream is not None:
             self.stream.release(lost=lost)
             if self.stream.lesson is not None:
-                _lessons[self._shape] = self.stream.lesson
+                self._lessons[self._shape] = self.stream.lesson
             self.stream = None
 
 
@@ -224,7 +241,7 @@ class StreamingPatcher:
         if type(copy) in type(self).__mro__:  # packs whose `clone` sets the class (GGUF) know nothing of ours
             copy.__class__ = type(self)
         if copy.model is not self.model:
-            copy.set_attachments(ATTACHMENT, _Session(self.get_attachment(ATTACHMENT).share))
+            copy.set_attachments(ATTACHMENT, self.get_attachment(ATTACHMENT).for_other_weights())
         return copy
 
     def load(self: Any, *arguments: Any, **keywords: Any) -> None:
