@@ -7,7 +7,9 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..xpu_utils.choice import AUTO
-from ..xpu_utils.host.placing import place as placing
+from ..xpu_utils.host.running.clip import place_clip
+from ..xpu_utils.host.running.sampling import place_model
+from ..xpu_utils.host.running.vae import place_vae
 from .base import PLACE, XPUModelNode, XPUNode, asked_for
 
 
@@ -33,7 +35,7 @@ class XPUPlaceModel(XPUModelNode):
 
     @classmethod
     def execute(cls, model: Any, device: str = AUTO, precision: str = AUTO, resident: str = AUTO) -> io.NodeOutput:
-        return cls.run(lambda: placing.place_model(model, asked_for(device, precision, resident)))
+        return cls.run(lambda: place_model(model, asked_for(device, precision, resident)))
 
 
 class XPUPlaceCLIP(XPUNode):
@@ -54,7 +56,7 @@ class XPUPlaceCLIP(XPUNode):
 
     @classmethod
     def execute(cls, clip: Any, device: str = AUTO, precision: str = AUTO) -> io.NodeOutput:
-        return cls.run(lambda: placing.place_clip(clip, asked_for(device, precision)))
+        return cls.run(lambda: place_clip(clip, asked_for(device, precision)))
 
 
 class XPUPlaceVAE(XPUNode):
@@ -78,7 +80,7 @@ class XPUPlaceVAE(XPUNode):
 
     @classmethod
     def execute(cls, vae: Any, device: str = AUTO, precision: str = AUTO) -> io.NodeOutput:
-        return cls.run(lambda: placing.place_vae(vae, asked_for(device, precision)))
+        return cls.run(lambda: place_vae(vae, asked_for(device, precision)))
 
 
 NODES = (XPUPlaceModel, XPUPlaceCLIP, XPUPlaceVAE)

@@ -44,12 +44,15 @@ class Subject:
     """Those that it can compute in; None where that is any."""
     dynamic: bool = False
     """Whether ComfyUI streams its weights by itself where it goes (DynamicVRAM)."""
+    unshared: str = ""
+    """Why no share of its weights stays on the device as was asked for."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
     """All that will be done to one object."""
 
+    kind: Kind
     placement: Placement
     """Its device, the precision in force, why these differ from what was asked for, and what else is worth saying."""
     dtype: torch.dtype
@@ -62,8 +65,7 @@ def decide(asked: Placement, subject: Subject, *, find_plan: FindPlan, test: Tes
     """Decides what is done to an object.
 
     Args:
-        asked: its device, and the precision and resident share that were asked for. Work that was carried over to the
-            CPU follows the CPU's plan, whatever the precision was on the device that failed; but fp32 stays fp32.
+        asked: its device, and the precision and resident share that were asked for.
     """
     plan = _plan_of(asked, find_plan)
     dtype, why = _carried_over(asked, subject, plan) if asked.carried_over else _format(asked, subject, plan, test)
@@ -73,7 +75,9 @@ def decide(asked: Placement, subject: Subject, *, find_plan: FindPlan, test: Tes
         placement = dataclasses.replace(placement, resident=AUTO)
     elif subject.dynamic and asked.resident != AUTO:
         placement = placement.because(f"DynamicVRAM decides what stays on {asked.device.id}, not {asked.resident}")
-    return Decision(placement, dtype, plan)
+    else:
+        placement = placement.noting(subject.unshared)
+    return Decision(subject.kind, placement, dtype, plan)
 
 
 def file_format(asked: Placement, kind: Kind, *, find_plan: FindPlan) -> torch.dtype | None:
@@ -108,12 +112,13 @@ def _formats(subject: Subject, plan: CpuPlan | None) -> tuple[torch.dtype, ...] 
 
 
 def _carried_over(asked: Placement, subject: Subject, plan: CpuPlan | None) -> tuple[torch.dtype, str]:
-    if asked.device.type != "cpu":
-        return subject.computes_in, ""
-    formats = _formats(subject, plan)
-    stays = torch.float32 in (subject.computes_in, dtype_of(asked.precision))
-    follows = plan is not None and not stays and (formats is None or plan.dtype in formats)
-    return plan.dtype if plan is not None and follows else torch.float32, ""
+    """As `_format`; on the CPU, what the device that failed computed in is no longer the point, but fp32 stays fp32."""
+    formats, wanted = _formats(subject, plan), dtype_of(asked.precision) or subject.computes_in
+    left = subject.computes_in
+    if asked.device.type == "cpu":
+        stays = plan is None or torch.float32 in (wanted, subject.computes_in)
+        wanted, left = torch.float32 if plan is None or stays else plan.dtype, torch.float32
+    return wanted if formats is None or wanted in formats else left, ""
 
 
 def _format(asked: Placement, subject: Subject, plan: CpuPlan | None, test: TestDevice) -> tuple[torch.dtype, str]:

@@ -43,6 +43,14 @@ class Placement:
         """The placement with one more note; an empty one changes nothing."""
         return dataclasses.replace(self, notes=(*self.notes, note)) if note else self
 
+    def moved(self, device: Device, why: str) -> Placement:
+        """Work that goes on elsewhere after its device failed."""
+        return dataclasses.replace(self, device=device, reason=why, notes=(), carried_over=True)
+
+    def in_fp32(self, why: str) -> Placement:
+        """Work that is repeated in fp32 where it is; what it differs in already stays the reason."""
+        return dataclasses.replace(self, precision="fp32", reason=self.reason or why)
+
     def __str__(self) -> str:
         line = f"{self.device.id} ({self.device.name}), {self.precision}"
         if not self.differs:

@@ -139,7 +139,8 @@ def load(checkpoint: Path, precision: str, *, stock: bool = False) -> tuple[Any,
 
     from xpu_utils.decision import Kind
     from xpu_utils.host.placing.deciding import file_format
-    from xpu_utils.host.placing.place import place_model, place_vae
+    from xpu_utils.host.running.sampling import place_model
+    from xpu_utils.host.running.vae import place_vae
     from xpu_utils.machine.devices import find_devices
     from xpu_utils.placement import place
 

@@ -18,7 +18,7 @@ import torch
 from comfy.ldm.flux.model import FluxParams
 
 from xpu_utils.host.inventory import placement_for
-from xpu_utils.host.placing.place import place_model
+from xpu_utils.host.running.sampling import place_model
 from xpu_utils.host.streaming import ATTACHMENT, HOOK
 from xpu_utils.host.target import HOST
 

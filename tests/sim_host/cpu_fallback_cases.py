@@ -26,12 +26,16 @@ from xpu_utils.cpu.attention import Path
 from xpu_utils.cpu.plan import LARGEST, AttentionRule, CpuPlan
 from xpu_utils.host import attention, cpu_engine
 from xpu_utils.host.inventory import placement_for
-from xpu_utils.host.placing.place import place_clip, place_controlnet, place_model, place_vae
-from xpu_utils.host.recovery.lost import lose_dead, placement_of
+from xpu_utils.host.placing.placed import placement_of
+from xpu_utils.host.recovery.lost import lose_dead
 from xpu_utils.host.recovery.rungs import RAN
 from xpu_utils.host.recovery.weights import SOURCE, WeightSource
+from xpu_utils.host.running.clip import place_clip
+from xpu_utils.host.running.controlnet import place_controlnet
 from xpu_utils.host.running.cpu_controls import ControlsOnCpu
+from xpu_utils.host.running.sampling import place_model
 from xpu_utils.host.running.upscaling import PlacedUpscaler, upscale
+from xpu_utils.host.running.vae import place_vae
 from xpu_utils.recovery.faults import lost_devices
 
 from .vae_cases import _vae

@@ -19,7 +19,8 @@ from tests.harness.models import MODELS
 from tests.harness.simulated import COMPUTING
 from xpu_utils.host.inventory import placement_for
 from xpu_utils.host.loading import load as loaders
-from xpu_utils.host.placing import place as placing
+from xpu_utils.host.running.sampling import place_model
+from xpu_utils.host.running.vae import place_vae
 from xpu_utils.host.streaming import ATTACHMENT
 
 CHECKPOINT = "sd15-tiny.safetensors"
@@ -56,7 +57,7 @@ def split(model: Any) -> Any:
 
 
 def placed(model: Any, device: str) -> Any:
-    return placing.place_model(model, placement_for(device, "fp32"))[0]
+    return place_model(model, placement_for(device, "fp32"))[0]
 
 
 def used(part: Any) -> torch.Tensor:
@@ -142,8 +143,8 @@ def case_a_clip() -> dict[str, Any]:
 def case_a_vae() -> dict[str, Any]:
     with flags_for_fp32():
         expected = used(selected(stock(2), "gpu:1"))
-    in_bf16, _ = placing.place_vae(ours(2), placement_for("xpu:0", "bf16"))
-    there, _ = placing.place_vae(ours(2, "xpu:1"), placement_for("xpu:1", "bf16"))
+    in_bf16, _ = place_vae(ours(2), placement_for("xpu:0", "bf16"))
+    there, _ = place_vae(ours(2, "xpu:1"), placement_for("xpu:1", "bf16"))
     return {
         "gpu:1": told(selected(ours(2), "gpu:1"), expected),
         "placed in bf16, gpu:1": told(selected(in_bf16, "gpu:1"), used(there)),

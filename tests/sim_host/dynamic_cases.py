@@ -25,7 +25,8 @@ from xpu_utils.host import hooks, neighbours, streaming  # isort: skip
 from xpu_utils.host.inventory import host_inventory, placement_for  # isort: skip
 from xpu_utils.host.loading import load as loaders  # isort: skip
 from xpu_utils.host.loading.straight import straight  # isort: skip
-from xpu_utils.host.placing.place import place_model  # isort: skip
+from xpu_utils.host.running.sampling import place_model
+
 from xpu_utils.host.target import is_dynamic  # isort: skip
 from xpu_utils.host.running.sampling import sample  # isort: skip
 

@@ -23,12 +23,15 @@ from xpu_utils.host import choices, hooks, streaming
 from xpu_utils.host.attention import VAE_HOOK, use_vae_attention
 from xpu_utils.host.inventory import placement_for
 from xpu_utils.host.loading import load as loading
-from xpu_utils.host.placing import place as placing
-from xpu_utils.host.recovery.moving import cpu, unload
+from xpu_utils.host.recovery.moving import cpu
 from xpu_utils.host.recovery.rungs import placement_after
 from xpu_utils.host.recovery.weights import make_ready, source_of
 from xpu_utils.host.running import coding, sampling
+from xpu_utils.host.running.clip import place_clip
+from xpu_utils.host.running.clip_vision import place_clip_vision
+from xpu_utils.host.running.controlnet import BRIDGE, place_controlnet
 from xpu_utils.host.running.upscaling import PlacedUpscaler, upscale
+from xpu_utils.host.target import unload
 from xpu_utils.placement import Placement
 
 CONTROLNET = "controlnet-sd15-tiny.safetensors"
@@ -154,8 +157,8 @@ class PackClipVision(comfy.clip_vision.ClipVisionModel):
 def case_another_pack_s_clip() -> Any:
     clip = comfy.sd.load_clip([str(MODELS / "text_encoders" / "clip-l.safetensors")])
     clip.__class__ = PackCLIP
-    first, _ = placing.place_clip(clip, placement_for("xpu:1", "fp32"))
-    placed, placement = placing.place_clip(first, placement_for("xpu:0", "fp32"))
+    first, _ = place_clip(clip, placement_for("xpu:1", "fp32"))
+    placed, placement = place_clip(first, placement_for("xpu:0", "fp32"))
     placed.set_tokenizer_option("min_length", 1)
     placed.encode_from_tokens(placed.tokenize("a cat"))
     return {**_kept(placed, PackCLIP, placement), "options_of_the_original": clip.tokenizer_options}
@@ -164,7 +167,7 @@ def case_another_pack_s_clip() -> Any:
 def case_another_pack_s_clip_vision() -> Any:
     vision = comfy.clip_vision.load(str(MODELS / "clip_vision" / "clip-vision-l.safetensors"))
     vision.__class__ = PackClipVision
-    placed, placement = placing.place_clip_vision(vision, placement_for("xpu:0", "fp32"))
+    placed, placement = place_clip_vision(vision, placement_for("xpu:0", "fp32"))
     placed.encode_image(torch.zeros(1, 32, 32, 3))
     return _kept(placed, PackClipVision, placement)
 
@@ -177,7 +180,7 @@ def _kept(placed: Any, kind: type, placement: Placement) -> dict[str, Any]:
 
 def case_a_t2i_adapter() -> Any:
     adapter = T2IAdapter(torch.nn.Identity(), 3, 8, "nearest-exact")
-    return _told(placing.place_controlnet(adapter, placement_for("xpu:1", "fp16"))[1])
+    return _told(place_controlnet(adapter, placement_for("xpu:1", "fp16"))[1])
 
 
 def case_a_controlnet_on_another_device_than_its_inputs() -> Any:
@@ -196,12 +199,12 @@ def case_a_controlnet_on_another_device_than_its_inputs() -> Any:
         "weights": str(weights),
         "outputs": sorted({str(output.device) for group in outputs.values() for output in group}),
         "after": getattr(module.forward, "__func__", None) is type(module).forward,
-        "hook": [str(hook) for hook in hooks.hooks() if hook.name == placing.BRIDGE],
+        "hook": [str(hook) for hook in hooks.hooks() if hook.name == BRIDGE],
     }
 
 
 def case_a_controlnet_without_the_bridge() -> Any:
-    os.environ[hooks.DISABLE_VARIABLE] = placing.BRIDGE
+    os.environ[hooks.DISABLE_VARIABLE] = BRIDGE
     try:
         control, placement = loading.load_controlnet(CONTROLNET, placement_for("xpu:1", "fp32"))
     finally:

@@ -29,10 +29,14 @@ from xpu_utils.host import cpu_engine
 from xpu_utils.host.inventory import placement_for
 from xpu_utils.host.loading.straight import straight
 from xpu_utils.host.memory import apply_free_memory_hook
-from xpu_utils.host.placing.place import place_clip, place_clip_vision, place_controlnet, place_model, place_vae
 from xpu_utils.host.recovery import lost as health
+from xpu_utils.host.running.clip import place_clip
+from xpu_utils.host.running.clip_vision import place_clip_vision
+from xpu_utils.host.running.controlnet import place_controlnet
 from xpu_utils.host.running.preview import apply_preview_hook
+from xpu_utils.host.running.sampling import place_model
 from xpu_utils.host.running.upscaling import PlacedUpscaler
+from xpu_utils.host.running.vae import place_vae
 
 from .cpu_fallback_cases import BF16_PLAN, _conditioning, _plan, _upscaler
 from .vae_cases import _vae

@@ -16,8 +16,7 @@ from comfy.taesd.taesd import TAESD
 
 from tests import xpu_sim
 from xpu_utils.host.inventory import placement_for
-from xpu_utils.host.placing.place import place_vae
-from xpu_utils.host.running.vae import PlacedVAE
+from xpu_utils.host.running.vae import PlacedVAE, place_vae
 
 MIB = 1 << 20
 PLENTY_BYTES = 12 << 30

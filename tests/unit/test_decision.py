@@ -115,7 +115,7 @@ def test_what_comes_to_the_cpu_never_computes_in_what_that_only_emulates(
 
 
 def test_what_goes_on_on_another_accelerator_computes_as_before() -> None:
-    assert decided(on(XPU, "fp32", carried_over=True), MODEL).dtype == FP16
+    assert decided(on(XPU, "fp16", carried_over=True), MODEL).dtype == FP16
 
 
 @pytest.mark.parametrize(("formats", "dtype"), [((FP32, BF16), BF16), ((FP32, FP16), FP32), (None, BF16)])
@@ -125,8 +125,14 @@ def test_what_comes_to_the_cpu_follows_the_plan_where_it_can(
     assert decided(on(CPU, carried_over=True), Subject(Kind.UPSCALER, FP16, formats)).dtype == dtype
 
 
-def test_after_a_step_was_repeated_in_fp32_the_cpu_goes_on_in_fp32() -> None:
-    assert decided(on(CPU, "fp32", carried_over=True), MODEL).dtype == FP32
+@pytest.mark.parametrize("device", [CPU, XPU])
+def test_what_is_repeated_in_fp32_goes_on_in_fp32_wherever_it_is_carried(device: Device) -> None:
+    moved = on(XPU, "fp16").moved(device, "out of memory on xpu:1, continued here")
+    again = decided(moved.in_fp32("not finite in fp16, continued in fp32"), MODEL)
+    assert (again.dtype, again.placement.precision) == (FP32, "fp32")
+    assert again.placement.reason == "out of memory on xpu:1, continued here"
+    first = decided(on(XPU, "fp16").in_fp32("not finite in fp16, continued in fp32"), MODEL)
+    assert first.placement.reason == "not finite in fp16, continued in fp32"
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("auto", BF16), ("bf16", BF16), ("fp32", FP32)])
@@ -190,6 +196,11 @@ def test_dynamic_vram_keeps_shares_and_a_vae_s_format_and_that_is_said() -> None
     assert (model.dtype, model.placement.reason) == (BF16, "DynamicVRAM decides what stays on xpu:0, not 45%")
     vae = decided(on(XPU, "fp32"), Subject(Kind.VAE, BF16, dynamic=True))
     assert (vae.dtype, vae.placement.reason) == (BF16, "DynamicVRAM keeps a VAE in bf16")
+
+
+def test_a_share_that_is_not_followed_is_noted() -> None:
+    why = "resident 45% is not followed: it is switched off"
+    assert decided(on(XPU, resident="45%"), dataclasses.replace(MODEL, unshared=why)).placement.notes == (why,)
 
 
 def test_only_a_model_has_a_resident_share() -> None:

@@ -114,15 +114,13 @@ def use_on_vae(vae: Any, plan: CpuPlan, *, owned: bool) -> None:
         channels_last(vae.first_stage_model)
 
 
-def use_on_controlnet(control: Any, plan: CpuPlan, dtype: torch.dtype) -> None:
-    """Has a placed CONTROL_NET compute by the plan, in `dtype` where that is the one of its weights."""
+def use_on_controlnet(control: Any, plan: CpuPlan) -> None:
+    """Has a placed CONTROL_NET compute by the plan."""
     patcher = control.control_model_wrapped
     _use_on_patcher(patcher, plan)
     _replace_attention_modules(patcher, plan)
-    if dtype != torch.float32 and control.control_model.dtype == dtype:
-        control.manual_cast_dtype = None
-        if plan.channels_last:
-            channels_last(patcher.model)
+    if control.manual_cast_dtype is None and control.control_model.dtype != torch.float32 and plan.channels_last:
+        channels_last(patcher.model)
 
 
 def _use_on_patcher(patcher: Any, plan: CpuPlan) -> None:

@@ -10,10 +10,12 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
+import comfy.model_management as model_management
 import torch
 from comfy.model_patcher import ModelPatcher
 
 from ..recovery.faults import lost_devices
+from . import hooks
 from .neighbours import without_dynamic_vram
 
 DYNAMIC_KIND = "xpu_nodes.dynamic_kind"
@@ -23,6 +25,8 @@ MAPPED = "xpu_nodes.mapped_weights"
 
 HOST = torch.device("cpu")
 
+LOADED_HOOK = hooks.named("loaded models")
+
 # What modules remember of a device that they were loaded to.
 _POINTERS = ("_v", "_v_block", "_v_signature", "_v_weight", "_v_bias", "_prefetch", "_pins", "_pin_state")
 
@@ -30,11 +34,6 @@ _POINTERS = ("_v", "_v_block", "_v_signature", "_v_weight", "_v_bias", "_prefetc
 def is_dynamic(patcher: Any) -> bool:
     """Whether the host streams this patcher's weights by itself (DynamicVRAM, on newer hosts)."""
     return hasattr(patcher, "is_dynamic") and bool(patcher.is_dynamic())
-
-
-def becomes_dynamic(patcher: Any, device: torch.device) -> bool:
-    """Whether the host would stream this patcher's weights by itself on another device."""
-    return device != HOST and (is_dynamic(patcher) or patcher.get_attachment(DYNAMIC_KIND) is not None)
 
 
 def read_again(initialiser: Sequence[Any], **keywords: Any) -> Any:
@@ -84,6 +83,22 @@ def retarget(patcher: Any, device: torch.device) -> None:
             _make_dynamic(patcher, device)
     patcher.load_device = device
     patcher.patches_uuid = uuid.uuid4()
+
+
+def unload(patcher: Any) -> None:
+    """Takes a model's weights off its device, back to the host."""
+    for loaded in [] if hooks.switched_off(LOADED_HOOK) else list(model_management.current_loaded_models):
+        if loaded.model is not None and patcher.is_clone(loaded.model):
+            loaded.model_unload()
+            take_out_loaded(loaded)
+    if patcher.model.device != HOST:
+        patcher.detach()
+
+
+def take_out_loaded(loaded: Any) -> None:
+    """Takes a model out of ComfyUI's list of those that are loaded."""
+    does = "models on a lost device, and those that move, leave ComfyUI's list"
+    hooks.take_out(LOADED_HOOK, model_management.current_loaded_models, loaded, does)
 
 
 def abandon(patcher: Any) -> None:

@@ -118,6 +118,11 @@ def mark_lost(device_id: str, message: str) -> None:
     _lost[device_id] = message
 
 
+def is_lost(device: torch.device) -> bool:
+    """Whether a device was lost in this process."""
+    return str(device) in _lost
+
+
 def lost_devices() -> dict[str, str]:
     """Devices that were lost in this process, with the error that told it."""
     return dict(_lost)

@@ -35,12 +35,16 @@ from .. import hooks
 from ..choices import check_input, model_files, vae_names
 from ..inventory import as_default, placement_for
 from ..placing.deciding import file_format
-from ..placing.place import place_clip, place_clip_vision, place_controlnet, place_model, place_vae
 from ..recovery.lost import lose_dead
 from ..recovery.moving import free_others
 from ..recovery.rungs import report_fault
 from ..recovery.weights import remember
+from ..running.clip import place_clip
+from ..running.clip_vision import place_clip_vision
+from ..running.controlnet import place_controlnet
+from ..running.sampling import place_model
 from ..running.upscaling import PlacedUpscaler
+from ..running.vae import place_vae
 from ..streaming import may_stream
 from ..target import HOST, is_dynamic
 from .complaints import explained, missing_weights

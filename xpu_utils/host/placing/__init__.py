@@ -1,1 +1,1 @@
-"""Where an object runs and in which format: set here."""
+"""What is done to objects so that they run where and how they were asked to: the decision applied, and kept."""

@@ -9,10 +9,9 @@ import comfy.model_management as model_management
 import torch
 
 from ...cpu.plan import CpuPlan
+from ...recovery.faults import is_lost
 from ...weights.conversion import Conversion, convert, converted_bytes
-from ..recovery.moving import unload
-from ..recovery.weights import is_lost
-from ..target import HOST, is_dynamic
+from ..target import HOST, is_dynamic, unload
 
 _CONVERTIBLE = (torch.float32, torch.float16, torch.bfloat16)
 

@@ -24,7 +24,7 @@ from ..inventory import as_default
 from ..loading.load import is_loading, leave_for_host, read_to_its_device
 from ..loading.straight import straight
 from ..placing.deciding import file_format
-from ..recovery.lost import follow
+from ..placing.placed import follow
 from ..recovery.weights import remember
 from ..target import HOST
 from .touches import Touch, Work

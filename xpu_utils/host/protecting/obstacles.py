@@ -6,9 +6,9 @@ from typing import Any
 
 from comfy.patcher_extension import WrappersMP
 
+from ...recovery.faults import is_lost
 from .. import hooks
 from ..inventory import host_inventory
-from ..recovery.weights import is_lost
 from ..target import is_dynamic
 
 COMPILE_KEY = "torch.compile"

@@ -9,11 +9,11 @@ from typing import Any
 
 import nodes as host_nodes  # ComfyUI's module: the pack itself is imported under another name
 
-from ..recovery.lost import follow
-from ..recovery.moving import unload
+from ...recovery.faults import is_lost
+from ..placing.placed import follow
 from ..recovery.rungs import carry_on
-from ..recovery.weights import is_lost
 from ..stages import decided, run_stage
+from ..target import unload
 from .obstacles import served, why_not
 from .touches import Touch, Work
 from .twins import Twins, allow_a_host_copy

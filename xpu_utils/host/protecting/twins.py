@@ -12,16 +12,16 @@ import torch
 
 from ...choice import AUTO
 from ...placement import Placement
+from ...recovery.faults import is_lost
 from ..inventory import placement_for
-from ..placing.place import place_clip, place_clip_vision, place_model, place_vae
-from ..recovery.lost import follow
-from ..recovery.moving import unload
-from ..recovery.weights import is_lost, source_of
+from ..placing.placed import follow
+from ..recovery.weights import source_of
 from ..running import noise
-from ..running.clip import PlacedCLIP
-from ..running.clip_vision import PlacedClipVision
-from ..running.vae import PlacedVAE
-from ..target import HOST
+from ..running.clip import PlacedCLIP, place_clip
+from ..running.clip_vision import PlacedClipVision, place_clip_vision
+from ..running.sampling import place_model
+from ..running.vae import PlacedVAE, place_vae
+from ..target import HOST, unload
 from .settings import AS_COMFYUI, Protection
 
 

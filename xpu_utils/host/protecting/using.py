@@ -16,7 +16,7 @@ from comfy_api.latest import io
 
 from ...choice import AUTO
 from ..attention import OVERRIDE
-from ..recovery.lost import placement_of
+from ..placing.placed import placement_of
 from ..recovery.rungs import placement_after
 from ..running import noise
 from ..running.clip import PlacedCLIP

@@ -2,80 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import logging
-import weakref
 from collections.abc import Callable
 from typing import Any
 
 import comfy.model_management as model_management
 import torch
-from comfy.patcher_extension import CallbacksMP
 
-from ...choice import AUTO
 from ...machine.devices import Device
-from ...placement import Placement, place
-from ...recovery.faults import FaultKind, classify, first_line, is_dead, mark_lost
-from .. import cpu_engine, hooks, streaming, target
+from ...placement import place
+from ...recovery.faults import FaultKind, classify, first_line, is_dead, is_lost, mark_lost
+from .. import hooks, streaming, target
 from ..inventory import host_inventory
-from .weights import is_lost, recover
-
-PLACEMENT = "xpu_nodes.placement"
-"""Attachment key under which a patcher carries its placement."""
+from ..placing.placed import carry_over, led_to
+from .weights import recover
 
 EMPTY_CACHE_HOOK = hooks.named("cache emptying after a lost device")
 DEFAULT_HOOK = hooks.named("default device after a lost device")
-LOADED_HOOK = hooks.named("loaded models")
-
-_led: weakref.WeakSet[Any] = weakref.WeakSet()
-"""The patchers that are led around devices which get lost."""
-
-
-def placement_of(patcher: Any) -> Placement | None:
-    """The placement a patcher was given by one of our nodes, if any; where a node of ComfyUI's has led it since."""
-    attached = patcher.get_attachment(PLACEMENT)
-    if not isinstance(attached, Placement):
-        return None
-    led_to = host_inventory().find(str(patcher.load_device))
-    if led_to in (None, attached.device):
-        return attached
-    return dataclasses.replace(attached, requested=led_to.id, device=led_to, reason="")
-
-
-def set_placement(patcher: Any, placement: Placement) -> None:
-    """Gives a patcher its placement, and has it and its later clones led around devices that get lost."""
-    patcher.set_attachments(PLACEMENT, placement)
-    _lead_with_clones(patcher)
-
-
-def follow(patcher: Any) -> None:
-    """Has a patcher without a placement, and those that it was cloned from, be led around devices that get lost.
-
-    ComfyUI's own nodes ask them for their device, and make clones of them.
-    """
-    while patcher is not None and patcher not in _led:
-        _lead_with_clones(patcher)
-        patcher = patcher.parent
-
-
-def _lead_with_clones(patcher: Any) -> None:
-    patcher.remove_callbacks_with_key(CallbacksMP.ON_CLONE, PLACEMENT)
-    patcher.add_callback_with_key(CallbacksMP.ON_CLONE, PLACEMENT, _cloned)
-    _led.add(patcher)
-
-
-def _cloned(original: Any, clone: Any, *_: Any) -> None:
-    _led.add(clone)
-    if clone.model is not original.model:  # a copy for another device
-        cpu_engine.forget(clone)
-
-
-def lead_to(patcher: Any, device: Device, placement: Placement) -> None:
-    """Has a patcher load to another device from now on; its weights move, or are recovered, when it loads."""
-    target.retarget(patcher, device.torch_device)
-    patcher.offload_device = torch.device("cpu")
-    set_placement(patcher, placement)
 
 
 def lose_dead(error: BaseException) -> tuple[str, ...]:
@@ -101,21 +45,13 @@ def _lead_around(device: torch.device) -> None:
     _forget_loaded(device)
     _replace_default(device)
     _survive_empty_cache()
-    inventory = host_inventory()
-    there = [patcher for patcher in _led if patcher.load_device == device]
-    there.sort(key=lambda patcher: placement_of(patcher) is None)  # placed ones know where their weights came from
+    there = led_to(device)
     for patcher in there:  # before any of them is recovered: they share models, and what was patched of these
         target.abandon(patcher)
         streaming.abandon(patcher)
+    fallback = place(str(device), host_inventory())
     for patcher in there:
-        placement = placement_of(patcher)
-        fallback = place(str(device), inventory, precision=placement.precision if placement else AUTO)
-        if placement is None:
-            target.retarget(patcher, fallback.device.torch_device)
-            patcher.offload_device = torch.device("cpu")
-        else:
-            requested = placement.requested
-            lead_to(patcher, fallback.device, dataclasses.replace(fallback, requested=requested, carried_over=True))
+        carry_over(patcher, fallback.device, fallback.reason)
         _recover_now(patcher)
 
 
@@ -129,19 +65,13 @@ def _recover_now(patcher: Any) -> None:
 
 def _forget_loaded(device: torch.device) -> None:
     """Drops ComfyUI's entries for models on the device: unloading them would only fail."""
-    if hooks.switched_off(LOADED_HOOK):
+    if hooks.switched_off(target.LOADED_HOOK):
         return
     for loaded in list(model_management.current_loaded_models):
         if loaded.device == device:
             if loaded.model_finalizer is not None:
                 loaded.model_finalizer.detach()
-            take_out_loaded(loaded)
-
-
-def take_out_loaded(loaded: Any) -> None:
-    """Takes a model out of ComfyUI's list of those that are loaded."""
-    does = "models on a lost device, and those that move, leave ComfyUI's list"
-    hooks.take_out(LOADED_HOOK, model_management.current_loaded_models, loaded, does)
+            target.take_out_loaded(loaded)
 
 
 def _replace_default(device: torch.device) -> None:

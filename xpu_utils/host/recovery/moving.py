@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 from collections.abc import Container
 from typing import Any
@@ -11,21 +10,10 @@ import comfy.model_management as model_management
 import torch
 
 from ...machine.devices import Device
-from ..hooks import switched_off
 from ..inventory import host_inventory
-from ..target import HOST, retarget
-from .lost import LOADED_HOOK, lead_to, placement_of, take_out_loaded
+from ..placing.placed import carry_over
+from ..target import unload
 from .weights import recover
-
-
-def unload(patcher: Any) -> None:
-    """Takes a model's weights off its device, back to the host."""
-    for loaded in [] if switched_off(LOADED_HOOK) else list(model_management.current_loaded_models):
-        if loaded.model is not None and patcher.is_clone(loaded.model):
-            loaded.model_unload()
-            take_out_loaded(loaded)
-    if patcher.model.device != HOST:
-        patcher.detach()
 
 
 def relocate(patcher: Any, device: Device, reason: str) -> None:
@@ -36,11 +24,7 @@ def relocate(patcher: Any, device: Device, reason: str) -> None:
     """
     if not recover(patcher):
         unload(patcher)
-    placement = placement_of(patcher)
-    if placement is not None:
-        lead_to(patcher, device, dataclasses.replace(placement, device=device, reason=reason, carried_over=True))
-    else:
-        retarget(patcher, device.torch_device)
+    carry_over(patcher, device, reason)
 
 
 def another_accelerator(without: Container[str], needed_bytes: float) -> Device | None:

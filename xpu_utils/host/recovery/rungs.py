@@ -11,17 +11,18 @@ import comfy.model_management as model_management
 
 from ...machine.devices import Device
 from ...placement import Placement
-from ...recovery.faults import FaultKind, NotFiniteError, lost_devices
+from ...recovery.faults import FaultKind, NotFiniteError, is_lost, lost_devices
 from ...recovery.jobs import Fault, record_fault
 from ...recovery.ladder import Failure, LadderExhaustedError, Rung, RungAction, climb
 from ...weights.check import first_not_finite, tensors_in
 from ..inventory import host_inventory
+from ..placing.placed import lead_to, placement_of
 from ..prompts import current_node_id, current_prompt_id
 from ..stages import decided
-from ..target import HOST
-from .lost import lead_to, lose_dead, placement_of
-from .moving import another_accelerator, cpu, free_others, relocate, unload
-from .weights import is_lost, make_ready
+from ..target import HOST, unload
+from .lost import lose_dead
+from .moving import another_accelerator, cpu, free_others, relocate
+from .weights import make_ready
 
 RAN = "xpu_nodes.ran"
 """Attachment key under which a patcher carries the placement that its last work ended with."""
@@ -143,7 +144,7 @@ class Recovery:
         if self._asked is None or ended == self._asked or is_lost(self._asked.device.torch_device):
             return
         unload(self.patcher)
-        lead_to(self.patcher, self._asked.device, self._asked)
+        lead_to(self.patcher, self._asked)
 
 
 def carry_on(

@@ -15,7 +15,7 @@ import comfy.utils
 import torch
 from comfy.model_patcher import wipe_lowvram_weight
 
-from ...recovery.faults import lost_devices
+from ...recovery.faults import is_lost, lost_devices
 from ...weights.mapped import check_mapped
 from .. import streaming, target
 from ..inventory import as_default
@@ -111,11 +111,6 @@ def _keep_host_copy(patcher: Any) -> None:
 def _read_again(initialiser: Sequence[Any]) -> Mapping[str, torch.Tensor]:
     with as_default(HOST):
         return dict(_tensors(target.read_again(initialiser).model))
-
-
-def is_lost(device: torch.device) -> bool:
-    """Whether a device was lost in this process."""
-    return str(device) in lost_devices()
 
 
 def recover(patcher: Any) -> str:

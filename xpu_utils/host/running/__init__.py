@@ -1,1 +1,1 @@
-"""The work on placed objects: sampling, decoding, encoding, upscaling."""
+"""Placed objects at work: sampling, decoding, encoding, upscaling."""

@@ -9,16 +9,18 @@ import torch
 
 from ...decision import Kind, Subject
 from ...placement import Placement
-from .. import cpu_engine
+from ..placing.apply import apply
 from ..placing.deciding import decide
 from ..placing.formats import WorkFormat
-from ..recovery.lost import placement_of
+from ..placing.placed import placement_of
 from ..recovery.rungs import carry_on, check_finite, placement_after
 from ..stages import run_stage
-from ..target import HOST
+from ..target import HOST, clone_for
 from .kinds import placed_as
 
 STAGE = "encode text"
+
+_SUBJECT = Subject(Kind.CLIP, torch.float32)
 
 
 class PlacedCLIP(comfy.sd.CLIP):
@@ -74,7 +76,22 @@ class PlacedCLIP(comfy.sd.CLIP):
         placement = placement_of(self.patcher)
         if placement is None or self.patcher.load_device != HOST or not placement.carried_over:
             return
-        decision = decide(placement, Subject(Kind.CLIP, torch.float32))
+        decision = decide(placement, _SUBJECT)
         work.hold_where_room(decision.dtype, decision.plan)
-        if decision.plan is not None:
-            cpu_engine.use_on_clip(self, decision.plan, decision.dtype)
+        apply(decision, self)
+
+
+def place_clip(clip: Any, asked: Placement) -> tuple[Any, Placement]:
+    """Places a CLIP.
+
+    Raises:
+        ValueError: there is no CLIP.
+    """
+    if clip is None:
+        raise ValueError("The checkpoint holds no text encoder: load one with XPU Load CLIP and connect that instead.")
+    decision = decide(asked, _SUBJECT)
+    placed = PlacedCLIP.of(clip)
+    placed.patcher = clone_for(clip.patcher, asked.device.torch_device)
+    placed.cond_stage_model = placed.patcher.model
+    apply(decision, placed)
+    return placed, decision.placement

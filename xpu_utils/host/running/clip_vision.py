@@ -7,7 +7,12 @@ from typing import Any
 import comfy.clip_vision
 import torch
 
+from ...decision import Kind, Subject
+from ...placement import Placement
+from ..placing.apply import apply
+from ..placing.deciding import decide
 from ..recovery.rungs import carry_on, check_finite
+from ..target import clone_for
 from .kinds import placed_as
 
 STAGE = "encode image"
@@ -41,3 +46,13 @@ class PlacedClipVision(comfy.clip_vision.ClipVisionModel):
             return answer
 
         return carry_on(self.patcher, STAGE, attempt)
+
+
+def place_clip_vision(vision: Any, asked: Placement) -> tuple[Any, Placement]:
+    """Places a CLIP_VISION."""
+    decision = decide(asked, Subject(Kind.CLIP_VISION, torch.float32))
+    placed = PlacedClipVision.of(vision)
+    placed.patcher = clone_for(vision.patcher, asked.device.torch_device)
+    placed.model = placed.patcher.model
+    apply(decision, placed)
+    return placed, decision.placement

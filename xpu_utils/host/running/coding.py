@@ -12,11 +12,11 @@ from ...choice import AUTO
 from ...memory.sizes import check_decoded, check_encoded, check_latent
 from ...placement import Placement
 from ..inventory import placement_over
-from ..placing.place import check_vae, place_vae
-from ..recovery.lost import placement_of
+from ..placing.placed import placement_of
 from ..recovery.rungs import placement_after
 from ..stages import decided
 from ..target import HOST
+from .vae import check_vae, place_vae
 
 
 def decode(vae: Any, latent: dict[str, Any], device: str, precision: str) -> tuple[torch.Tensor, Placement]:

@@ -8,10 +8,10 @@ from typing import Any
 import comfy.sampler_helpers as sampler_helpers
 import torch
 
-from ..recovery.lost import placement_of
-from ..recovery.moving import unload
-from ..recovery.weights import is_lost, make_ready
-from ..target import retarget
+from ...recovery.faults import is_lost
+from ..placing.placed import placement_of
+from ..recovery.weights import make_ready
+from ..target import retarget, unload
 
 
 class Companions:

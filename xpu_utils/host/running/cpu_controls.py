@@ -7,10 +7,10 @@ from typing import Any
 from ...choice import AUTO
 from ...decision import Kind, Subject
 from ...placement import Placement
-from .. import cpu_engine
+from ..placing.apply import apply
 from ..placing.deciding import decide
 from ..placing.formats import WorkFormat
-from ..recovery.lost import placement_of
+from ..placing.placed import placement_of
 from ..recovery.moving import cpu
 from ..target import HOST
 
@@ -34,14 +34,11 @@ class ControlsOnCpu:
             return
         network = control.control_model
         decision = decide(placement, Subject(Kind.CONTROLNET, control.manual_cast_dtype or network.dtype))
-        plan, dtype = decision.plan, decision.dtype
         if id(network) not in self._formats:
             self._formats[id(network)] = WorkFormat(patcher, network)
-            self._formats[id(network)].hold_where_room(dtype, plan)
+            self._formats[id(network)].hold_where_room(decision.dtype, decision.plan)
         self._casts.setdefault(id(control), (control, control.manual_cast_dtype))
-        control.manual_cast_dtype = None if network.dtype == dtype else dtype
-        if plan is not None:
-            cpu_engine.use_on_controlnet(control, plan, dtype)
+        apply(decision, control)
 
     def restore(self) -> None:
         """Leaves the weights and the control objects as they were."""

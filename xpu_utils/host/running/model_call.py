@@ -23,18 +23,18 @@ from ...calls import Call
 from ...cpu.threads import HostThreads
 from ...decision import Kind, Subject
 from ...precision import name_of
-from ...recovery.faults import NotFiniteError
+from ...recovery.faults import NotFiniteError, is_lost
 from ...recovery.ladder import Failure, LadderExhaustedError, Rung, RungAction, climb
 from ...weights.check import first_not_finite, tensors_in
-from .. import cpu_engine, hooks
+from .. import hooks
 from ..attention import BUDGET, OVERRIDE, PlacedAttention, attends_within_budget, smaller_budget_bytes
+from ..placing.apply import apply
 from ..placing.deciding import decide
-from ..placing.formats import WorkFormat, compute_dtype, set_compute_dtype
-from ..recovery.lost import placement_of, set_placement
-from ..recovery.moving import unload
+from ..placing.formats import WorkFormat, compute_dtype
+from ..placing.placed import placement_of
 from ..recovery.rungs import STOPS, Recovery
-from ..recovery.weights import is_lost, recover
-from ..target import HOST
+from ..recovery.weights import recover
+from ..target import HOST, unload
 from .companions import Companions, chain
 from .conditions import DeviceConditions, bring_records_to_host, moved
 from .cpu_controls import ControlsOnCpu
@@ -307,12 +307,11 @@ class SamplingRun:
         if compute_dtype(self.patcher) == torch.float32:
             return None
         self._format.begin()
-        set_compute_dtype(self.patcher, torch.float32)
         self._loaded = False
         placement = placement_of(self.patcher)
         assert placement is not None
-        reason = placement.reason or f"{failure.kind.value} in {placement.precision}, continued in fp32"
-        set_placement(self.patcher, dataclasses.replace(placement, precision="fp32", reason=reason))
+        asked = placement.in_fp32(f"{failure.kind.value} in {placement.precision}, continued in fp32")
+        apply(decide(asked, Subject(Kind.MODEL, compute_dtype(self.patcher))), self.patcher)
         return "the step repeated in fp32"
 
     def _go_elsewhere(self, failure: Failure, *, accelerator: bool) -> str | None:
@@ -332,18 +331,16 @@ class SamplingRun:
         if not placement.carried_over:  # another node may have changed it since
             placement = dataclasses.replace(placement, precision=name_of(computes_in))
         decision = decide(placement, Subject(Kind.MODEL, computes_in))
-        plan, dtype = decision.plan, decision.dtype
-        if not placement.carried_over and (plan is None or self.patcher.model_dtype() == dtype):
+        held = decision.plan is None or self.patcher.model_dtype() == decision.dtype
+        if held and not placement.carried_over:
             return
-        self._format.hold_where_room(dtype, plan)
-        set_compute_dtype(self.patcher, dtype)
-        if placement.carried_over and plan is not None:
-            cpu_engine.use_on_model(self.patcher, plan, owned=False)
+        self._format.hold_where_room(decision.dtype, decision.plan)
+        apply(decision, self.patcher)
+        if placement.carried_over and decision.plan is not None:
             if attends_within_budget(self.patcher):
-                self._attention = PlacedAttention(plan)
+                self._attention = PlacedAttention(decision.plan)
             for control in self._companions.controls():
                 self._controls.use(control)
-        set_placement(self.patcher, decision.placement)
 
     def _load(self) -> None:
         """Loads the model and its companions, where it is to go on."""

@@ -17,10 +17,9 @@ from typing import Any
 
 import torch
 
-from ...recovery.faults import FaultKind
+from ...recovery.faults import FaultKind, is_lost
 from ...recovery.ladder import Failure
 from ..recovery.lost import lose_dead
-from ..recovery.weights import is_lost
 from ..target import HOST
 
 AS_COMFYUI = "xpu_nodes.noise_as_comfyui"

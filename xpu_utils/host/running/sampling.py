@@ -8,15 +8,22 @@ import comfy.model_management as model_management
 import nodes as host_nodes  # ComfyUI's module: the pack itself is imported under another name
 
 from ...choice import AUTO
+from ...decision import Kind, Subject
 from ...memory.sizes import check_latent, check_step
 from ...placement import Placement
+from ..attention import use_attention
 from ..choices import check_input
 from ..inventory import placement_over
-from ..placing.place import place_model
-from ..recovery.lost import placement_of
+from ..placing.apply import apply
+from ..placing.deciding import decide
+from ..placing.formats import compute_dtype
+from ..placing.placed import placement_of
 from ..recovery.rungs import placement_after
 from ..stages import decided
-from ..target import HOST
+from ..streaming import attach, not_followed
+from ..target import HOST, clone_for, is_dynamic
+from .copies import share_out
+from .model_call import watch
 
 MEMORY_ESTIMATE_MARGIN = 4.0
 """How far ComfyUI's estimate of a step's memory may exceed all the memory there is before we refuse to try."""
@@ -59,6 +66,27 @@ def placed_model(model: Any, device: str, precision: str) -> tuple[Any, Placemen
     if already is not None and device == AUTO and precision == AUTO:
         return model, already
     return place_model(model, placement_over(already, device, precision))
+
+
+def place_model(model: Any, asked: Placement, *, owned: bool = False) -> tuple[Any, Placement]:
+    """Places a MODEL; `owned` as in `apply`.
+
+    Returns:
+        The placed model, and the placement with the precision that is really in force.
+    """
+    there = clone_for(model, asked.device.torch_device)
+    unshared = not_followed(there, asked.resident)
+    subject = Subject(Kind.MODEL, compute_dtype(there), dynamic=is_dynamic(there), unshared=unshared)
+    decision = decide(asked, subject)
+    placed = attach(there, asked.resident)
+    # ComfyUI keeps a model under its patcher's parent when the patcher is gone. A clone in between goes with it, and
+    # the weights would stay loaded under nobody: never to be unloaded, and searched for with a full collection.
+    placed.parent = model if placed.model is model.model else None
+    share_out(placed)
+    apply(decision, placed, owned=owned)
+    use_attention(placed, decision.placement, decision.plan)
+    watch(placed)
+    return placed, decision.placement
 
 
 def _check_latent(model: Any, samples: Any, placement: Placement) -> None:

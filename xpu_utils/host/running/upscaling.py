@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 from typing import Any
 
 import comfy.model_management as model_management
@@ -13,22 +12,19 @@ from comfy.model_patcher import ModelPatcher
 
 from ...choice import AUTO
 from ...cpu.layers import channels_last
-from ...cpu.plan import CpuPlan
 from ...decision import Decision, Kind, Subject
 from ...placement import Placement
-from ...precision import name_of
 from ...recovery.faults import FaultKind, NotFiniteError
 from ...recovery.ladder import Failure, Rung
 from ..inventory import placement_for, placement_over
 from ..placing.deciding import decide
 from ..placing.formats import WorkFormat
+from ..placing.placed import placement_of, set_placement
 from ..prompts import current_execution
-from ..recovery.lost import placement_of, set_placement
-from ..recovery.moving import unload
 from ..recovery.rungs import STOPS, Recovery, placement_after
 from ..recovery.weights import SOURCE
 from ..stages import decided
-from ..target import HOST
+from ..target import HOST, unload
 
 STAGE = "upscale"
 
@@ -207,15 +203,16 @@ class PlacedUpscaler:
         """Has work that came to the CPU from another device be done in the format of the CPU's plan."""
         decision = _decided(self._model, self.placement)
         if self._model.dtype != decision.dtype:
-            self._hold(decision.dtype, decision.plan)
+            self._hold(decision)
 
     def _compute_in_fp32(self, failure: Failure) -> str | None:
         if self._model.dtype == torch.float32:
             return None
-        self._hold(torch.float32)
+        why = f"{failure.kind.value} in {self.placement.precision}, continued in fp32"
+        self._hold(_decided(self._model, self.placement.in_fp32(why)))
         return "fp32"
 
-    def _hold(self, dtype: torch.dtype, plan: CpuPlan | None = None) -> None:
+    def _hold(self, decision: Decision) -> None:
         assert self._format is not None
-        self._format.hold(dtype, plan)
-        set_placement(self.patcher, dataclasses.replace(self.placement, precision=name_of(dtype)))
+        self._format.hold(decision.dtype, decision.plan)
+        set_placement(self.patcher, decision.placement)

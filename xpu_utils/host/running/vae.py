@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -13,20 +14,21 @@ import comfy.sd
 import comfy.utils
 import torch
 
-from ...decision import Kind, Subject
+from ...decision import Decision, Kind, Subject
 from ...memory.sizes import GIB
 from ...memory.tiles import Memory, Tile, Tiling, first_that_fits, next_smaller, tiles_for
+from ...placement import Placement
 from ...recovery.faults import FaultKind
 from ...recovery.ladder import Failure, Rung
 from ...weights.check import first_not_finite
-from .. import cpu_engine
 from ..inventory import host_inventory
+from ..placing.apply import apply
 from ..placing.deciding import decide
 from ..placing.formats import WorkFormat
-from ..recovery.lost import placement_of, set_placement
+from ..placing.placed import placement_of
 from ..recovery.moving import free_others
 from ..recovery.rungs import carry_on, check_finite, report_fault
-from ..target import HOST, is_dynamic
+from ..target import HOST, clone_for, is_dynamic
 from .kinds import placed_as
 
 _RETRIED = (FaultKind.OUT_OF_MEMORY, FaultKind.ALLOCATION_TOO_LARGE)
@@ -109,8 +111,10 @@ class PlacedVAE(comfy.sd.VAE):
     def _compute_in_fp32(self, failure: Failure) -> str | None:
         if self.vae_dtype == torch.float32 or is_dynamic(self.patcher):  # which the host casts to its own dtype
             return None
-        self._format.hold(torch.float32)
-        self.vae_dtype = torch.float32
+        placement = placement_of(self.patcher)
+        assert placement is not None
+        asked = placement.in_fp32(f"{failure.kind.value} in {placement.precision}, continued in fp32")
+        self._hold(decide(asked, Subject(Kind.VAE, self.vae_dtype)))
         return "fp32"
 
     def _use_cpu_engine(self) -> None:
@@ -118,12 +122,13 @@ class PlacedVAE(comfy.sd.VAE):
         placement = placement_of(self.patcher)
         if placement is None or self.device != HOST or not placement.carried_over:
             return
-        decision = decide(placement, Subject(Kind.VAE, self.vae_dtype))
-        self.vae_dtype = decision.dtype
+        self._hold(decide(placement, Subject(Kind.VAE, self.vae_dtype)))
+
+    def _hold(self, decision: Decision) -> None:
+        """Has the work go on as decided, with weights in that format until it ends."""
         self._format.hold(decision.dtype, decision.plan)
-        if decision.plan is not None:
-            cpu_engine.use_on_vae(self, decision.plan, owned=False)
-        set_placement(self.patcher, decision.placement)
+        self.vae_dtype = decision.dtype
+        apply(decision, self)
 
     def _decode(self, samples_in: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
         def whole() -> torch.Tensor:
@@ -257,6 +262,33 @@ class PlacedVAE(comfy.sd.VAE):
         """Ends ComfyUI's own retry after a failure of the whole: its tiles have one size, whatever is free."""
         if self._whole:
             raise torch.OutOfMemoryError("The VAE's whole input did not fit into memory.")
+
+
+def place_vae(vae: Any, asked: Placement, *, owned: bool = False) -> tuple[Any, Placement]:
+    """Places a VAE; `owned` as in `apply`.
+
+    Raises:
+        ValueError: the VAE holds no weights.
+    """
+    check_vae(vae)
+    there = clone_for(vae.patcher, asked.device.torch_device)
+    decision = decide(asked, Subject(Kind.VAE, vae.vae_dtype, dynamic=is_dynamic(there)))
+    # Another pack's kind of VAE keeps its own way with memory.
+    placed = PlacedVAE.of(vae) if type(vae) in (comfy.sd.VAE, PlacedVAE) else copy.copy(vae)
+    placed.patcher, placed.first_stage_model = there, there.model
+    placed.device = there.load_device
+    apply(decision, placed, owned=owned or placed.first_stage_model is not vae.first_stage_model)
+    return placed, decision.placement
+
+
+def check_vae(vae: Any) -> None:
+    """Refuses a VAE object without weights.
+
+    Raises:
+        ValueError: the checkpoint it came from holds no VAE.
+    """
+    if getattr(vae, "first_stage_model", None) is None:
+        raise ValueError("The checkpoint holds no VAE: load one with XPU Load VAE and connect that instead.")
 
 
 def _check_latent(latent: torch.Tensor) -> None:
