@@ -71,10 +71,10 @@ def setting(page: Page, name: str, value: object) -> None:
     page.evaluate("([name, value]) => window.app.extensionManager.setting.set(name, value)", [name, value])
 
 
-def badges(page: Page) -> dict[str, list[list[str]]]:
-    """Text and colour of the badges that our nodes wear, by the node's type: drawn ones, or those that Vue built."""
+def badges(page: Page, types: str = "XPU") -> dict[str, list[list[str]]]:
+    """Text and colour of the badges that nodes wear whose type begins so: drawn ones, or those that Vue built."""
     result: dict[str, list[list[str]]] = page.evaluate(
-        """() => {
+        """(types) => {
             const hex = (colour) => "#" + (colour.match(/\\d+/g) ?? []).slice(0, 3)
                 .map((part) => Number(part).toString(16).padStart(2, "0")).join("");
             const drawn = ({badges}) => badges.map((badge) => (typeof badge === "function" ? badge() : badge))
@@ -83,9 +83,10 @@ def badges(page: Page) -> dict[str, list[list[str]]]:
                 `[data-node-id="${id}"] [style*="background-color"]:not(:has(*))`
             )].map((element) => [element.textContent.trim(), hex(element.style.backgroundColor)]);
             const worn = window.LiteGraph.vueNodesMode ? built : drawn;
-            return Object.fromEntries(window.app.graph.nodes.filter(({type}) => type.startsWith("XPU")).map(
+            return Object.fromEntries(window.app.graph.nodes.filter(({type}) => type.startsWith(types)).map(
                 (node) => [node.type, worn(node).filter(([text]) => text && !text.endsWith("xpu-nodes"))]));
-        }"""
+        }""",
+        types,
     )
     return result
 

@@ -15,7 +15,7 @@ from tests.harness.server import Server
 from tests.harness.workflows import text_to_image, with_our_nodes
 from tests.xpu_sim.control import Client as Simulation
 
-from .acting import TOGGLE_TAB, busy, eventually, sampled, setting, start, wait_done
+from .acting import TOGGLE_TAB, badges, busy, eventually, sampled, setting, start, wait_done
 from .conftest import screenshot
 
 NEWEST = "jobs?limit=1"
@@ -134,6 +134,28 @@ def test_a_fault_shows_its_toast_and_stays_in_the_job(page: Page, server: Server
     finally:
         simulation.set_faults()
     wait_done(server)
+
+
+def test_the_switch_is_offered_once_and_protected_nodes_of_comfyui_wear_badges(page: Page, server: Server) -> None:
+    switch, offer = (
+        page.get_by_role("switch", name="Protect every workflow"),
+        page.get_by_role("button", name="Not now"),
+    )
+    expect(offer).to_be_visible()
+    switch.click()
+    expect(switch).to_be_checked()
+    expect(offer).to_be_hidden()
+    start(page, text_to_image(steps=1, seed=21))
+    wait_done(server)
+    eventually(lambda: ["xpu:0", "#1f4d7a"] in badges(page, "KSampler")["KSampler"])
+    screenshot(page, "switched-on")
+    switch.click()
+    eventually(lambda: server.client.get("/settings")["xpu-nodes.protect"] is False)
+    expect(switch).not_to_be_checked()
+    expect(offer).to_be_hidden()
+    start(page, text_to_image(steps=1, seed=22))
+    wait_done(server)
+    assert not any(text == "xpu:0" for text, _ in badges(page, "KSampler")["KSampler"])
 
 
 def test_free_memory_frees_the_device(page: Page, server: Server, simulation: Simulation) -> None:

@@ -65,18 +65,22 @@ class Client:
             text = answer.read()
             return json.loads(text) if text else None
 
-    def queue(self, workflow: dict[str, Any]) -> str:
-        """Queues a prompt and returns its id."""
-        return str(self.post("/prompt", {"prompt": workflow, "client_id": self.id})["prompt_id"])
+    def queue(self, prompt: dict[str, Any], workflow: dict[str, Any] | None = None) -> str:
+        """Queues a prompt, with the editor's workflow to be saved beside it, and returns its id."""
+        body: dict[str, Any] = {"prompt": prompt, "client_id": self.id}
+        if workflow is not None:
+            body["extra_data"] = {"extra_pnginfo": {"workflow": workflow}}
+        return str(self.post("/prompt", body)["prompt_id"])
 
     def run(
         self,
-        workflow: dict[str, Any],
+        prompt: dict[str, Any],
         *,
+        workflow: dict[str, Any] | None = None,
         on_event: Callable[[str, dict[str, Any]], None] | None = None,
         timeout_s: float = 300,
     ) -> Result:
-        """Queues a workflow and waits for its end.
+        """Queues a prompt and waits for its end; see `queue`.
 
         Raises:
             TimeoutError: it did not end in time.
@@ -85,7 +89,7 @@ class Client:
         try:
             started = time.monotonic()
             try:
-                prompt_id = self.queue(workflow)
+                prompt_id = self.queue(prompt, workflow)
             except urllib.error.HTTPError as refusal:
                 return Result("", {}, (), error=json.load(refusal))
             events: list[Event] = []

@@ -23,7 +23,7 @@ from .hosts import ROOT, host_path
 from .models import ensure_models
 from .server import running_server
 from .simulated import simulated_server
-from .workflows import Workflow
+from .workflows import Workflow, with_stock_nodes
 
 OUT = ROOT / "out" / "demo"
 BASE = ROOT / ".cache" / "demo"
@@ -89,9 +89,34 @@ def _draw(device: str, checkpoint: str) -> list[Drawn]:
             result, picture = _picture(server.client, example(device, checkpoint, subject))
             pictures.append((subject, picture))
             stages += stages_of(server.client, result)
+        protected = _protected(server.client, device, example(device, checkpoint, SUBJECTS[0]))
     print(table(stages))
+    _compare(
+        "The same workflow of ComfyUI's own nodes, with the switch on", pictures[0][1], protected, "from our nodes"
+    )
     (OUT / "report.json").write_text(json.dumps(stages, indent=2), encoding="utf-8")
     return pictures
+
+
+def _protected(client: Client, device: str, workflow: Workflow) -> Image.Image:
+    """What the workflow with stock nodes in our nodes' places draws while the switch is on."""
+    client.post("/settings", {"xpu-nodes.protect": True, "xpu-nodes.protect.device": device})
+    result, picture = _picture(client, with_stock_nodes(workflow))
+    if "sample" not in [stage["name"] for stage in stages_of(client, result)]:
+        raise FailedError("The switch did not protect the workflow: please report this with out/demo/report.json.")
+    return picture
+
+
+def _compare(what: str, expected: Image.Image, found: Image.Image, those: str) -> None:
+    """Says whether a picture is the one that is expected.
+
+    Raises:
+        FailedError: it is not.
+    """
+    equal = expected.tobytes() == found.tobytes()
+    print(f"{what}: the picture is {'the same to the bit' if equal else f'ANOTHER than {those}'}.")
+    if not equal:
+        raise FailedError(f"{what}, the picture is another: please report this with out/demo/report.json.")
 
 
 def _lose_a_device(checkpoint: str) -> list[Drawn]:
@@ -109,13 +134,8 @@ def _lose_a_device(checkpoint: str) -> list[Drawn]:
         simulation.set_faults({"operator": "aten::convolution", "kind": "device_lost", "device": 0, "nth": LOST_STEP})
         result, survived = _picture(server.client, workflow)
         (sampled,) = (stage for stage in stages_of(server.client, result) if stage["name"] == "sample")
-    equal = undisturbed.tobytes() == survived.tobytes()
-    print(
-        f"A simulated card was lost in step {LOST_STEP}, sampling ended on {sampled['effective']}: "
-        f"the picture is {'the same to the bit' if equal else 'ANOTHER than without the loss'}."
-    )
-    if not equal:
-        raise FailedError("A lost device changed the picture: please report this with out/demo/report.json.")
+    lost = f"A simulated card was lost in step {LOST_STEP}, sampling ended on {sampled['effective']}"
+    _compare(lost, undisturbed, survived, "without the loss")
     return [("simulated card", undisturbed), ("card lost on the way", survived)]
 
 

@@ -1,4 +1,4 @@
-"""Runs ComfyUI's own tests with the pack installed; one that does not pass must end the same way without the pack."""
+"""Runs ComfyUI's own tests with the pack and its switch on; one that does not pass must end the same way without."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _outcomes(host: Path, folder: str) -> Outcomes:
 def _environment() -> dict[str, str]:
     # Its tests start servers with whatever `python` is found first.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return {**host_environment(), "PYTHONPATH": str(SITE), "PATH": path}
+    return {**host_environment(), "PYTHONPATH": str(SITE), "PATH": path, "XPU_NODES_PROTECT": "on"}
 
 
 if __name__ == "__main__":

@@ -43,6 +43,7 @@ def test_the_demo_leaves_pictures_and_a_report(
     assert "xpu:7 is not on this machine" in sampled["reason"]
     shown = capsys.readouterr().out
     assert shown.splitlines()[0].split() == list(demo.COLUMNS)
+    assert "own nodes, with the switch on: the picture is the same to the bit" in shown
     assert "sampling ended on xpu:1: the picture is the same to the bit" in shown
     assert "report.json" in shown
 

@@ -30,6 +30,8 @@ from xpu_utils.host.running.sampling import place_model
 from xpu_utils.host.target import is_dynamic  # isort: skip
 from xpu_utils.host.running.sampling import sample  # isort: skip
 
+from .switched import switched_on  # isort: skip
+
 CHECKPOINT = "sd15-tiny.safetensors"
 LORA = "lora-sd15-tiny.safetensors"
 STEPS = 3
@@ -148,6 +150,19 @@ def case_sampling() -> dict[str, Any]:
         "reason": placement.reason,
         "present": [name for name, _ in neighbours.present()],
         "hooks": [told, {hook.name: str(hook) for hook in hooks.hooks()}[streaming.HOOK]],
+    }
+
+
+def case_the_switch() -> dict[str, Any]:
+    """Core's own loader and sampler with the switch on."""
+    expected = stock(MODELS / "checkpoints" / CHECKPOINT)
+    with switched_on():
+        model = core_loaded(MODELS / "checkpoints" / CHECKPOINT, dtype=torch.float32)
+        (latent,) = nodes.common_ksampler(model, 0, STEPS, 7.0, "euler", "normal", *conditions(), empty())
+    return {
+        "dynamic": is_dynamic(model),
+        "difference": difference(latent["samples"].cpu(), expected),
+        "hook": {hook.name: str(hook) for hook in hooks.hooks()}["protected sampling, BaseModel"],
     }
 
 

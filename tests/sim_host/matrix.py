@@ -61,6 +61,11 @@ _TRIGGERS: dict[str, tuple[str, int, str]] = {
 }
 
 
+_SWITCH = "xpu-nodes.protect"
+_CHOICES = dict.fromkeys(("device", "precision", "resident", "locked"), "auto")
+_CHOICES |= {"seeds": "as ComfyUI", "exempt": "", "takeover": "yes", "hooks": ""}
+
+
 @dataclasses.dataclass(frozen=True)
 class Case:
     """One fault at one stage of one prompt."""
@@ -128,6 +133,17 @@ WORKFLOWS = {
     "euler, 45 % resident": graph("euler", resident="45%"),
 }
 """What faults are met in, by its name in the results."""
+
+
+@contextlib.contextmanager
+def switched_on(server: Server, **choices: str) -> Iterator[None]:
+    """The switch on for the prompts in the block, with these choices beside it."""
+    settings = {f"{_SWITCH}.{name}": value for name, value in {**_CHOICES, **choices}.items()}
+    server.client.post("/settings", {_SWITCH: True, **settings})
+    try:
+        yield
+    finally:
+        server.client.post("/settings", {_SWITCH: False})
 
 
 def psnr_db(given: Any, expected: Any) -> float:

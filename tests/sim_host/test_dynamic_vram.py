@@ -38,6 +38,13 @@ def test_a_share_is_not_followed_reads_the_file_once_and_is_said(found: Any) -> 
     assert told["hooks"] == [stood_down, f"{stood_down}, a share of 45% is not followed"]
 
 
+def test_the_switch_leaves_it_alone(found: Any) -> None:
+    told = found["the_switch"]
+    assert told["dynamic"]
+    assert told["difference"] < CLOSE
+    assert told["hook"].endswith("off, this ComfyUI streams the model's weights by itself")
+
+
 def test_out_of_memory_everywhere_the_cpu_goes_on_and_the_model_comes_back(found: Any) -> None:
     told = found["out_of_memory"]
     assert told["ended"] == ["cpu", "xpu:0"]

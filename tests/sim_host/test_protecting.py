@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import itertools
 from collections.abc import Callable, Iterator
@@ -19,11 +18,9 @@ from tests.host.graphs import controlnet, custom_sampler, lora_on_both, sd3
 from tests.xpu_sim.control import Client as Simulation
 
 from . import matrix
-from .matrix import faulty_server, next_fault, picture, rungs_of
+from .matrix import faulty_server, next_fault, picture, rungs_of, switched_on
 
 Machine = tuple[Server, Simulation]
-SWITCH = "xpu-nodes.protect"
-CHOICES = {"device": "auto", "precision": "auto", "resident": "auto", "seeds": "as ComfyUI", "exempt": ""}
 DEVICES = 8
 
 _numbers = itertools.count(7)
@@ -38,17 +35,6 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     base = tmp_path_factory.mktemp("protecting")
     with faulty_server(base, *layouts, devices=DEVICES, packs=PACKS, arguments=()) as running:
         yield running
-
-
-@contextlib.contextmanager
-def switched_on(server: Server, **choices: str) -> Iterator[None]:
-    """The switch on for the prompts in the block, with these choices beside it."""
-    settings = {f"{SWITCH}.{name}": value for name, value in {**CHOICES, **choices}.items()}
-    server.client.post("/settings", {SWITCH: True, **settings})
-    try:
-        yield
-    finally:
-        server.client.post("/settings", {SWITCH: False})
 
 
 def varied(workflow: Workflow, number: int) -> Workflow:
@@ -174,28 +160,31 @@ def test_weights_stream_as_far_as_that_is_chosen(machine: Machine) -> None:
     numbers = [next(_numbers), next(_numbers)]
     with switched_on(server):
         expected = [finished(server, separate_files(), number)[0] for number in numbers]
+    with switched_on(server, resident="10%", locked="0%"):
+        found = [finished(server, separate_files(), numbers[0])[0]]
+        assert "(the limit is 0 MiB)" in hooks(server)["weight streaming"][1]
     with switched_on(server, resident="10%"):
-        found = [finished(server, separate_files(), number)[0] for number in numbers]
-    assert np.array_equal(found, expected)
+        found += [finished(server, separate_files(), number)[0] for number in numbers]
+    assert np.array_equal(found, [expected[0], *expected])
     assert "the rest streams through" in server.log_text()
 
 
-def test_pictures_keep_their_prompt_byte_for_byte(machine: Machine) -> None:
+def test_a_saved_file_is_the_same_byte_for_byte(machine: Machine) -> None:
     server, _ = machine
     number = next(_numbers)
-    saved = [chunks(server, varied(text_to_image(), number))]
+    saved = [file_of(server, varied(text_to_image(), number))]
     finished(server, text_to_image(), next(_numbers))
     with switched_on(server):
-        saved.append(chunks(server, varied(text_to_image(), number)))
-    assert set(saved[0]) == {"prompt"}
+        saved.append(file_of(server, varied(text_to_image(), number)))
+    assert set(Image.open(io.BytesIO(saved[0])).info) == {"prompt", "workflow"}
     assert saved[1] == saved[0]
 
 
-def chunks(server: Server, graph: Workflow) -> dict[str, str]:
-    """The text chunks of the picture that a prompt saves."""
-    result = server.client.run(graph)
+def file_of(server: Server, graph: Workflow) -> bytes:
+    """The file that a prompt of the editor's saves: picture, prompt and workflow."""
+    result = server.client.run(graph, workflow={"nodes": [{"id": 1, "type": "KSampler"}], "version": 0.4})
     assert result.error is None, result.message
-    return dict(Image.open(io.BytesIO(server.client.image(result, "save"))).info)
+    return server.client.image(result, "save")
 
 
 def test_off_means_that_nothing_is_wrapped(machine: Machine) -> None:
@@ -234,3 +223,12 @@ def test_a_node_that_is_named_is_left_alone(machine: Machine) -> None:
         assert set(stages(server)) == {"encode text", "decode"}
     with switched_on(server, exempt="decode"):
         assert set(stages(server)) == {"encode text", "sample"}
+
+
+def test_a_hook_that_is_named_is_left_out(machine: Machine) -> None:
+    server, _ = machine
+    with switched_on(server, hooks="no such hook, protected VAEs"):
+        assert set(stages(server)) == {"encode text", "sample"}
+        assert hooks(server)["protected VAEs"] == ("stood down", "left out by ComfyUI's settings")
+    with switched_on(server):
+        assert "decode" in stages(server)

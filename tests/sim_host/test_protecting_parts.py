@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from .worker import answers
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory, host: Path) -> Any:
-    ensure_models("sd15-tiny-unet")
+    ensure_models("sd15-tiny-unet", "clip-l", "vae-sd15")
     base = tmp_path_factory.mktemp("protecting")
     return answers("protecting_cases", {"devices": ["arc-b580", "arc-b580"]}, base, host, host_environment())
 
@@ -61,9 +62,54 @@ def test_calls_of_models_that_are_not_placed_are_repeated(found: Any) -> None:
     assert found["repeated_calls"] == [True, "xpu:0"]
 
 
+def test_the_cpu_takes_over_if_it_may(found: Any) -> None:
+    told = found["the_cpu_takes_over_if_it_may"]
+    first, second, third = told["asked"]
+    assert first == "", "another device was there"
+    assert re.match(r"Sample failed on xpu:1 \(.+\), only the CPU is left, and .+: queue the prompt again", second)
+    assert third.startswith("xpu:0, xpu:1 was lost, only the CPU is left, and the CPU may take much longer: queue")
+    assert told["agreed"] < 1e-3
+    assert told["no"].endswith("and ComfyUI's settings (XPU Nodes, Protection) do not let it take over.")
+    assert told["yes"] == ""
+
+
 def test_a_model_has_one_twin_as_long_as_it_lives_and_stays_the_same(found: Any) -> None:
     told = found["twins"]
     assert {name: told[name] for name in ("same", "same weights", "changed", "clone")} == dict.fromkeys(
         ("same", "same weights", "changed", "clone"), True
     )
     assert told["gone"] == [True, True, True]
+
+
+@pytest.mark.parametrize("loader", ["GGUF-like", "read by the pack"])
+def test_what_other_packs_load_into_comfyuis_networks_is_served(found: Any, loader: str) -> None:
+    assert found["models_of_other_packs"][loader] == {"equal": True, "survived": True, "reason": ""}
+
+
+def test_a_network_of_another_pack_is_left_alone(found: Any) -> None:
+    told = found["models_of_other_packs"]["Nunchaku-like"]
+    assert told["equal"]
+    assert "OUT_OF_RESOURCES" in told["lost by"], "stock's own error is to be seen"
+    assert told["reason"].startswith("tests.sim_host.other_packs brings a network of its own")
+
+
+def test_a_pack_may_touch_what_the_switch_touches(found: Any) -> None:
+    told = found["packs_that_touch_what_we_touch"]
+    equal, called, reasons = told["meddling"]
+    assert equal
+    assert set(called) == {"load", "sample", "decode"}
+    for reason, name in zip(reasons, ("load_diffusion_model", "sample", "decode"), strict=True):
+        assert f"in front of tests.sim_host.other_packs's {name}" in reason
+    equal, called, reasons = told["switched_on"]
+    assert equal
+    assert set(called) == {"load", "sample", "decode"}
+    for reason, name in zip(reasons, ("load_diffusion_model", "sample", "decode"), strict=True):
+        assert f"tests.sim_host.other_packs was put in front of our {name}" in reason
+
+
+def test_a_node_that_calls_a_model_itself_is_repeated_on_another_device(found: Any) -> None:
+    assert found["nodes_that_call_a_model_themselves"] == [True, "xpu:0", 2]
+
+
+def test_generated_text_survives(found: Any) -> None:
+    assert found["generated_text"] is True

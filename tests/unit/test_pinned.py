@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from xpu_utils.machine.host_memory import HostMemory
+from xpu_utils.choice import AUTO
+from xpu_utils.machine.host_memory import HostMemory, read_host_memory
+from xpu_utils.weights import pinned
 from xpu_utils.weights.pinned import ALIGNMENT_BYTES, Packer, PinnedMemoryError, PinnedPool
 
 CPU = torch.device("cpu")
@@ -68,3 +70,9 @@ def test_packed_tensors_are_aligned_and_do_not_overlap() -> None:
     assert starts == [0, ALIGNMENT_BYTES, 0, 0, 0]
     assert [len(room) for room in rooms] == [1, 513, 3000, 5000, 7]
     assert pool.used_bytes == 4096 + 4096 + 5120 + 4096
+
+
+@pytest.mark.parametrize(("share", "fraction"), [("10%", 0.1), ("0%", 0.0), (AUTO, pinned.LIMIT_FRACTION)])
+def test_the_user_says_how_much_of_the_machines_memory_may_be_locked(share: str, fraction: float) -> None:
+    pinned.limit_locked(share)
+    assert pinned.shared_pool().limit_bytes == int(read_host_memory().total_bytes * fraction)

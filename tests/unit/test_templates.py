@@ -15,18 +15,18 @@ def node(kind: str, *outputs: str, mode: int = 0, given: str = "") -> dict[str, 
 
 
 def test_workflows_are_judged_by_the_models_that_run_in_them(tmp_path: Path) -> None:
-    depth = node("LoadDA3Model", "DA3_MODEL")
-    panorama = node("MoGePanoramaInference", "MOGE_GEOMETRY", given="MOGE_MODEL")
+    body = node("SAM3DBody_Loader", "SAM3D_BODY_MODEL")
+    splat = node("VAEDecodeTripoSplat", "SPLAT", given="VAE")
     workflows = {
         "api": {"nodes": [node("OpenAI", "IMAGE")]},
         "plain": {"nodes": [node("UNETLoader", "MODEL"), node("KSampler", "LATENT", given="MODEL")]},
-        "inner": {"nodes": [], "definitions": {"subgraphs": [{"nodes": [node("VAELoader", "VAE"), depth]}]}},
-        "muted": {"nodes": [node("VAELoader", "VAE"), {**depth, "mode": 4}]},
-        "by node": {"nodes": [node("LoadMoGeModel", "MOGE_MODEL"), panorama]},
+        "inner": {"nodes": [], "definitions": {"subgraphs": [{"nodes": [node("VAELoader", "VAE"), body]}]}},
+        "muted": {"nodes": [node("VAELoader", "VAE"), {**body, "mode": 4}]},
+        "by node": {"nodes": [node("VAELoader", "VAE"), splat]},
     }
     for name, workflow in workflows.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(workflow))
     (tmp_path / "index.json").write_text("[]")
     found = judged(sorted(tmp_path.glob("*.json")))
-    assert found == {"by node": ["MOGE_MODEL"], "inner": ["DA3_MODEL"], "muted": [], "plain": []}
+    assert found == {"by node": ["VAE"], "inner": ["SAM3D_BODY_MODEL"], "muted": [], "plain": []}
     assert "2 of 4 workflows that load models here are wholly served (50.0%)." in as_text(found)

@@ -13,12 +13,17 @@ SERVED = frozenset(
     (
         *("MODEL", "CLIP", "VAE", "CLIP_VISION", "CONTROL_NET", "UPSCALE_MODEL", "LATENT_UPSCALE_MODEL"),
         *("AUDIO_ENCODER", "MODEL_PATCH", "STYLE_MODEL", "GLIGEN", "BACKGROUND_REMOVAL", "MOGE_MODEL"),
+        *("DA3_MODEL", "INTERP_MODEL", "OPTICAL_FLOW"),
     )
 )
 """Types of ComfyUI's links whose models are placed, go with one that is, or have their calls repeated."""
-LEFT_ALONE = frozenset(("DA3_MODEL", "INTERP_MODEL", "OPTICAL_FLOW", "SAM3D_BODY_MODEL"))
+LEFT_ALONE = frozenset(("SAM3D_BODY_MODEL",))
 """Types of models that have no touch: their nodes run as ComfyUI runs them."""
-LEFT_ALONE_BY = {"MoGePanoramaInference": "MOGE_MODEL"}
+LEFT_ALONE_BY = {
+    **dict.fromkeys(("Trellis2Conditioning", "Pixal3DConditioning", "TripoSplatConditioning"), "CLIP_VISION"),
+    **dict.fromkeys(("VaeDecodeShapeTrellis", "VaeDecodeTextureTrellis", "VaeDecodeStructureTrellis2"), "VAE"),
+    **dict.fromkeys(("Trellis2UpsampleStage", "VAEDecodeTripoSplat", "TripoSplatSamplingPreview"), "VAE"),
+}
 """Nodes that use a model of a served type in a way that has no touch."""
 
 _BYPASSED = (2, 4)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import torch
 
+from ..choice import AUTO
 from ..machine.host_memory import HostMemory, read_host_memory
 from ..recovery.faults import first_line
 
@@ -124,6 +125,16 @@ class Packer:
         room = self._slab[self._used_bytes : self._used_bytes + size_bytes]
         self._used_bytes += aligned(size_bytes)
         return room
+
+
+LOCKED_SHARES = (AUTO, "50%", "25%", "10%", "0%")
+"""How much of the machine's memory the process's pool may lock, in the words users give."""
+
+
+def limit_locked(share: str) -> None:
+    """Sets the limit of the process's pool to one of `LOCKED_SHARES`; what is locked already stays so."""
+    fraction = LIMIT_FRACTION if share == AUTO else min(LIMIT_FRACTION, float(share.rstrip("%")) / 100)
+    shared_pool().limit_bytes = int(read_host_memory().total_bytes * fraction)
 
 
 @functools.cache

@@ -109,7 +109,7 @@ def _read_checkpoint(
 ) -> tuple[Any, Any, Any]:
     """The parts of a checkpoint; without `resident` a MODEL's weights are read where ComfyUI reads them."""
     fits = False
-    with _loading(device, path) as reading, _vae_dtype(dtypes[Kind.VAE]):
+    with _loading(device, path) as reading, vae_dtype(dtypes[Kind.VAE]):
         model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(
             str(path),
             output_model="model" in parts,
@@ -189,7 +189,7 @@ def load_vae(name: str, placement: Placement) -> tuple[Any, Placement]:
     paths = _vae_paths(name)
 
     def read(device: torch.device) -> Any:
-        with _loading(device, *paths), _vae_dtype(file_format(placement, Kind.VAE)):
+        with _loading(device, *paths), vae_dtype(file_format(placement, Kind.VAE)):
             node: Any = host_nodes.NODE_CLASS_MAPPINGS["VAELoader"]
             answer = getattr(node(), node.FUNCTION)(vae_name=name)
             return getattr(answer, "result", answer)[0]  # a V3 node's outputs are in an object
@@ -358,8 +358,8 @@ def _clip_options(device: torch.device, dtype: torch.dtype | None) -> dict[str, 
 
 
 @contextlib.contextmanager
-def _vae_dtype(dtype: torch.dtype | None) -> Iterator[None]:
-    """Has a checkpoint's VAE take this dtype at once, as ComfyUI's own flags do: later it would have been rounded."""
+def vae_dtype(dtype: torch.dtype | None) -> Iterator[None]:
+    """A VAE that is made in the block takes this dtype at once, as by ComfyUI's flags: later it would be rounded."""
     if dtype not in (torch.float32, *HALVES):
         yield
         return

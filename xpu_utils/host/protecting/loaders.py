@@ -21,13 +21,13 @@ from ...placement import Placement
 from ...recovery.ladder import Failure
 from .. import hooks
 from ..inventory import as_default
-from ..loading.load import is_loading, leave_for_host, read_to_its_device
+from ..loading.load import is_loading, leave_for_host, read_to_its_device, vae_dtype
 from ..loading.straight import straight
 from ..placing.deciding import file_format
 from ..placing.placed import follow
 from ..recovery.weights import remember
 from ..target import HOST
-from .touches import Touch, Work
+from .touches import Offer, Touch, Work, written_in
 from .twins import Twins, default_device
 
 HOOK = "protected loading"
@@ -48,15 +48,36 @@ class Loaders:
         """One for all of them: each is given one or several files first."""
         functions = [(comfy.sd, name) for name in (CHECKPOINT, "load_diffusion_model", "load_clip")]
         functions += [(comfy.controlnet, "load_controlnet"), (comfy.clip_vision, "load")]
-        return (Touch(HOOK, _DOES, functions, self._loading),)
+        offers: list[tuple[Any, str, Offer]] = [
+            *((owner, name, functools.partial(self._loading, name)) for owner, name in functions),
+            (comfy.sd.VAE, "__init__", self._vae),
+        ]
+        return (Touch(HOOK, _DOES, offers),)
 
-    def _loading(self, stock: Callable[..., Any], *arguments: Any, **keywords: Any) -> Work | None:
-        given = inspect.signature(stock).bind(*arguments, **keywords)
+    def _loading(self, name: str, stock: Callable[..., Any], *arguments: Any, **keywords: Any) -> Work | None:
+        signature = inspect.signature(stock)
+        if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in signature.parameters.values()):
+            reason = f"{written_in(stock)} has put a loader of its own there, which does not say what it takes"
+            hooks.record(f"{HOOK}, {name}", hooks.State.STOOD_DOWN, reason)
+            return None
+        given = signature.bind(*arguments, **keywords)
         files = next(iter(given.arguments.values()), None)
         paths = [Path(file) for file in (files if isinstance(files, (list, tuple)) else [files]) if file]
         if is_loading() or not paths:
             return None
         return lambda: self._load(stock, given, paths)
+
+    def _vae(self, stock: Callable[..., Any], vae: Any, *arguments: Any, **keywords: Any) -> Work | None:
+        """Each VAE gets its weights in the format that is asked for: converted later, they would have been rounded."""
+        dtype = None if is_loading() else file_format(self._twins.placement(default_device()), Kind.VAE)
+        if dtype is None:
+            return None
+
+        def make() -> None:
+            with vae_dtype(dtype):
+                stock(vae, *arguments, **keywords)
+
+        return make
 
     def _load(self, stock: Callable[..., Any], given: inspect.BoundArguments, paths: Sequence[Path]) -> Any:
         placement = self._twins.placement(default_device())

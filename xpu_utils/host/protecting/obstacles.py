@@ -38,7 +38,7 @@ def why_not(patcher: Any, network: Any) -> str:
     if is_dynamic(patcher):
         return "this ComfyUI streams the model's weights by itself"
     origin = type(network).__module__
-    if not origin.startswith("comfy."):
+    if not origin.startswith(("comfy.", "comfy_extras.")):
         return f"{origin} brings a network of its own, which may tie its weights to a device"
     device = patcher.load_device
     if host_inventory().find(str(device)) is None and not is_lost(device):

@@ -10,7 +10,9 @@ from typing import Any
 import nodes as host_nodes  # ComfyUI's module: the pack itself is imported under another name
 
 from ...recovery.faults import is_lost
+from ..inventory import as_default
 from ..placing.placed import follow
+from ..recovery.moving import relocate
 from ..recovery.rungs import carry_on
 from ..stages import decided, run_stage
 from ..target import unload
@@ -34,7 +36,12 @@ _WRAPPED = {
         *("HunyuanVideo15SRModel", "resample_latent"),
     ),
 }
-LATENTS = "protected LTX latent upscaling"
+_NODES = (
+    *("DA3Inference", "FrameInterpolate", "LTXVLatentUpsampler", "MoGePanoramaInference", "RTDETR_detect"),
+    *("SAM3_Detect", "SAM3_VideoTrack", "VOIDWarpedNoise"),
+)
+"""Nodes that call a model by themselves and are repeated as a whole; their first model is the one that computes."""
+NODES = "protected nodes"
 _DOES = "a failing call is repeated"
 
 
@@ -45,50 +52,53 @@ class Repeating:
         self._twins = twins
 
     def touches(self) -> tuple[Touch, ...]:
-        """One for each kind of model that this ComfyUI has."""
+        """One for each kind of model that this ComfyUI has, and one for nodes."""
         present = host_nodes.NODE_CLASS_MAPPINGS
         wrapped = [
             Touch(
                 f"protected {what}",
                 _DOES,
-                [(getattr(importlib.import_module(module), name), method)],
-                functools.partial(self._wrapped, what),
+                [(getattr(importlib.import_module(module), name), method, functools.partial(self._wrapped, what))],
             )
             for what, (node, module, name, method) in _WRAPPED.items()
             if node in present
         ]
-        upsampler = present.get("LTXVLatentUpsampler")
-        if upsampler:
-            wrapped.append(Touch(LATENTS, _DOES, [(upsampler, "execute")], self._latents))
-        return tuple(wrapped)
+        whole = [(present[name], "execute", functools.partial(self._node, name)) for name in _NODES if name in present]
+        return (*wrapped, Touch(NODES, _DOES, whole))
 
     def _wrapped(
         self, what: str, stock: Callable[..., Any], given: Any, *arguments: Any, **keywords: Any
     ) -> Work | None:
-        def call() -> Any:
-            given.load_device = given.patcher.load_device
-            return stock(given, *arguments, **keywords)
+        return self._repeated(f"protected {what}", what, given, lambda: stock(given, *arguments, **keywords))
 
-        return self._repeated(f"protected {what}", given.patcher, call)
+    def _node(self, name: str, stock: Callable[..., Any], node: Any, *arguments: Any, **keywords: Any) -> Work | None:
+        models = [value for value in (*arguments, *keywords.values()) if hasattr(value, "load_device")]
+        return self._repeated(NODES, name, models[0], lambda: stock(node, *arguments, **keywords)) if models else None
 
-    def _latents(self, stock: Callable[..., Any], node: Any, samples: Any, upscale_model: Any, vae: Any) -> Work | None:
-        if not hasattr(upscale_model, "load_device"):
-            return None
-        return self._repeated(LATENTS, upscale_model, lambda: stock(node, samples, upscale_model, vae))
-
-    def _repeated(self, hook: str, patcher: Any, call: Callable[[], Any]) -> Work | None:
+    def _repeated(self, hook: str, stage: str, model: Any, call: Callable[[], Any]) -> Work | None:
+        """
+        Args:
+            model: a patcher, or what has one and the device beside it that the model takes its input to.
+        """
+        patcher = getattr(model, "patcher", model)
         if not served(hook, patcher, why_not(patcher, patcher.model)):
             return None
-        stage = hook.removeprefix("protected ")
+
+        def attempt() -> Any:
+            model.load_device = patcher.load_device
+            with as_default(patcher.load_device):  # where the node asks ComfyUI for its device instead
+                return call()
 
         def staged() -> Any:
             follow(patcher)
             allow_a_host_copy(patcher)
             home = patcher.load_device
             placement = self._twins.placement(home)
+            if placement.device.torch_device != home:
+                relocate(patcher, placement.device, placement.reason)
             decided(placement)
             try:
-                return carry_on(patcher, stage, call), placement
+                return carry_on(patcher, stage, attempt), placement
             finally:
                 if patcher.load_device != home and not is_lost(home):
                     unload(patcher)

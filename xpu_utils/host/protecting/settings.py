@@ -17,6 +17,8 @@ from ...choice import AUTO, check_choice
 from ...placement import check_device_name
 from ...precision import check_precision
 from ...residency import resident_share
+from ...weights.pinned import LOCKED_SHARES
+from ..recovery import takeover
 
 VARIABLE = "XPU_NODES_PROTECT"
 """Environment variable, "on" or "off": decides where it is set, whatever the settings say."""
@@ -32,6 +34,9 @@ CHECKS: Mapping[str, Callable[[object], object]] = {
     "resident": resident_share,
     "seeds": functools.partial(check_choice, "seeds", choices=(AS_COMFYUI, EVERYWHERE)),
     "exempt": str,
+    "takeover": functools.partial(check_choice, "takeover", choices=(takeover.YES, takeover.ASK, takeover.NO)),
+    "locked": functools.partial(check_choice, "locked", choices=LOCKED_SHARES),
+    "hooks": str,
 }
 
 
@@ -48,6 +53,16 @@ class Protection:
     """Whose noise samplers draw on the way: ComfyUI's on the device, or the host's, the same on every device."""
     exempt: str = ""
     """Ids and types of nodes that are left to ComfyUI, separated by commas."""
+    takeover: str = takeover.YES
+    """Whether the CPU may go on where no accelerator is left."""
+    locked: str = AUTO
+    """Share of the host's memory that may be page-locked."""
+    hooks: str = ""
+    """Names of hooks that are left out, separated by commas."""
+
+    def leaves_out(self, hook: str) -> bool:
+        """Whether a hook is among those."""
+        return hook in [name.strip() for name in self.hooks.split(",")]
 
 
 def chosen() -> Protection:

@@ -9,7 +9,9 @@ from typing import Any
 import execution
 from server import PromptServer
 
+from ...weights.pinned import limit_locked
 from .. import hooks
+from ..recovery import takeover
 from . import exempt
 from .loaders import Loaders
 from .repeating import Repeating
@@ -26,7 +28,7 @@ class Switch:
 
     def __init__(self) -> None:
         self._twins = Twins(Protection())
-        self._beginning = Touch(HOOK, "on", [(execution.PromptExecutor, "execute")], self._begin)
+        self._beginning = Touch(HOOK, "on", [(execution.PromptExecutor, "execute", self._begin)])
         self._touches = tuple(touch for kind in (Using, Loaders, Repeating) for touch in kind(self._twins).touches())
         self._lock = threading.Lock()
 
@@ -44,8 +46,16 @@ class Switch:
             if protection != self._twins.protection:
                 self._twins.forget()
                 self._twins.protection = protection
+                effective = protection if protection.on else Protection()
+                takeover.choose(effective.takeover)
+                limit_locked(effective.locked)
             for touch in (self._beginning, *self._touches):
-                touch.apply() if protection.on else touch.take_back()
+                if not protection.on:
+                    touch.take_back("the switch is off")
+                elif protection.leaves_out(touch.name):
+                    touch.take_back("left out by ComfyUI's settings")
+                else:
+                    touch.apply()
         if not protection.on:
             _record_off()
 
@@ -66,6 +76,7 @@ def install_switch() -> None:
 
     def queued(prompt: dict[str, Any]) -> dict[str, Any]:
         switch.watch()
+        takeover.queued()
         return prompt
 
     PromptServer.instance.add_on_prompt_handler(queued)

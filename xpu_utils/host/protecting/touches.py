@@ -25,18 +25,17 @@ Offer = Callable[..., "Work | None"]
 class Touch:
     """Functions of the host that one hook stands in for."""
 
-    def __init__(self, name: str, does: str, functions: Sequence[tuple[Any, str]], offer: Offer) -> None:
+    def __init__(self, name: str, does: str, functions: Sequence[tuple[Any, str, Offer]]) -> None:
         """
         Args:
             name: the hook's.
             does: what the hook list says of it.
-            functions: modules or classes, and the names of their functions.
-            offer: see `Offer`; what it raises never reaches the user.
+            functions: modules or classes, the names of their functions, and the offer for each. What an offer raises
+                never reaches a user whom ComfyUI's own way serves.
         """
         self.name = hooks.named(name)
         self._does = does
         self._functions = functions
-        self._offer = offer
         self._stock: dict[tuple[Any, str], tuple[Any, Any]] = {}
         """By owner and name: what was there, and what we put in its place."""
         self._active = False
@@ -47,18 +46,18 @@ class Touch:
             self._active = False
             return
         self._active = True
-        for owner, name in self._functions:
+        for owner, name, offer in self._functions:
             there = vars(owner).get(name)
             if there is not None and (owner, name) not in self._stock:
-                ours = self._standing_in(there)
+                ours = self._standing_in(there, offer)
                 self._stock[owner, name] = (there, ours)
                 hooks.put(owner, name, ours)
         self._report()
 
-    def take_back(self) -> None:
+    def take_back(self, reason: str) -> None:
         """Puts back what was there; where another pack has put something in front of ours, it passes calls on."""
         if self._active:
-            hooks.record(self.name, hooks.State.STOOD_DOWN, "the switch is off")
+            hooks.record(self.name, hooks.State.STOOD_DOWN, reason)
         self._active = False
         for (owner, name), (there, ours) in list(self._stock.items()):
             if vars(owner).get(name) is ours:
@@ -73,24 +72,24 @@ class Touch:
         for (owner, name), (there, ours) in self._stock.items():
             now = vars(owner).get(name)
             if now is not ours:
-                reasons.append(f"{_origin(now)} was put in front of our {name}")
-            elif _origin(there) != (owner.__module__ if isinstance(owner, type) else owner.__name__):
-                reasons.append(f"in front of {_origin(there)}'s {name}")
+                reasons.append(f"{written_in(now)} was put in front of our {name}")
+            elif written_in(there) != (owner.__module__ if isinstance(owner, type) else owner.__name__):
+                reasons.append(f"in front of {written_in(there)}'s {name}")
         hooks.record(self.name, hooks.State.APPLIED, "; ".join(dict.fromkeys(reasons)))
 
-    def _standing_in(self, there: Any) -> Any:
+    def _standing_in(self, there: Any, offer: Offer) -> Any:
         if isinstance(there, classmethod):
-            return classmethod(self._in_front_of(there.__func__))
-        return self._in_front_of(there)
+            return classmethod(self._in_front_of(there.__func__, offer))
+        return self._in_front_of(there, offer)
 
-    def _in_front_of(self, stock: Callable[..., Any]) -> Callable[..., Any]:
+    def _in_front_of(self, stock: Callable[..., Any], offer: Offer) -> Callable[..., Any]:
         @functools.wraps(stock)
         def call(*arguments: Any, **keywords: Any) -> Any:
             if not self._active or is_exempt():
                 return stock(*arguments, **keywords)
             random = torch.get_rng_state()
             try:
-                work = self._offer(stock, *arguments, **keywords)
+                work = offer(stock, *arguments, **keywords)
                 if work is not None:
                     return work()
             except STOPS:
@@ -115,9 +114,13 @@ class Touch:
         return call
 
 
-def _origin(function: Any) -> str:
-    """The module that a function, or a class method, came from."""
-    return str(getattr(getattr(function, "__func__", function), "__module__", "another pack"))
+def written_in(function: Any) -> str:
+    """The module that a function, or a class method, is written in, whatever it says (`functools.wraps`)."""
+    function = getattr(function, "__func__", function)
+    module = getattr(function, "__globals__", {}).get("__name__", "another pack")
+    if module.startswith("torch.") and hasattr(function, "__wrapped__"):  # a decorator of PyTorch's
+        return written_in(function.__wrapped__)
+    return str(module)
 
 
 def _stock_may_finish(error: Exception) -> bool:

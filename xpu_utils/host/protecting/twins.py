@@ -12,9 +12,10 @@ import torch
 
 from ...choice import AUTO
 from ...placement import Placement
-from ...recovery.faults import is_lost
-from ..inventory import placement_for
+from ...recovery.faults import is_lost, lost_devices
+from ..inventory import host_inventory, placement_for
 from ..placing.placed import follow
+from ..recovery import takeover
 from ..recovery.weights import source_of
 from ..running import noise
 from ..running.clip import PlacedCLIP, place_clip
@@ -70,8 +71,14 @@ class Twins:
         return placed
 
     def placement(self, own: torch.device) -> Placement:
-        """Where a model goes whose device ComfyUI chose: there, unless another was asked for or that one is lost."""
+        """Where a model goes whose device ComfyUI chose: there, unless another was asked for or that one is lost.
+
+        Raises:
+            LadderExhaustedError: only the CPU is left, and may not take over.
+        """
         asked = self.protection
+        if asked.device != "cpu" and lost_devices() and not host_inventory().accelerators:
+            takeover.check(f"{', '.join(lost_devices())} was lost, only the CPU is left")
         if asked.device != AUTO:
             return placement_for(asked.device, asked.precision, asked.resident)
         return dataclasses.replace(placement_for(str(own), asked.precision, asked.resident), requested=AUTO)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -26,7 +27,7 @@ from ..running.upscaling import PlacedUpscaler, upscale
 from ..running.vae import PlacedVAE
 from ..stages import decided, run_stage
 from .obstacles import served, why_not, why_not_model, why_not_object
-from .touches import Touch, Work
+from .touches import Offer, Touch, Work
 from .twins import Twins, default_device
 
 SAMPLING = "protected sampling"
@@ -35,6 +36,9 @@ ENCODING = "protected text encoders"
 VISION = "protected CLIP vision"
 UPSCALING = "protected upscaling"
 NOISE = "protected noise"
+
+_CODING = ("decode", "encode", "decode_tiled", "encode_tiled")
+_ENCODING = ("encode_from_tokens", "encode_from_tokens_scheduled", "generate")
 
 
 class Using:
@@ -46,19 +50,22 @@ class Using:
     def touches(self) -> tuple[Touch, ...]:
         """One for each kind of model."""
         vae, clip, vision = comfy.sd.VAE, comfy.sd.CLIP, comfy.clip_vision.ClipVisionModel
-        coding = [(vae, name) for name in ("decode", "encode", "decode_tiled", "encode_tiled")]
-        encoding = [(clip, name) for name in ("encode_from_tokens", "encode_from_tokens_scheduled")]
+        coding = [(vae, name, functools.partial(self._coding, name)) for name in _CODING]
+        encoding = [(clip, name, functools.partial(self._encoding, name)) for name in _ENCODING]
         node = host_nodes.NODE_CLASS_MAPPINGS.get("ImageUpscaleWithModel")
-        upscaling = [(node, name) for name in ("execute", "upscale")] if node else []
-        drawing = [(k_sampling, "default_noise_sampler")]
-        drawing += [(k_sampling.BatchedBrownianTree, name) for name in ("__init__", "__call__")]
+        upscaling = [(node, name, self._upscaling) for name in ("execute", "upscale") if node]
+        tree = k_sampling.BatchedBrownianTree
+        drawing: list[tuple[Any, str, Offer]] = [
+            (k_sampling, "default_noise_sampler", noise.default_sampler),
+            *((tree, "__init__", noise.tree), (tree, "__call__", noise.branch)),
+        ]
         return (
-            Touch(SAMPLING, "every sampler node is protected", [(comfy.samplers.CFGGuider, "sample")], self._sampling),
-            Touch(CODING, "VAEs are protected", coding, self._coding),
-            Touch(ENCODING, "text encoders are protected", encoding, self._encoding),
-            Touch(VISION, "image encoders are protected", [(vision, "encode_image")], self._vision),
-            Touch(UPSCALING, "upscale models are protected", upscaling, self._upscaling),
-            Touch(NOISE, "noise is drawn where ComfyUI draws it", drawing, noise.stand_in),
+            Touch(SAMPLING, "every sampler node is protected", [(comfy.samplers.CFGGuider, "sample", self._sampling)]),
+            Touch(CODING, "VAEs are protected", coding),
+            Touch(ENCODING, "text encoders are protected", encoding),
+            Touch(VISION, "image encoders are protected", [(vision, "encode_image", self._vision)]),
+            Touch(UPSCALING, "upscale models are protected", upscaling),
+            Touch(NOISE, "noise is drawn where ComfyUI draws it", drawing),
         )
 
     def _sampling(self, stock: Callable[..., Any], guider: Any, *arguments: Any, **keywords: Any) -> Work | None:
@@ -73,7 +80,7 @@ class Using:
 
         return work
 
-    def _coding(self, stock: Callable[..., Any], vae: Any, *arguments: Any, **keywords: Any) -> Work | None:
+    def _coding(self, name: str, stock: Callable[..., Any], vae: Any, *arguments: Any, **keywords: Any) -> Work | None:
         if isinstance(vae, PlacedVAE) or getattr(vae, "first_stage_model", None) is None:
             return None
         reason = why_not_object(vae, comfy.sd.VAE) or why_not(vae.patcher, vae.first_stage_model)
@@ -82,19 +89,21 @@ class Using:
 
         def work() -> Any:
             placed = self._twins.of_vae(vae)
-            method = getattr(placed, stock.__name__)
-            stage = stock.__name__.removesuffix("_tiled")
+            method = getattr(placed, name)
+            stage = name.removesuffix("_tiled")
             return _staged(stage, placed.patcher, lambda: method(*arguments, **keywords), placed)
 
         return work
 
-    def _encoding(self, stock: Callable[..., Any], clip: Any, *arguments: Any, **keywords: Any) -> Work | None:
+    def _encoding(
+        self, name: str, stock: Callable[..., Any], clip: Any, *arguments: Any, **keywords: Any
+    ) -> Work | None:
         if isinstance(clip, PlacedCLIP):
             return None
         reason = why_not_object(clip, comfy.sd.CLIP) or why_not(clip.patcher, clip.cond_stage_model)
         if not served(ENCODING, clip.patcher, reason):
             return None
-        return lambda: getattr(self._twins.of_clip(clip), stock.__name__)(*arguments, **keywords)
+        return lambda: getattr(self._twins.of_clip(clip), name)(*arguments, **keywords)
 
     def _vision(self, stock: Callable[..., Any], vision: Any, *arguments: Any, **keywords: Any) -> Work | None:
         if isinstance(vision, PlacedClipVision):

@@ -20,6 +20,7 @@ from ..placing.placed import lead_to, placement_of
 from ..prompts import current_node_id, current_prompt_id
 from ..stages import decided
 from ..target import HOST, unload
+from . import takeover
 from .lost import lose_dead
 from .moving import another_accelerator, cpu, free_others, relocate
 from .weights import make_ready
@@ -66,6 +67,10 @@ class Recovery:
         device = self._accelerator() if accelerator else cpu()
         if device is None or device.id in self._left:
             return None
+        if not accelerator:
+            takeover.check(
+                f"{self.stage.capitalize()} failed on {self.failed_on} ({failure.message}), only the CPU is left"
+            )
         relocate(self.patcher, device, f"{failure.kind.value} on {self.failed_on}, continued on {device.id}")
         moved = placement_of(self.patcher)
         if moved is not None:

@@ -39,13 +39,17 @@ class PlacedCLIP(comfy.sd.CLIP):
         return PlacedCLIP.of(super().clone(*arguments, **keywords))
 
     def encode_from_tokens(self, *arguments: Any, **keywords: Any) -> Any:
-        return self._carried(super().encode_from_tokens, *arguments, **keywords)
+        return self._carried(STAGE, super().encode_from_tokens, *arguments, **keywords)
 
     def encode_from_tokens_scheduled(self, *arguments: Any, **keywords: Any) -> Any:
-        return self._carried(super().encode_from_tokens_scheduled, *arguments, **keywords)
+        return self._carried(STAGE, super().encode_from_tokens_scheduled, *arguments, **keywords)
 
-    def _carried(self, encode: Any, /, *arguments: Any, **keywords: Any) -> Any:
-        """Encodes on the ladder, unless a call that is on it already asks."""
+    def generate(self, *arguments: Any, **keywords: Any) -> Any:
+        """Newer hosts: language models write text from a seed of their own."""
+        return self._carried("generate text", super().generate, *arguments, **keywords)
+
+    def _carried(self, stage: str, encode: Any, /, *arguments: Any, **keywords: Any) -> Any:
+        """Encodes or generates on the ladder, unless a call that is on it already asks."""
         if self._encoding:
             return encode(*arguments, **keywords)
         self.cond_stage_model = self.patcher.model  # ComfyUI's Select CLIP Device gives it another patcher alone
@@ -60,12 +64,12 @@ class PlacedCLIP(comfy.sd.CLIP):
         def measured() -> tuple[Any, Placement]:
             asked = placement_of(self.patcher)
             assert asked is not None
-            answer = carry_on(self.patcher, STAGE, attempt)
+            answer = carry_on(self.patcher, stage, attempt)
             return answer, placement_after(self.patcher, asked)
 
         self._encoding = True
         try:
-            answer, _ = run_stage(STAGE, measured)  # ComfyUI's own encode nodes say nothing of devices
+            answer, _ = run_stage(stage, measured)  # ComfyUI's own encode nodes say nothing of devices
         finally:
             self._encoding = False
             work.restore()

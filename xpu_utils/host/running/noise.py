@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import logging
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -64,16 +64,8 @@ def drawn_where_comfyui_does(patcher: Any, steps: int) -> Iterator[None]:
         _run.reset(token)
 
 
-def stand_in(stock: Callable[..., Any], *arguments: Any, **keywords: Any) -> Work | None:
-    """What stands in for ComfyUI's `default_noise_sampler` and `BatchedBrownianTree`.
-
-    Returns:
-        The work that answers the call; None where it goes its own way.
-    """
-    return _STAND_INS[stock.__name__](stock, *arguments, **keywords)
-
-
-def _default_sampler(stock: Callable[..., Draw], x: torch.Tensor, seed: Any = None, **further: Any) -> Work | None:
+def default_sampler(stock: Callable[..., Draw], x: torch.Tensor, seed: Any = None, **further: Any) -> Work | None:
+    """What stands in for ComfyUI's `default_noise_sampler`: the work, or None where it goes its own way."""
     run = _run.get()
     if run is None or x.device != HOST:
         return None
@@ -125,10 +117,10 @@ _trees: weakref.WeakKeyDictionary[Any, Callable[[], torch.device]] = weakref.Wea
 """Brownian trees on devices: what puts one onto the run's device, where it is not, and answers that."""
 
 
-def _tree(
+def tree(
     stock: Callable[..., None], made: Any, x: torch.Tensor, t0: torch.Tensor, t1: torch.Tensor, *seed: Any, **how: Any
 ) -> Work | None:
-    """A tree's noise follows from its seed: it can be planted again."""
+    """What stands in for the making of a `BatchedBrownianTree`: its noise follows from its seed alone."""
     run = _run.get()
     if run is None or x.device != HOST or how.get("cpu", True):
         return None
@@ -148,7 +140,8 @@ def _tree(
     return work
 
 
-def _branch(stock: Callable[..., torch.Tensor], made: Any, t0: torch.Tensor, t1: torch.Tensor) -> Work | None:
+def branch(stock: Callable[..., torch.Tensor], made: Any, t0: torch.Tensor, t1: torch.Tensor) -> Work | None:
+    """What stands in for a draw from a tree."""
     plant = _trees.get(made)
     if plant is None:
         return None
@@ -158,13 +151,6 @@ def _branch(stock: Callable[..., torch.Tensor], made: Any, t0: torch.Tensor, t1:
         return stock(made, t0.to(device), t1.to(device)).to(HOST)
 
     return lambda: _surviving(draw)
-
-
-_STAND_INS: Mapping[str, Callable[..., Work | None]] = {
-    "default_noise_sampler": _default_sampler,
-    "__init__": _tree,
-    "__call__": _branch,
-}
 
 
 def _surviving(draw: Callable[[], Any]) -> Any:
