@@ -4,6 +4,10 @@ ComfyUI's loaders map the file, build the model where it is to live (`unet_inita
 `load_state_dict` copy each mapped tensor into its parameter. Models are built without initial values, so a parameter
 costs no host memory until it is written. A torch-function mode, which only the loading thread sees, takes over those
 copies and no others: whatever else a loader computes or copies goes on as it is.
+
+ComfyUI's `model_options["custom_operations"]` cannot take its place on 0.3.52 to 0.33.0: they reach no VAE, CLIP vision
+or upscale model and no parameter outside of a layer, and a model that is given some loses those that ComfyUI picks for
+its quantised weights.
 """
 
 from __future__ import annotations
