@@ -11,7 +11,7 @@ from tests.harness.server import Server
 from tests.harness.workflows import OURS, Workflow, exchanged, node
 
 from .conftest import dumped
-from .graphs import controlnet, image_to_image, sd15, separate_files_and_advanced_sampler, upscaled
+from .graphs import controlnet, image_to_image, separate_files_and_advanced_sampler, upscaled
 
 HALF_PRECISION_ERROR = 0.1
 """Of a result's spread: device and precision are `auto`, which on a CPU with bf16 instructions is bf16."""
@@ -33,7 +33,6 @@ def separate_files() -> Workflow:
 
 
 GRAPHS: dict[Callable[[], Workflow], str] = {
-    sd15: "decode",
     separate_files: "decode",
     controlnet: "decode",
     image_to_image: "decode",
