@@ -43,7 +43,7 @@ def test_whoever_is_in_front_the_call_is_answered(found: Any) -> None:
     assert told["hook"].endswith("for a test; tests.sim_host.protecting_cases was put in front of our named")
     assert told["taken back behind theirs"] == "theirs around stock Owner"
     assert told["taken back"]
-    assert told["missing"] == "missing: unavailable, this ComfyUI has no function of that name"
+    assert told["missing"] == "missing: not possible, this ComfyUI has no function of that name"
 
 
 def test_what_cannot_be_served_is_left_alone_with_its_reason(found: Any) -> None:

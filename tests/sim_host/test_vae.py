@@ -103,7 +103,7 @@ def test_video_whose_need_grows_with_time_is_cut_in_time_with_a_progress_bar(fou
     assert bar[0] == bar[1] > 1
 
 
-@pytest.mark.parametrize("kind", ["out_of_memory", "out_of_device_memory", "out_of_resources", "native_api_39"])
+@pytest.mark.parametrize("kind", ["out_of_memory", "native_api_39"])
 def test_after_a_want_of_memory_the_whole_is_repeated_and_after_a_second_done_in_tiles(found: Any, kind: str) -> None:
     once, twice = found["retries"][kind]["1"], found["retries"][kind]["2"]
     assert (once["fired"], twice["fired"]) == ([1], [2])

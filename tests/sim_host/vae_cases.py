@@ -232,11 +232,11 @@ def _noted_wrongly(network: torch.nn.Module) -> list[str]:
 
 
 def case_retries() -> Any:
-    """Each kind of failure for want of memory, once and again: the whole is repeated, then done in tiles."""
+    """Two kinds of failure for want of memory, once and again: the whole is repeated, then done in tiles."""
     _with_total(PLENTY_BYTES)
     expected = _decode(_vae("kl"))
     found: dict[str, Any] = {}
-    for kind in ("out_of_memory", "out_of_device_memory", "out_of_resources", "native_api_39"):
+    for kind in ("out_of_memory", "native_api_39"):
         found[kind] = {}
         for times in (1, 2):
             simulation = xpu_sim.current()
