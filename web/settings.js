@@ -60,47 +60,33 @@ export const settings = [
     onChange,
   },
   { id: DECIDED, name: "Protection was offered", type: "hidden", defaultValue: false },
-  {
-    id: `${PROTECT}.device`,
-    name: "Device for protected models",
-    tooltip: "auto: the one that ComfyUI chose; or cpu, xpu:1 and the like.",
-    type: "text",
-    defaultValue: "auto",
-    category: ["XPU Nodes", "Protection", "Device"],
-  },
+  beside("device", "Device for protected models", "auto: the one that ComfyUI chose; or cpu, xpu:1 and the like.",
+    { type: "text", defaultValue: "auto" }),
   choice("precision", "Precision of protected models", ["auto", "fp32", "bf16", "fp16"],
     "auto: ComfyUI's choice for the device."),
   choice("resident", "Weights that stay on the device", ["auto", "all", "90%", "75%", "60%", "45%", "30%", "20%", "10%", "0%"],
     "How much of a model's weights stays on its device; the rest streams. auto: as much as fits."),
-  {
-    id: `${PROTECT}.exempt`,
-    name: "Nodes that are left alone",
-    tooltip: "Types or ids of nodes, separated by commas: KSampler, 12",
-    type: "text",
-    defaultValue: "",
-    category: ["XPU Nodes", "Protection", "Exempt"],
-  },
+  beside("exempt", "Nodes that are left alone", "Types or ids of nodes, separated by commas: KSampler, 12",
+    { type: "text", defaultValue: "" }),
   choice("seeds", "Noise that samplers draw on the way", ["as ComfyUI", "the same everywhere"],
     "as ComfyUI: noise is drawn on the device, the picture is stock's there; or the same picture on every device."),
   choice("takeover", "Let the CPU take over", ["yes", "ask by stopping", "no"],
     "Where no GPU can go on. ask by stopping: the prompt stops; queued again, it goes on on the CPU."),
   choice("locked", "System memory that may be page-locked", ["auto", "50%", "25%", "10%", "0%"],
     "For copies to a GPU while it computes. auto: as much as the system allows."),
-  {
-    id: `${PROTECT}.hooks`,
-    name: "Changes to ComfyUI that are left out",
-    tooltip: "Names that XPU Device Info lists, separated by commas: protected VAEs, protected loading",
-    type: "text",
-    defaultValue: "",
-    category: ["XPU Nodes", "Protection", "Hooks"],
-  },
+  beside("hooks", "Changes to ComfyUI that are left out",
+    "Names that XPU Device Info lists, separated by commas: protected VAEs, protected loading",
+    { type: "text", defaultValue: "" }),
 ];
+
+/** A setting beside the switch. */
+function beside(what, name, tooltip, kind) {
+  return { id: `${PROTECT}.${what}`, name, tooltip, category: ["XPU Nodes", "Protection", what], ...kind };
+}
 
 /** A choice beside the switch; the first option is the default. */
 function choice(what, name, options, tooltip) {
-  const category = ["XPU Nodes", "Protection", what];
-  const id = `${PROTECT}.${what}`;
-  return { id, name, tooltip, type: "combo", options, defaultValue: options[0], category };
+  return beside(what, name, tooltip, { type: "combo", options, defaultValue: options[0] });
 }
 
 /** Stores a setting, as the settings' own page does. */

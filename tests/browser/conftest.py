@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, ViewportSize, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, ViewportSize, expect, sync_playwright
 
 from tests.harness.front_ends import FRONT_ENDS, ensure_front_end
 from tests.harness.hosts import ROOT
@@ -87,15 +87,15 @@ def new_context(browser: Browser, server: Server, front_end: str | None) -> Brow
     if front_end:
         ensure_front_end(front_end)
         context.add_cookies([{"name": "front-end", "value": front_end, "url": f"http://{server.address}"}])
-    context.on("console", lambda message: _note(f"{message.text} {message.location}", message.type == "error"))
-    context.on("weberror", lambda error: _note(f"{error.error} {error.error.stack}"))
+    context.on("console", _note)
+    context.on("weberror", lambda error: ERRORS.append(f"{error.error} {error.error.stack}"))
     return context
 
 
-def _note(text: str, is_error: bool = True) -> None:
+def _note(message: ConsoleMessage) -> None:
     """Keeps the errors that concern us: the host has some of its own, such as files that a new user lacks."""
-    if is_error and re.search(r"/extensions/xpu-nodes|/xpu/", text):
-        ERRORS.append(text)
+    if message.type == "error" and re.search(r"/extensions/xpu-nodes|/xpu/", f"{message.location} {message.text}"):
+        ERRORS.append(f"{message.text} ({message.location.get('url')})")
 
 
 @pytest.fixture(autouse=True)

@@ -107,7 +107,7 @@ def test_pieces_give_the_whole_and_no_temporary_exceeds_the_budget(case: Case, b
         assert seen.largest_bytes <= max(budget, result_bytes)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(cases(), st.sampled_from((None, 0.3)))
 def test_attention_by_products_gives_what_torch_s_own_gives(case: Case, scale: float | None) -> None:
     def torchs(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
