@@ -44,8 +44,7 @@ def test_the_english_names_of_the_settings_are_those_of_the_panel() -> None:
     script = (ROOT / "web" / "settings.js").read_text(encoding="utf-8")
     ids = dict(re.findall(r"const (\w+) = `\$\{PREFIX\}\.([\w-]+)`", script))
     shown = {ids[constant]: name for constant, name in re.findall(r'id: (\w+),\s+name: "([^"]+)",\n', script)}
-    parts = re.findall(r'id: `\$\{PROTECT\}\.(\w+)`,\s+name: "([^"]+)"', script)
-    parts += re.findall(r' choice\("(\w+)", "([^"]+)"', script)
+    parts = re.findall(r'\b(?:beside|choice)\("(\w+)", "([^"]+)"', script)
     shown |= {f"{ids['PROTECT']}.{part}": name for part, name in parts}
     names_of = json.loads((ROOT / "locales" / "en" / "settings.json").read_text(encoding="utf-8"))
     assert {key: text["name"] for key, text in names_of.items()} == {
