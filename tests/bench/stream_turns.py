@@ -19,7 +19,7 @@ from comfy.ldm.flux.model import FluxParams
 
 from xpu_utils.host.inventory import placement_for
 from xpu_utils.host.running.sampling import place_model
-from xpu_utils.host.streaming import ATTACHMENT, HOOK
+from xpu_utils.host.streaming import HOOK, stream_of
 from xpu_utils.host.target import HOST
 
 WARM_STEPS = 5
@@ -288,7 +288,7 @@ def _check_streamed(patcher: Any, variant: Variant) -> None:
     Raises:
         RuntimeError: streaming stood down.
     """
-    if variant.resident is not None and variant.share is not None and patcher.get_attachment(ATTACHMENT).stream is None:
+    if variant.resident is not None and variant.share is not None and stream_of(patcher) is None:
         raise RuntimeError(f"bench stream: {variant.name} did not stream, see the hook '{HOOK}' for the reason.")
 
 

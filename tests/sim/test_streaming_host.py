@@ -94,9 +94,9 @@ def steps(patcher: Any, count: int = 5) -> list[torch.Tensor]:
 
 
 def stream_of(patcher: Any) -> Any:
-    from xpu_utils.host.streaming import ATTACHMENT
+    from xpu_utils.host import streaming
 
-    return patcher.get_attachment(ATTACHMENT).stream
+    return streaming.stream_of(patcher)
 
 
 def unload(patcher: Any) -> None:
@@ -185,6 +185,17 @@ def test_a_clone_that_is_dropped_leaves_the_loaded_one_alone(build: Any, attach:
     del clone
     assert stream_of(model) is stream
     assert torch.equal(step(model, loaded=True), expected)
+    unload(model)
+
+
+def test_a_clone_that_is_given_another_model_streams_that_one(build: Any, attach: Any) -> None:
+    """As ComfyUI makes a model's copies for other devices."""
+    model = attach(build(), "45%")
+    expected = steps(model)[-1]
+    copy = model.clone()
+    copy.model = build().model
+    assert all(torch.equal(result, expected) for patcher in (copy, model) for result in steps(patcher))
+    assert stream_of(copy) is not stream_of(model)
     unload(model)
 
 

@@ -21,7 +21,7 @@ from xpu_utils.host.inventory import placement_for
 from xpu_utils.host.loading import load as loaders
 from xpu_utils.host.running.sampling import place_model
 from xpu_utils.host.running.vae import place_vae
-from xpu_utils.host.streaming import ATTACHMENT
+from xpu_utils.host.streaming import stream_of
 
 CHECKPOINT = "sd15-tiny.safetensors"
 folder_paths.add_model_folder_path("checkpoints", str(MODELS / "checkpoints"))
@@ -112,7 +112,7 @@ def case_a_model_with_a_share_resident() -> dict[str, Any]:
     model, shared = selected(ours(0, resident="45%"), "gpu:1"), split(ours(0, resident="45%"))
     found = {"gpu:1": told(model, whole), "split": told(shared, expected)}
     patchers = [model, shared, *shared.get_additional_models_with_key("multigpu")]
-    return {**found, "streams_to": [str(patcher.get_attachment(ATTACHMENT).stream.device) for patcher in patchers]}
+    return {**found, "streams_to": [str(stream_of(patcher).device) for patcher in patchers]}
 
 
 def case_a_split_model() -> dict[str, Any]:

@@ -83,7 +83,7 @@ def attach(
         streamed.__class__ = _streaming_class(base)
     streamed.is_injected = False
     streamed.set_attachments(
-        ATTACHMENT, _Session(1.0 if _is_integrated(model, inventory) else share, pool or shared_pool(), lessons)
+        ATTACHMENT, _Sessions(1.0 if _is_integrated(model, inventory) else share, pool or shared_pool(), lessons)
     )
     streamed.set_injections(ATTACHMENT, [PatcherInjection(inject=_inject, eject=_eject)])
     streamed.remove_callbacks_with_key(CallbacksMP.ON_DETACH, ATTACHMENT)
@@ -120,12 +120,17 @@ def may_stream(model: Any, resident: str) -> bool:
     return share != 1 and not (hooks.switched_off(HOOK) or _obstacle(model, share) or _is_integrated(model))
 
 
+def stream_of(model: Any) -> WeightStream | None:
+    """The stream that a MODEL's weights are in; None where they are in none."""
+    return None if model.get_attachment(ATTACHMENT) is None else _session(model).stream
+
+
 def abandon(model: Any) -> None:
     """Puts a MODEL's weights back to the unpatched ones on the host if their device is lost; asks nothing of it."""
-    session = model.get_attachment(ATTACHMENT)
-    if session is None or session.stream is None or str(session.stream.device) not in lost_devices():
+    stream = stream_of(model)
+    if stream is None or str(stream.device) not in lost_devices():
         return
-    session.close(lost=True)
+    _session(model).close(lost=True)
     for key, kept in model.backup.items():
         comfy.utils.set_attr_param(model.model, key, kept.weight)
 
@@ -152,8 +157,31 @@ def _is_integrated(model: Any, inventory: Callable[[], Inventory] = host_invento
     return device is not None and device.integrated
 
 
+class _Sessions:
+    """What the clones of a patcher share: how their weights stream, and for each model that they hold, where it is.
+
+    They hold several where ComfyUI makes a copy of the model for another device; on some versions it takes a clone
+    and gives it the copy's model afterwards.
+    """
+
+    def __init__(self, share: float | None, pool: PinnedPool, lessons: Lessons) -> None:
+        self._share, self._pool, self._lessons = share, pool, lessons
+        self._sessions: weakref.WeakKeyDictionary[torch.nn.Module, _Session] = weakref.WeakKeyDictionary()
+
+    def of(self, weights: torch.nn.Module) -> _Session:
+        """The session of a model."""
+        if weights not in self._sessions:
+            self._sessions[weights] = _Session(self._share, self._pool, self._lessons)
+        return self._sessions[weights]
+
+
+def _session(model: Any) -> _Session:
+    sessions: _Sessions = model.get_attachment(ATTACHMENT)
+    return sessions.of(model.model)
+
+
 class _Session:
-    """The stream of one model, shared by the clones of its patcher."""
+    """The stream of one model."""
 
     def __init__(self, share: float | None, pool: PinnedPool, lessons: Lessons) -> None:
         self.share = share
@@ -164,10 +192,6 @@ class _Session:
         self.patching_device: torch.device | None = None
         """Set while ComfyUI loads to the host: where patches are computed all the same."""
         self._kept_bytes = 0
-
-    def for_other_weights(self) -> _Session:
-        """A stream of its own for a copy of the model."""
-        return _Session(self.share, self._pool, self._lessons)
 
     def fits(self, model_bytes: int, available_bytes: float) -> bool:
         """Whether all weights stay on the device."""
@@ -236,12 +260,10 @@ class StreamingPatcher:
     """Mixed into a patcher's class by `attach`: what ComfyUI's memory management asks, answered by the stream."""
 
     def clone(self: Any, *arguments: Any, **keywords: Any) -> Any:
-        """ComfyUI's or another pack's clone, which streams as well; over weights of its own it has its own stream."""
+        """ComfyUI's or another pack's clone, which streams as well."""
         copy = super().clone(*arguments, **keywords)  # type: ignore[misc]
         if type(copy) in type(self).__mro__:  # packs whose `clone` sets the class (GGUF) know nothing of ours
             copy.__class__ = type(self)
-        if copy.model is not self.model:
-            copy.set_attachments(ATTACHMENT, self.get_attachment(ATTACHMENT).for_other_weights())
         return copy
 
     def load(self: Any, *arguments: Any, **keywords: Any) -> None:
@@ -250,7 +272,7 @@ class StreamingPatcher:
         device_to = call.get("device_to") or self.model.device or HOST  # none is named: where the weights are
         lowvram_model_memory = call.get("lowvram_model_memory", 0)
         force_patch_weights, full_load = call.get("force_patch_weights", False), call.get("full_load", False)
-        session = self.get_attachment(ATTACHMENT)
+        session = _session(self)
         session.owner = weakref.ref(self)
         available_bytes = float("inf") if full_load else lowvram_model_memory
         if device_to.type == "cpu" or session.fits(self.model_size(), available_bytes):
@@ -283,7 +305,7 @@ class StreamingPatcher:
 
     def patch_weight_to_device(self: Any, *arguments: Any, **keywords: Any) -> Any:
         """Applies a weight's patches; while loading to the host, on the device all the same, as a full load does."""
-        session = self.get_attachment(ATTACHMENT)
+        session = _session(self)
         stock_patch = super().patch_weight_to_device  # type: ignore[misc]
         call = Call(_PATCH, arguments, keywords)
         key = call.get("key")
@@ -295,20 +317,21 @@ class StreamingPatcher:
 
     def unpatch_model(self: Any, *arguments: Any, **keywords: Any) -> None:
         """ComfyUI's; whoever takes the weights to the host has what the stream holds of the device back as well."""
-        call, session = Call(_UNPATCH, arguments, keywords), self.get_attachment(ATTACHMENT)
+        call, session = Call(_UNPATCH, arguments, keywords), _session(self)
         call.on(super().unpatch_model)  # type: ignore[misc]
         if call.get("device_to") == HOST and call.get("unpatch_weights", True) and session.may_be_closed_by(self):
             session.close()
 
     def partially_unload(self: Any, *arguments: Any, **keywords: Any) -> int:
         """Gives back resident weights; the stream carries on with less."""
-        stream = self.get_attachment(ATTACHMENT).stream
+        session = _session(self)
+        stream = session.stream
         call = Call(_UNLOAD, arguments, keywords)
         if stream is None:
             return int(call.on(super().partially_unload))  # type: ignore[misc]
         held_bytes = stream.resident_bytes if stream.settled else stream.budget_bytes
         freed_bytes = stream.set_budget(int(held_bytes - call.get("memory_to_free", 0)))
-        self.model.model_loaded_weight_memory = self.get_attachment(ATTACHMENT).device_bytes
+        self.model.model_loaded_weight_memory = session.device_bytes
         return int(freed_bytes)
 
 
@@ -331,14 +354,14 @@ def _loading_to_host(model: Any, session: _Session, device: torch.device) -> Ite
 
 
 def _inject(model: Any, *_: Any) -> None:
-    stream = model.get_attachment(ATTACHMENT).stream
+    stream = _session(model).stream
     if stream is not None:
         keys = {key for patches in model.hook_patches.values() for key in patches}
         stream.install(refresh={key.removeprefix("diffusion_model.").rpartition(".")[0] for key in keys})
 
 
 def _eject(model: Any, *_: Any) -> None:
-    session = model.get_attachment(ATTACHMENT)
+    session = _session(model)
     stream = session.stream
     if stream is not None and session.may_be_closed_by(model):
         if model.hook_patches:  # they are written into the host's weights, which queued copies may still read
@@ -348,7 +371,7 @@ def _eject(model: Any, *_: Any) -> None:
 
 def _detached(model: Any, unpatch_all: bool, *_: Any) -> None:
     """Whoever loads the weights next finds them as they were, wherever that is."""
-    session = model.get_attachment(ATTACHMENT)
+    session = _session(model)
     if session.stream is None or not session.may_be_closed_by(model):
         return
     session.close()
