@@ -23,12 +23,12 @@ class PassTimer:
     """Measures the compute between the pieces of a pass, the waiting for copies left out.
 
     The smaller time of two passes counts: the host has no lead yet when the first begins, and its own time would be
-    taken for the device's.
+    taken for the device's. A pass may leave pieces out.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._passes: list[tuple[list[torch.Event], list[torch.Event]]] = []
+        self._passes: list[dict[int, tuple[torch.Event, torch.Event]]] = []
         self.forget()
 
     @property
@@ -36,22 +36,25 @@ class PassTimer:
         return len(self._passes) == _TIMED_PASSES
 
     def forget(self) -> None:
-        """The pass under way was not like the others."""
-        self._asked: list[torch.Event] = []
-        self._begun: list[torch.Event] = []
+        """The pass under way failed."""
+        self._timed: dict[int, tuple[torch.Event, torch.Event]] = {}
+        self._begun: tuple[int, torch.Event] | None = None
 
     def ask(self, stream: torch.Stream) -> None:
         """The compute before the next piece ends here."""
-        self._asked.append(self._record(stream))
+        if self._begun is not None:
+            position, begun = self._begun
+            self._timed[position] = (begun, self._record(stream))
 
-    def begin(self, stream: torch.Stream) -> None:
+    def begin(self, position: int, stream: torch.Stream) -> None:
         """The compute of the next piece begins here."""
-        self._begun.append(self._record(stream))
+        self._begun = (position, self._record(stream))
 
     def end(self, stream: torch.Stream) -> None:
         """The pass ends here."""
         self.ask(stream)
-        self._passes.append((self._begun, self._asked[1:]))
+        if self._timed:
+            self._passes.append(self._timed)
         self.forget()
 
     def _record(self, stream: torch.Stream) -> torch.Event:
@@ -59,10 +62,12 @@ class PassTimer:
         event.record(stream)
         return event
 
-    def seconds(self) -> list[float]:
-        """One value for each piece: from its first use to the first use of the next."""
-        self._passes[-1][1][-1].synchronize()
-        measured = (
-            [begun.elapsed_time(asked) / 1000 for begun, asked in zip(*timed, strict=True)] for timed in self._passes
-        )
-        return [min(times) for times in zip(*measured, strict=True)]
+    def seconds(self) -> dict[int, float]:
+        """By position, from a piece's first use to the first use of the next; only those that were used."""
+        seconds: dict[int, float] = {}
+        for timed in self._passes:
+            for position, (begun, asked) in timed.items():
+                asked.synchronize()
+                taken = begun.elapsed_time(asked) / 1000
+                seconds[position] = min(taken, seconds.get(position, taken))
+        return seconds

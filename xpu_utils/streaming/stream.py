@@ -10,7 +10,7 @@ cut short) gives the same result, only later.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -219,8 +219,10 @@ class WeightStream:
         self._pieces = tuple(cut(self._learning, self.ring_bytes // PIECES_PER_RING))
         self._calls = tuple(max(self._learning[leaf] for leaf in piece.leaves) for piece in self._pieces)
 
-    def _learn_times(self, seconds: Sequence[float]) -> None:
-        timed = dict(zip(self._indices(), seconds, strict=True))
+    def _learn_times(self, seconds: Mapping[int, float]) -> None:
+        """A piece that no timed pass used takes no time to hide a copy behind."""
+        indices = self._indices()
+        timed = {indices[position]: taken for position, taken in seconds.items()}
         self._costs = tuple(
             PieceCost(piece.size_bytes, timed.get(index, 0.0)) for index, piece in enumerate(self._pieces)
         )
@@ -351,7 +353,7 @@ class WeightStream:
             self._timer.ask(self._compute_stream)
         self._compute_stream.wait_event(self._ready[position])
         if self._timer is not None:
-            self._timer.begin(self._compute_stream)
+            self._timer.begin(position, self._compute_stream)
         self._streamed[position].swap()
         self._current = position
 
@@ -384,13 +386,13 @@ class WeightStream:
             self._leave(self._current)
         self._restore_used()
         self.statistics.passes += 1
-        complete = output is not None and self._expected == len(self._streamed)
         if self._learning is not None:
             if output is not None:
                 self._learn_order()
             self._learning = None
-        elif complete:
-            self._expected = 0
+        elif output is not None:
+            if self._expected == len(self._streamed):
+                self._expected = 0
             if self._timer is not None:
                 self._timer.end(self._compute_stream)
         elif self._timer is not None:
