@@ -17,6 +17,8 @@ from .values import UNKNOWN, Scope, Value, partial, returned
 
 _SAME = {"copy.copy", "copy.deepcopy", "reversed", "list", "tuple", "sorted", "iter"}
 """Functions whose result is like what they are given."""
+_NARROWING = {"isinstance", "computes_as"}
+"""Functions that say of which classes their first argument is; the second is one of `xpu_utils/cpu/layers.py`."""
 
 
 class Expressions:
@@ -270,10 +272,10 @@ class Expressions:
             scope.names[name.id] = Value(names=dotted(module))
 
     def narrowed(self, test: ast.expr, scope: Scope) -> dict[str, Value]:
-        """What `isinstance` says of names where a condition holds."""
+        """What is said of the classes of names where a condition holds."""
         if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.And):
             return {name: value for part in test.values for name, value in self.narrowed(part, scope).items()}
-        if not (isinstance(test, ast.Call) and dotted(test.func) == "isinstance" and len(test.args) == 2):
+        if not (isinstance(test, ast.Call) and dotted(test.func) in _NARROWING and len(test.args) == 2):
             return {}
         kinds = test.args[1].elts if isinstance(test.args[1], ast.Tuple) else [test.args[1]]
         values = [self.quietly(kind, scope) for kind in kinds]

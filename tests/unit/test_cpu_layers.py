@@ -34,6 +34,19 @@ def test_the_stand_in_sees_replaced_weights() -> None:
     torch.testing.assert_close(forward(given), given)
 
 
+class _Pointwise(torch.nn.Linear):
+    """As in Mochi's VAE: channels are the first dimension, not the last."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+
+
+def test_a_subclass_with_a_forward_of_its_own_keeps_it() -> None:
+    root = torch.nn.Sequential(_Pointwise(8, 8), _Casting(8, 8))
+    found = fast_linears(root, BOTH, kinds=(torch.nn.Linear, _Casting))
+    assert [name for name, _ in found] == ["1.forward"]
+
+
 class _Casting(torch.nn.Linear):
     """A layer like ComfyUI's: it casts its weights to the input's dtype and applies patches while it runs."""
 
@@ -50,7 +63,7 @@ def test_the_stock_forward_runs_where_the_stand_in_cannot(reason: str) -> None:
     plan = dataclasses.replace(PLAN, onednn_linear=()) if reason == "precision" else BOTH
     if reason == "patch":
         layer.weight_function = (object(),)
-    ((_, forward),) = fast_linears(torch.nn.Sequential(layer), plan)
+    ((_, forward),) = fast_linears(torch.nn.Sequential(layer), plan, kinds=(_Casting,))
     given = torch.randn(3, 8, dtype=torch.bfloat16 if reason == "dtype" else torch.float32)
     assert (forward(given) == 42).all()
 

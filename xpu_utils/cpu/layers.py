@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import torch
@@ -19,15 +19,20 @@ Forward = Callable[..., Any]
 
 
 def fast_linears(
-    root: torch.nn.Module, plan: CpuPlan, before: Callable[[], None] | None = None
+    root: torch.nn.Module,
+    plan: CpuPlan,
+    before: Callable[[], None] | None = None,
+    *,
+    kinds: Collection[type[torch.nn.Module]] = (torch.nn.Linear,),
 ) -> Iterator[tuple[str, StandIn]]:
     """(dotted name of a forward, its stand-in) for the linear layers, where the plan finds oneDNN's product faster.
 
     Args:
         before: what the layers' own forwards do first.
+        kinds: the classes of linear layers whose forward is x W^T + b.
     """
     for name, module in root.named_modules():
-        if isinstance(module, torch.nn.Linear):
+        if computes_as(module, kinds):
             stand_in = StandIn(stock_forward(module), _linear, plan.onednn_linear, module, before=before)
             yield f"{name}.forward", stand_in
 
@@ -46,6 +51,11 @@ def channels_last(root: torch.nn.Module) -> None:
                 _, inputs, height, width = weight.shape
                 strides = (inputs * height * width, 1, width * inputs, inputs)
                 module.weight.data = weight.as_strided(weight.shape, strides).copy_(weight.clone())
+
+
+def computes_as(module: torch.nn.Module, kinds: Collection[type[torch.nn.Module]]) -> bool:
+    """Whether a module's forward is that of one of these classes: a subclass may compute something else."""
+    return any(type(module).forward is kind.forward for kind in kinds)
 
 
 def stock_forward(module: torch.nn.Module) -> Forward:

@@ -22,7 +22,7 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import Upsample as LatentUps
 
 from ..calls import Call, StandIn
 from ..cpu.allocator import give_back_freed_memory, keep_freed_memory
-from ..cpu.layers import channels_last, fast_linears, fast_upsampling, picture_attention, stock_forward
+from ..cpu.layers import channels_last, computes_as, fast_linears, fast_upsampling, picture_attention, stock_forward
 from ..cpu.plan import CpuPlan
 from ..cpu.planning import cpu_plan
 from . import hooks
@@ -31,6 +31,8 @@ from .attention import HINTS, attend_on_cpu, stock_vae_attention
 ENGINE = hooks.named("cpu engine")
 THREADS = hooks.named("cpu threads")
 ALLOCATOR = hooks.named("allocator")
+
+_LINEARS = (torch.nn.Linear, comfy.ops.disable_weight_init.Linear)
 
 _TRANSFORMER = ("input_tokens", "attention_mask", "embeds")
 """The parameters of every text encoder's transformer, as far as all have the same ones."""
@@ -124,10 +126,10 @@ def use_on_controlnet(control: Any, plan: CpuPlan) -> None:
 
 
 def _use_on_patcher(patcher: Any, plan: CpuPlan) -> None:
-    for name, stand_in in fast_linears(patcher.model, plan, _stop_if_asked):
+    for name, stand_in in fast_linears(patcher.model, plan, _stop_if_asked, kinds=_LINEARS):
         patcher.add_object_patch(name, stand_in)
     for name, module in patcher.model.named_modules():
-        if isinstance(module, (PictureUpsample, LatentUpsample)):
+        if computes_as(module, (PictureUpsample, LatentUpsample)):
             stand_in = StandIn(stock_forward(module), _upsample, module, before=_stop_if_asked)
             patcher.add_object_patch(f"{name}.forward", stand_in)
 
@@ -160,7 +162,7 @@ def _doubles(module: Any, given: torch.Tensor, output_shape: Any) -> bool:
 def _replace_attention_modules(patcher: Any, plan: CpuPlan) -> None:
     """For hosts and models that pass no options down to their attention layers: replaces the layers' forwards."""
     for name, module in patcher.model.named_modules():
-        if isinstance(module, host_attention.CrossAttention):
+        if computes_as(module, (host_attention.CrossAttention,)):
             stand_in = StandIn(stock_forward(module), _cross_attention, module, plan, hints=HINTS)
             patcher.add_object_patch(f"{name}.forward", stand_in)
 
