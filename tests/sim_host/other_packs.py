@@ -7,6 +7,7 @@ import functools
 from collections.abc import Iterator
 from typing import Any
 
+import comfy.lora
 import comfy.ops
 import comfy.samplers
 import comfy.sd
@@ -16,9 +17,10 @@ from comfy.model_patcher import ModelPatcher
 
 
 class Packed(torch.Tensor):
-    """A weight in whole numbers and with its scale, as quantised files hold them: a tensor of a kind of its own."""
+    """A weight in whole numbers and with its scale, as GGUF's pack has them: a tensor of a kind of its own."""
 
     scale: float
+    patches: tuple[Any, ...] = ()
 
     @staticmethod
     def of(weight: torch.Tensor) -> Packed:
@@ -29,14 +31,15 @@ class Packed(torch.Tensor):
 
     def to(self, *arguments: Any, **keywords: Any) -> Packed:
         moved: Packed = super().to(*arguments, **keywords)
-        moved.scale = self.scale
+        moved.scale, moved.patches = self.scale, self.patches
         return moved
 
     def detach(self) -> Packed:
         return self
 
     def unpacked(self, dtype: torch.dtype) -> torch.Tensor:
-        return self.as_subclass(torch.Tensor).to(dtype) * self.scale
+        weight = self.as_subclass(torch.Tensor).to(dtype) * self.scale
+        return comfy.lora.calculate_weight(list(self.patches), weight, "") if self.patches else weight
 
 
 class Operations(comfy.ops.manual_cast):
@@ -54,7 +57,25 @@ class Operations(comfy.ops.manual_cast):
 
 
 class PackedPatcher(ModelPatcher):
-    """Stays of its kind in clones, and does not write patches into packed weights."""
+    """Stays of its kind in clones; packed weights carry their patches, and apply them each time."""
+
+    def load(self, *arguments: Any, force_patch_weights: bool = False, **keywords: Any) -> None:
+        super().load(*arguments, force_patch_weights=True, **keywords)
+
+    def patch_weight_to_device(self, key: str, device_to: Any = None, **keywords: Any) -> None:
+        weight = comfy.utils.get_attr(self.model, key)
+        if key not in self.patches or not isinstance(weight, Packed):
+            super().patch_weight_to_device(key, device_to, **keywords)
+        else:
+            moved = weight.to(device_to)
+            moved.patches = tuple(self.patches[key])
+            comfy.utils.set_attr_param(self.model, key, moved)
+
+    def unpatch_model(self, *arguments: Any, unpatch_weights: bool = True, **keywords: Any) -> None:
+        for weight in self.model.parameters() if unpatch_weights else ():
+            if isinstance(weight, Packed):
+                weight.patches = ()
+        super().unpatch_model(*arguments, unpatch_weights=unpatch_weights, **keywords)
 
     def clone(self, *arguments: Any, **keywords: Any) -> Any:
         kind, self.__class__ = self.__class__, PackedPatcher

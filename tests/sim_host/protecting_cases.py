@@ -247,6 +247,38 @@ def case_repeated_calls() -> Any:
     return [torch.equal(answer, expected), str(model.patcher.load_device)]
 
 
+def case_packed_weights_on_lost_devices() -> list[bool]:
+    """GGUF-like, with a LoRA: the device is lost, and later the next one; each time whether the latent is stock's."""
+    lora = comfy.utils.load_torch_file(str(MODELS / "loras" / "lora-sd15-tiny.safetensors"))
+
+    def load() -> Any:
+        return comfy.sd.load_lora_for_models(other_packs.load_packed(UNET), None, lora, 1.0, 0.0)[0]
+
+    expected = sampled(load())
+    found = [not torch.equal(sampled(other_packs.load_packed(UNET)), expected)]
+    with switched_on():
+        model = load()
+        for _ in range(2):
+            with failing(operator="convolution", kind="device_lost", nth=5):
+                found.append(torch.equal(sampled(model), expected))
+            found.append(torch.equal(sampled(model), expected))
+    return found
+
+
+def case_repeated_calls_on_lost_devices() -> Any:
+    """Two devices one after the other, and the call after each; then of a model that is made afterwards."""
+    model, latent = _upscaler(), torch.ones(1, 8, 1, 4, 4)
+    expected = model.resample_latent(latent).cpu()
+    found = []
+    with switched_on(Repeating):
+        for _ in range(2):
+            with failing(operator="convolution", kind="device_lost"):
+                found.append(torch.equal(model.resample_latent(latent).cpu(), expected))
+            found.append(torch.equal(model.resample_latent(latent).cpu(), expected))
+        found.append(torch.equal(_upscaler().resample_latent(latent).cpu(), expected))
+    return found
+
+
 def case_the_cpu_takes_over_if_it_may() -> Any:
     """One device is lost after the other, until none is left."""
     model = comfy.sd.load_diffusion_model(UNET)

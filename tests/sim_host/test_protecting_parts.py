@@ -16,9 +16,9 @@ from .worker import answers
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory, host: Path) -> Any:
-    ensure_models("sd15-tiny-unet", "clip-l", "vae-sd15")
+    ensure_models("sd15-tiny-unet", "lora-sd15-tiny", "clip-l", "vae-sd15")
     base = tmp_path_factory.mktemp("protecting")
-    return answers("protecting_cases", {"devices": ["arc-b580", "arc-b580"]}, base, host, host_environment())
+    return answers("protecting_cases", {"devices": ["arc-b580"] * 6}, base, host, host_environment())
 
 
 @pytest.mark.parametrize("how", ["ours", "not finite"])
@@ -62,12 +62,16 @@ def test_calls_of_models_that_are_not_placed_are_repeated(found: Any) -> None:
     assert found["repeated_calls"] == [True, "xpu:0"]
 
 
+def test_and_survive_the_loss_of_device_after_device(found: Any) -> None:
+    assert found["repeated_calls_on_lost_devices"] == [True] * 5
+
+
 def test_the_cpu_takes_over_if_it_may(found: Any) -> None:
     told = found["the_cpu_takes_over_if_it_may"]
     first, second, third = told["asked"]
     assert first == "", "another device was there"
-    assert re.match(r"Sample failed on xpu:1 \(.+\), only the CPU is left, and .+: queue the prompt again", second)
-    assert third.startswith("xpu:0, xpu:1 was lost, only the CPU is left, and the CPU may take much longer: queue")
+    assert re.match(r"Sample failed on xpu:5 \(.+\), only the CPU is left, and .+: queue the prompt again", second)
+    assert third.startswith("xpu:0, xpu:1, xpu:2, xpu:3, xpu:4, xpu:5 was lost, only the CPU is left, and the CPU may")
     assert told["agreed"] < 1e-3
     assert told["no"].endswith("and ComfyUI's settings (XPU Nodes, Protection) do not let it take over.")
     assert told["yes"] == ""
@@ -84,6 +88,10 @@ def test_a_model_has_one_twin_as_long_as_it_lives_and_stays_the_same(found: Any)
 @pytest.mark.parametrize("loader", ["GGUF-like", "read by the pack"])
 def test_what_other_packs_load_into_comfyuis_networks_is_served(found: Any, loader: str) -> None:
     assert found["models_of_other_packs"][loader] == {"equal": True, "survived": True, "reason": ""}
+
+
+def test_weights_of_another_pack_s_kind_survive_the_loss_of_device_after_device(found: Any) -> None:
+    assert found["packed_weights_on_lost_devices"] == [True] * 5
 
 
 def test_a_network_of_another_pack_is_left_alone(found: Any) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
+import sys
 from collections.abc import Callable
 from typing import Any
 
+import comfy.model_management as model_management
 import nodes as host_nodes  # ComfyUI's module: the pack itself is imported under another name
 
 from ...recovery.faults import is_lost
+from .. import hooks
 from ..inventory import as_default
 from ..placing.placed import follow
 from ..recovery.moving import relocate
@@ -86,7 +90,8 @@ class Repeating:
 
         def attempt() -> Any:
             model.load_device = patcher.load_device
-            with as_default(patcher.load_device):  # where the node asks ComfyUI for its device instead
+            # Where the node asks ComfyUI for its device instead.
+            with as_default(patcher.load_device), _one_account(hook, type(model)):
                 return call()
 
         def staged() -> Any:
@@ -105,3 +110,15 @@ class Repeating:
                     patcher.load_device = home
 
         return lambda: run_stage(stage, staged)[0]
+
+
+def _one_account(hook: str, kind: type) -> contextlib.AbstractContextManager[None]:
+    """Has the module of a kind of model load through ComfyUI's memory management in the block.
+
+    One of ComfyUI's imports that a second time, under another name: what is loaded, and what was lost, the second
+    does not know.
+    """
+    module = sys.modules[kind.__module__]
+    if getattr(module, "model_management", model_management) is model_management:
+        return contextlib.nullcontext()
+    return hooks.put_meanwhile(hook, module, _DOES, model_management=model_management)

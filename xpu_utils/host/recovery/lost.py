@@ -75,15 +75,16 @@ def _forget_loaded(device: torch.device) -> None:
 
 
 def _replace_default(device: torch.device) -> None:
-    """Has ComfyUI use another default device if the lost one was it."""
-    if model_management.get_torch_device() != device or hooks.switched_off(DEFAULT_HOOK):
+    """Has ComfyUI, whose default is PyTorch's current device, use another one if the lost one was it."""
+    module = torch.get_device_module(device.type)
+    if module.current_device() != device.index or hooks.switched_off(DEFAULT_HOOK):
         return
     best = host_inventory().best
     if best.type == "cpu":
         hooks.put(model_management, "cpu_state", model_management.CPUState.CPU)  # what --cpu does
         _record_default(device, best)
         return
-    torch.get_device_module(best.type).set_device(best.index)
+    module.set_device(best.index)
     _default_to_a_living_device()
     _record_default(device, best)
 

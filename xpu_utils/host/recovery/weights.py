@@ -90,7 +90,7 @@ def _keep_host_copy(patcher: Any) -> None:
     """
     for patch, tensors in _patch_tensors(patcher):
         if patch not in _copies:
-            _copies[patch] = {name: tensor.detach().to(HOST) for name, tensor in tensors.items()}
+            _copies[patch] = {name: _detached(tensor).to(HOST) for name, tensor in tensors.items()}
     module = patcher.model
     if source_of(patcher) is not None or patcher.load_device == HOST:
         return
@@ -99,8 +99,7 @@ def _keep_host_copy(patcher: Any) -> None:
         patcher.set_attachments(SOURCE, WeightSource("its file", functools.partial(_read_again, initialiser)))
     if initialiser is not None or patcher.backup:
         return
-    # Detached: a parameter that moves takes its new data along.
-    weights = {name: tensor.detach() for name, tensor in _tensors(module)}
+    weights = {name: _detached(tensor) for name, tensor in _tensors(module)}
     on_host = all(tensor.device == HOST for tensor in weights.values())
     if on_host and model_management.get_free_memory(HOST) > 2 * patcher.model_size():
         source = WeightSource("a host copy", lambda: weights)
@@ -201,9 +200,21 @@ def _set_tensor(module: torch.nn.Module, name: str, value: torch.Tensor) -> None
     if leaf in owner._parameters:
         old = owner._parameters[leaf]
         dtype = value.dtype if old is None else old.dtype
-        owner._parameters[leaf] = torch.nn.Parameter(value.detach().to(HOST, dtype), requires_grad=False)
+        owner._parameters[leaf] = torch.nn.Parameter(_detached(value).to(HOST, dtype), requires_grad=False)
     else:
-        owner._buffers[leaf] = value.detach().to(HOST)
+        owner._buffers[leaf] = _detached(value).to(HOST)
+
+
+def _detached(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor's data as an object of its own: a parameter that moves takes its new data along.
+
+    A kind of tensor of another pack's (GGUF) may answer with itself when it is detached.
+    """
+    detached = tensor.detach()
+    if detached is tensor:
+        detached = tensor.data
+        vars(detached).update(vars(tensor))
+    return detached
 
 
 def _forget_load_state(patcher: Any) -> None:
