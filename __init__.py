@@ -8,7 +8,15 @@ WEB_DIRECTORY = "./web"
 
 
 async def comfy_entrypoint() -> Any:
-    """What ComfyUI calls to get the nodes; nothing is imported before that."""
+    """What ComfyUI calls to get the nodes; nothing is imported before that.
+
+    Raises:
+        ImportError: PyTorch is too old, which ComfyUI logs and goes on without this pack.
+    """
+    from .xpu_utils.machine.devices import torch_problem
+
+    if problem := torch_problem():
+        raise ImportError(problem)
     from .nodes import XPUExtension
     from .xpu_utils.host.panel.routes import register
     from .xpu_utils.host.startup import apply_hooks

@@ -47,6 +47,14 @@ class Placement:
         """Work that goes on elsewhere after its device failed."""
         return dataclasses.replace(self, device=device, reason=why, notes=(), carried_over=True)
 
+    def led_by(self, argument: str, device: Device) -> Placement:
+        """What an argument of ComfyUI's start makes of it: its device for "auto"; a node's own choice wins, noted."""
+        if self.device == device:
+            return self
+        if self.requested != AUTO:
+            return self.noting(f"{argument} is not followed, as {self.requested} was chosen here")
+        return dataclasses.replace(self, device=device, notes=()).because(f"ComfyUI was started with {argument}")
+
     def in_fp32(self, why: str) -> Placement:
         """Work that is repeated in fp32 where it is; what it differs in already stays the reason."""
         return dataclasses.replace(self, precision="fp32", reason=self.reason or why)
@@ -67,18 +75,27 @@ def place(requested: str, inventory: Inventory, *, precision: str = AUTO) -> Pla
         ValueError: the string has not the form of a device name, or there is no such precision.
     """
     check_precision(precision)
+    best, preferred = inventory.best, _preferred(inventory)
     if requested == AUTO:
-        return Placement(requested, inventory.best, precision)
+        return Placement(requested, best, precision).noting(preferred and f"{best.id} was taken: {preferred}")
     check_device_name(requested)
     device = inventory.find(requested)
     if device is not None:
         return Placement(requested, device, precision)
-    best = inventory.best.id
+    using = f"using {best.id}" + (preferred and f" ({preferred})")
     known = next((entry.why for entry in inventory.rejected if entry.what == requested), None)
     if known:
-        return Placement(requested, inventory.best, precision, f"{requested} cannot be used ({known}), using {best}")
+        return Placement(requested, best, precision, f"{requested} cannot be used ({known}), {using}")
     kind = next((f" ({entry.why})" for entry in inventory.rejected if entry.what == requested.split(":")[0]), "")
-    return Placement(requested, inventory.best, precision, f"{requested} is not on this machine{kind}, using {best}")
+    return Placement(requested, best, precision, f"{requested} is not on this machine{kind}, {using}")
+
+
+def _preferred(inventory: Inventory) -> str:
+    """Why the best device comes before integrated GPUs; empty where it is one, or there is none."""
+    integrated = [device.id for device in inventory.accelerators if device.integrated]
+    if inventory.best.integrated or not integrated:
+        return ""
+    return f"it has memory of its own, unlike {' and '.join(integrated)}"
 
 
 def check_device_name(name: object) -> None:

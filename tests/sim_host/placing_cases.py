@@ -12,6 +12,7 @@ import comfy.sd
 import folder_paths
 import nodes
 import torch
+from comfy.cli_args import args
 from comfy.controlnet import T2IAdapter
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
@@ -124,6 +125,19 @@ def case_a_host_copy() -> Any:
 def case_a_vae_in_another_precision() -> Any:
     vae, _ = loading.load_vae("vae-sd15.safetensors", placement_for("xpu:1", "fp32"))
     return _told(coding.placed_vae(vae, "auto", "bf16")[1])
+
+
+def case_a_vae_with_cpu_vae() -> Any:
+    args.cpu_vae = True
+    try:
+        led, placement = loading.load_vae("vae-sd15.safetensors", placement_for("auto", "fp32"))
+        return {
+            "auto": {**_told(placement), "computes on": str(led.patcher.load_device)},
+            "again": _told(coding.placed_vae(led, "auto", "auto")[1]),
+            "xpu:1": coding.placed_vae(led, "xpu:1", "auto")[1].notes,
+        }
+    finally:
+        args.cpu_vae = False
 
 
 def case_an_upscaler_in_another_precision() -> Any:

@@ -45,6 +45,15 @@ def test_another_precision_leaves_other_models_on_their_device(found: Any, what:
     assert (told["device"], told["precision"]) == ("xpu:1", "bf16")
 
 
+def test_an_argument_that_has_vaes_on_the_cpu_is_obeyed_and_a_node_s_own_choice_is_said_to_win(found: Any) -> None:
+    told = found["a_vae_with_cpu_vae"]
+    reason = "ComfyUI was started with --cpu-vae"
+    on_cpu = {"requested": "auto", "device": "cpu", "precision": "fp32", "resident": "auto", "reason": reason}
+    assert told["auto"] == {**on_cpu, "computes on": "cpu"}
+    assert told["again"] == on_cpu
+    assert told["xpu:1"] == ["--cpu-vae is not followed, as xpu:1 was chosen here"]
+
+
 @pytest.mark.parametrize(
     ("case", "reason"),
     [

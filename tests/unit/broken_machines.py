@@ -120,6 +120,12 @@ BROKEN: dict[str, tuple[dict[str, Any], State, str, str]] = {
         "intel-sycl-rt 2025.2 is still installed",
         "--force-reinstall",
     ),
+    "torch-old": (
+        {"torch_build": torch_build(version="2.5.1+xpu", accelerator=False)},
+        State.ERROR,
+        "torch 2.5.1+xpu",
+        "whl/xpu",
+    ),
     "torch-companions": (
         {"packages": {"torchvision": "0.29.0+cu128"}},
         State.WARNING,
@@ -247,6 +253,12 @@ BROKEN: dict[str, tuple[dict[str, Any], State, str, str]] = {
         State.WARNING,
         "--cpu",
         "without --cpu",
+    ),
+    "device-argument": (
+        {"host": host(device_arguments=("--default-device",))},
+        State.NOTE,
+        "xpu:0",
+        "--oneapi-device-selector level_zero:1",
     ),
     "patched-to-cpu": ({"host": host(device_type="cpu")}, State.ERROR, "without --cpu", "--disable-all-custom-nodes"),
     "comfyui-newer": (

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import importlib.util
 import json
 import platform
 import re
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +21,8 @@ from xpu_utils.machine.devices import cpu_name, find_devices
 from xpu_utils.machine.profiles import OVERRIDES_VARIABLE, PROFILES, Architecture, architecture_of, known_profiles
 
 from .broken_machines import machine
+
+ROOT = Path(__file__).parents[2]
 
 
 def xpu_module(*properties: object, **functions: object) -> SimpleNamespace:
@@ -113,6 +118,25 @@ def test_an_accelerator_whose_module_reports_nothing_is_still_a_device(monkeypat
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("mps"))
     device = find_devices().devices[0]
     assert (device.id, device.name, device.total_bytes) == ("mps:0", "mps:0", 0)
+
+
+def test_a_pytorch_without_accelerator_still_gives_its_xpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "xpu", xpu_module(B580))
+    monkeypatch.delattr(torch, "accelerator")
+    assert [device.id for device in find_devices().devices] == ["xpu:0", "cpu"]
+
+
+def test_comfyui_is_told_in_one_sentence_that_pytorch_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = importlib.util.spec_from_file_location("pack", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
+    assert spec is not None
+    assert spec.loader is not None
+    monkeypatch.setattr(sys, "modules", {**sys.modules, "pack": importlib.util.module_from_spec(spec)})
+    spec.loader.exec_module(sys.modules["pack"])
+    monkeypatch.delattr(torch, "accelerator")
+    with pytest.raises(
+        ImportError, match=r"^PyTorch \S+ is too old, XPU Nodes needs 2.7 or newer: \S+ -m pip install .*$"
+    ):
+        asyncio.run(sys.modules["pack"].comfy_entrypoint())
 
 
 def test_the_cpu_has_its_makers_name(tmp_path: Path) -> None:

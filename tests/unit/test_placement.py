@@ -28,6 +28,33 @@ def test_auto_takes_the_first_accelerator() -> None:
     assert place("auto", inventory(xpu(0), xpu(1))).device.id == "xpu:0"
 
 
+TWO = inventory(xpu(1, integrated=False), xpu(0, integrated=True))
+"""A card of its own, whose number is the higher one, and an integrated GPU."""
+
+
+def test_auto_says_why_it_takes_a_card_of_its_own() -> None:
+    placement = place("auto", TWO)
+    assert placement.device.id == "xpu:1"
+    assert placement.notes == ("xpu:1 was taken: it has memory of its own, unlike xpu:0",)
+    assert not placement.differs
+    assert place("auto", inventory(xpu(1, integrated=False), xpu(2, integrated=False))).notes == ()
+
+
+@pytest.mark.parametrize("rejected", [(), (Rejection("xpu:7", "it was lost", "restart"),)])
+def test_a_fallback_says_why_it_takes_a_card_of_its_own(rejected: tuple[Rejection, ...]) -> None:
+    placement = place("xpu:7", dataclasses.replace(TWO, rejected=rejected))
+    assert placement.reason.endswith(", using xpu:1 (it has memory of its own, unlike xpu:0)")
+
+
+def test_an_argument_of_comfyui_leads_auto_and_yields_to_a_node_s_own_choice() -> None:
+    led = place("auto", TWO).led_by("--cpu-vae", CPU)
+    assert (led.device, led.reason, led.notes) == (CPU, "ComfyUI was started with --cpu-vae", ())
+    assert led.led_by("--cpu-vae", CPU) == led
+    kept = place("xpu:0", TWO).led_by("--cpu-vae", CPU)
+    assert (kept.device.id, kept.reason) == ("xpu:0", "")
+    assert kept.notes == ("--cpu-vae is not followed, as xpu:0 was chosen here",)
+
+
 def test_auto_takes_the_cpu_where_there_is_no_accelerator() -> None:
     placement = place("auto", inventory())
     assert placement.device.id == "cpu"

@@ -16,7 +16,15 @@ what is done depends on what a host offers."""
 def start(machine: Machine) -> Iterator[Finding]:
     """The host computes on the accelerator that is there."""
     host, accelerators = machine.host, machine.inventory.accelerators
-    if host is None or not accelerators or host.device_type != "cpu":
+    if host is None or not accelerators:
+        return
+    if host.device_arguments and accelerators[0].type == "xpu":
+        what = f"{' and '.join(host.device_arguments)} has no effect here: ComfyUI chooses no Intel GPU by it"
+        fixes = everywhere(
+            "Choose the device in a node of this pack, or start with --oneapi-device-selector level_zero:1."
+        )
+        yield Finding("device-argument", State.NOTE, what, f"{accelerators[0].id} is {accelerators[0].name}", fixes)
+    if host.device_type != "cpu":
         return
     name = accelerators[0].id
     if host.cpu_argument:

@@ -42,6 +42,8 @@ class TorchBuild:
     onednn: bool
     cpu_capability: str
     """"AVX512", "AVX2", "DEFAULT", ..."""
+    accelerator: bool = True
+    """Whether it has `torch.accelerator`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +53,8 @@ class Host:
     cpu_argument: bool
     device_type: str
     """Type of the device the host computes on."""
+    device_arguments: tuple[str, ...] = ()
+    """Those given of its arguments that choose among NVIDIA's and AMD's cards only."""
     hooks: tuple[tuple[str, str, str], ...] = ()
     """(name, state, reason) of our own touches on the host."""
     neighbours: tuple[tuple[str, str], ...] = ()
@@ -205,6 +209,7 @@ def installed_torch() -> TorchBuild:
         mkl=torch.backends.mkl.is_available(),
         onednn=torch.backends.mkldnn.is_available(),
         cpu_capability=str(capability()),
+        accelerator=hasattr(torch, "accelerator"),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ..machine.devices import TORCH_NEEDED
 from ..machine.pip import install_torch, pip
 from ..machine.profiles import OVERRIDES_VARIABLE
 from ..machine.selector import leaves, shows
@@ -20,6 +21,9 @@ _XPU_LEFTOVERS = ("intel-sycl-rt", "intel-cmplr-lib-rt", "dpcpp-cpp-rt", "pytorc
 def torch_build(machine: Machine) -> Iterator[Finding]:
     """PyTorch is an XPU build, and was not replaced by another one."""
     build = machine.torch_build
+    if not build.accelerator:
+        what = f"PyTorch is older than {TORCH_NEEDED}: ComfyUI starts without this pack"
+        yield Finding("torch-old", State.ERROR, what, f"torch {build.version} has no torch.accelerator", _TORCH_FIX)
     if build.xpu:
         yield Finding("torch-xpu", State.OK, "PyTorch is an XPU build", f"torch {build.version}")
         return

@@ -73,9 +73,9 @@ def placement_for(requested: str, precision: str, resident: str = AUTO) -> Place
     Raises:
         ValueError: the device string is malformed, or there is no such precision.
     """
-    wanted = _machine().best.id if requested == AUTO else requested
-    inventory = host_inventory()
-    if inventory.find(wanted) is None:
+    best, inventory = _machine().best.id, host_inventory()
+    wanted = best if requested == AUTO and inventory.find(best) is None else requested
+    if wanted != AUTO and inventory.find(wanted) is None:
         inventory = explained_inventory()
     placement = place(wanted, inventory, precision=precision)
     return dataclasses.replace(placement, requested=requested, resident=resident)

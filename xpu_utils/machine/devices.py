@@ -15,7 +15,11 @@ import torch
 
 from ..recovery.faults import first_line
 from .host_memory import read_host_memory
+from .pip import install_torch
 from .profiles import OVERRIDES_VARIABLE, PROFILES, Architecture, Profile, architecture_of, known_profiles, pci_id_in
+
+TORCH_NEEDED = "2.7"
+"""The oldest PyTorch that users are told of. What is done depends on what theirs has."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +86,13 @@ class Inventory:
         return next((device for device in self.devices if device.id == wanted), None)
 
 
+def torch_problem() -> str:
+    """Why this PyTorch cannot be worked with, and what to do; empty where it can."""
+    if hasattr(torch, "accelerator"):
+        return ""
+    return f"PyTorch {torch.__version__} is too old, XPU Nodes needs {TORCH_NEEDED} or newer: {install_torch()}"
+
+
 def find_devices() -> Inventory:
     """Lists the devices PyTorch can use here, the best first, and those that it shows and cannot ask.
 
@@ -97,7 +108,7 @@ def find_devices() -> Inventory:
 
 def _accelerators(profiles: Mapping[Architecture, Profile]) -> tuple[list[Device], list[Rejection]]:
     """Every accelerator PyTorch can use, XPUs and cards of their own first, and those that it shows and cannot ask."""
-    current = torch.accelerator.current_accelerator()
+    current = torch.accelerator.current_accelerator() if hasattr(torch, "accelerator") else None
     devices: list[Device] = []
     failed: list[Rejection] = []
     for kind in dict.fromkeys(["xpu", *([] if current is None else [current.type])]):

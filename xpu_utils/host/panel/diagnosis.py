@@ -24,6 +24,7 @@ try:
 except ImportError:  # nothing but the doctor's words depends on it
     host_version = ""
 
+_DEVICE_ARGUMENTS = {"--default-device": args.default_device, "--cuda-device": args.cuda_device}
 MODEL_KINDS = ("checkpoints", "diffusion_models", "text_encoders")
 
 
@@ -56,6 +57,7 @@ def host_facts() -> Host:
     return Host(
         cpu_argument=bool(args.cpu),
         device_type=model_management.get_torch_device().type,
+        device_arguments=tuple(name for name, value in _DEVICE_ARGUMENTS.items() if value is not None),
         neighbours=tuple(present()),
         hooks=tuple((hook.name, hook.state.value, hook.reason) for hook in listed()),
         largest_model_bytes=max((os.path.getsize(path) for path in _model_files()), default=0),

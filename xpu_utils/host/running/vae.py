@@ -13,6 +13,7 @@ import comfy.model_management as model_management
 import comfy.sd
 import comfy.utils
 import torch
+from comfy.cli_args import args
 
 from ...decision import Decision, Kind, Subject
 from ...memory.sizes import GIB
@@ -26,7 +27,7 @@ from ..placing.apply import apply
 from ..placing.deciding import decide
 from ..placing.formats import WorkFormat
 from ..placing.placed import placement_of
-from ..recovery.moving import free_others
+from ..recovery.moving import cpu, free_others
 from ..recovery.rungs import carry_on, check_finite, report_fault
 from ..target import HOST, clone_for, is_dynamic
 from .kinds import placed_as
@@ -271,6 +272,8 @@ def place_vae(vae: Any, asked: Placement, *, owned: bool = False) -> tuple[Any, 
         ValueError: the VAE holds no weights.
     """
     check_vae(vae)
+    if args.cpu_vae:
+        asked = asked.led_by("--cpu-vae", cpu())
     there = clone_for(vae.patcher, asked.device.torch_device)
     decision = decide(asked, Subject(Kind.VAE, vae.vae_dtype, dynamic=is_dynamic(there)))
     # Another pack's kind of VAE keeps its own way with memory.
