@@ -13,6 +13,7 @@ from .cpu.plan import CpuPlan
 from .machine.devices import Device
 from .placement import Placement
 from .precision import dtype_of, name_of
+from .residency import resident_share
 from .selftest.result import SelfTest, best_precision
 from .weights.conversion import HALVES
 
@@ -33,6 +34,24 @@ class Kind(enum.Enum):
     UPSCALER = "an upscale model"
 
 
+class Attention(enum.Enum):
+    """How an object's attention is computed."""
+
+    STOCK = "as ComfyUI does"
+    BUDGET = "within the memory that is free"
+    PLAN = "the ways that measured fastest on this CPU"
+
+
+@dataclasses.dataclass(frozen=True)
+class Streaming:
+    """How a MODEL's weights come to its device."""
+
+    share: float | None
+    """Of the weights, what stays there; None is as much as fits."""
+    obstacle: str = ""
+    """Why the others cannot stream through it, so that ComfyUI loads them; empty where they can."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Subject:
     """What is known of an object that is to be placed."""
@@ -44,8 +63,8 @@ class Subject:
     """Those that it can compute in; None where that is any."""
     dynamic: bool = False
     """Whether ComfyUI streams its weights by itself where it goes (DynamicVRAM)."""
-    unshared: str = ""
-    """Why no share of its weights stays on the device as was asked for."""
+    obstacle: str | None = None
+    """What in a MODEL keeps its weights from streaming, if not empty; None where that is decided already."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +77,12 @@ class Decision:
     dtype: torch.dtype
     """The format that it computes in; its weights may be held in another."""
     plan: CpuPlan | None
-    """By which its layers and attention are the CPU engine's; None where they stay ComfyUI's."""
+    """By which its layers are the CPU engine's; None where they stay ComfyUI's."""
+    attention: Attention
+    streaming: Streaming | None
+    """None where its weights come as ComfyUI has them, or as was decided before."""
+    watch: bool
+    """Whether its model calls are repeated after a failure; what is no MODEL repeats its work by itself."""
 
 
 def decide(asked: Placement, subject: Subject, *, find_plan: FindPlan, test: TestDevice) -> Decision:
@@ -71,13 +95,56 @@ def decide(asked: Placement, subject: Subject, *, find_plan: FindPlan, test: Tes
     dtype, why = _carried_over(asked, subject, plan) if asked.carried_over else _format(asked, subject, plan, test)
     placement = asked.noting(why) if asked.precision == AUTO else asked.because(why)
     placement = dataclasses.replace(placement, precision=name_of(dtype))
-    if subject.kind is not Kind.MODEL:
+    attention, watch = _attention(subject.kind, asked.device, plan), subject.kind is Kind.MODEL
+    streaming = None
+    if not watch:
         placement = dataclasses.replace(placement, resident=AUTO)
-    elif subject.dynamic and asked.resident != AUTO:
-        placement = placement.because(f"DynamicVRAM decides what stays on {asked.device.id}, not {asked.resident}")
-    else:
-        placement = placement.noting(subject.unshared)
-    return Decision(subject.kind, placement, dtype, plan)
+    elif subject.obstacle is not None:
+        streaming = stream(asked.device, asked.resident, dynamic=subject.dynamic, obstacle=subject.obstacle)
+        if subject.dynamic and asked.resident != AUTO:
+            placement = placement.because(f"DynamicVRAM decides what stays on {asked.device.id}, not {asked.resident}")
+        else:
+            placement = placement.noting(_unshared(asked, streaming))
+    return Decision(subject.kind, placement, dtype, plan, attention, streaming, watch)
+
+
+def stream(device: Device, resident: str, *, dynamic: bool, obstacle: str) -> Streaming:
+    """How a MODEL's weights come to a device.
+
+    Args:
+        resident: "auto" (as much as fits stays there), "all", or a percentage of the weights.
+        dynamic, obstacle: as in `Subject`.
+
+    Raises:
+        ValueError: `resident` is none of these.
+    """
+    share = resident_share(resident)
+    if device.type == "cpu":
+        obstacle = "the model runs on the CPU, where its weights already are"
+    elif dynamic:
+        ignored = "" if share is None else f", a share of {share:.0%} is not followed"
+        obstacle = f"DynamicVRAM streams the weights by itself{ignored}"
+    # Copying to memory that is the host's, over and over, would gain nothing.
+    return Streaming(1.0 if device.integrated else share, obstacle)
+
+
+def _unshared(asked: Placement, streaming: Streaming) -> str:
+    """Why the share of a MODEL's weights that was asked for does not stay on its device; empty where it does."""
+    share = resident_share(asked.resident)
+    if share is None or (share == 1 and asked.device.integrated):
+        return ""
+    reason = streaming.obstacle
+    if not reason and asked.device.integrated:
+        reason = f"{asked.device.id} computes in the host's memory, where its weights already are"
+    return f"resident {asked.resident} is not followed: {reason}" if reason else ""
+
+
+def _attention(kind: Kind, device: Device, plan: CpuPlan | None) -> Attention:
+    """A text encoder's and an image encoder's is small, and upscale models have their own."""
+    if device.type != "cpu":
+        return Attention.BUDGET if kind in (Kind.MODEL, Kind.VAE) else Attention.STOCK
+    planned = plan is not None and kind in (Kind.MODEL, Kind.VAE, Kind.CONTROLNET)
+    return Attention.PLAN if planned else Attention.STOCK
 
 
 def file_format(asked: Placement, kind: Kind, *, find_plan: FindPlan) -> torch.dtype | None:

@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from xpu_utils.cpu.plan import CpuPlan
-from xpu_utils.decision import Decision, Kind, Subject, decide, file_format
+from xpu_utils.decision import Attention, Decision, Kind, Subject, decide, file_format
 from xpu_utils.machine.devices import Device, find_devices
 from xpu_utils.placement import Placement
 from xpu_utils.precision import PRECISIONS, dtype_of, name_of
@@ -45,6 +45,7 @@ def decided(
 
 
 MODEL = Subject(Kind.MODEL, FP16)
+STREAMS = dataclasses.replace(MODEL, obstacle="")
 ANY_PRECISION = st.sampled_from(PRECISIONS)
 ANY_PLAN = st.sampled_from([None, PLAN, BF16_PLAN])
 FORMATS = [FP32, FP16, BF16]
@@ -192,15 +193,73 @@ def test_an_upscaler_keeps_to_the_formats_that_its_architecture_stands(precision
 
 
 def test_dynamic_vram_keeps_shares_and_a_vae_s_format_and_that_is_said() -> None:
-    model = decided(on(XPU, "bf16", resident="45%"), Subject(Kind.MODEL, FP16, dynamic=True))
+    model = decided(on(XPU, "bf16", resident="45%"), dataclasses.replace(STREAMS, dynamic=True))
     assert (model.dtype, model.placement.reason) == (BF16, "DynamicVRAM decides what stays on xpu:0, not 45%")
     vae = decided(on(XPU, "fp32"), Subject(Kind.VAE, BF16, dynamic=True))
     assert (vae.dtype, vae.placement.reason) == (BF16, "DynamicVRAM keeps a VAE in bf16")
 
 
-def test_a_share_that_is_not_followed_is_noted() -> None:
-    why = "resident 45% is not followed: it is switched off"
-    assert decided(on(XPU, resident="45%"), dataclasses.replace(MODEL, unshared=why)).placement.notes == (why,)
+WHOLE = dataclasses.replace(MODEL, obstacle="it is compiled")
+INTEGRATED = dataclasses.replace(XPU, integrated=True)
+IN_HOST_MEMORY = f"{XPU.id} computes in the host's memory, where its weights already are"
+ON_THE_CPU = "the model runs on the CPU, where its weights already are"
+
+
+@pytest.mark.parametrize(
+    ("device", "resident", "subject", "share", "why"),
+    [
+        (XPU, "45%", STREAMS, 0.45, ""),
+        (XPU, "auto", STREAMS, None, ""),
+        (XPU, "all", STREAMS, 1.0, ""),
+        (XPU, "45%", WHOLE, 0.45, "it is compiled"),
+        (INTEGRATED, "45%", STREAMS, 1.0, IN_HOST_MEMORY),
+        (INTEGRATED, "auto", STREAMS, 1.0, ""),
+        (INTEGRATED, "all", WHOLE, 1.0, ""),
+        (CPU, "45%", STREAMS, 1.0, ON_THE_CPU),
+        (CPU, "all", STREAMS, 1.0, ""),
+    ],
+)
+def test_weights_stream_as_far_as_they_do_not_stay_and_a_share_that_is_not_followed_is_noted(
+    device: Device, resident: str, subject: Subject, share: float | None, why: str
+) -> None:
+    decision = decided(on(device, resident=resident), subject)
+    assert decision.streaming is not None
+    assert decision.streaming.share == share
+    noted = (f"resident {resident} is not followed: {why}",) if why else ()
+    assert decision.placement.notes == noted
+    assert bool(decision.streaming.obstacle) == (device == CPU or subject is WHOLE)
+
+
+def test_dynamic_vram_streams_by_itself_and_a_share_is_told_with_it() -> None:
+    dynamic = dataclasses.replace(STREAMS, dynamic=True)
+    found = [decided(on(XPU, resident=resident), dynamic).streaming for resident in ("auto", "45%")]
+    told = "DynamicVRAM streams the weights by itself"
+    assert [each and each.obstacle for each in found] == [told, f"{told}, a share of 45% is not followed"]
+
+
+def test_on_the_ladder_weights_come_as_they_came_before() -> None:
+    again = decided(on(XPU, "fp16", resident="45%").in_fp32("not finite"), MODEL)
+    assert again.streaming is None
+    assert again.placement.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("device", "plan", "ways"),
+    [
+        (XPU, BF16_PLAN, {Kind.MODEL: Attention.BUDGET, Kind.VAE: Attention.BUDGET}),
+        (CPU, BF16_PLAN, dict.fromkeys((Kind.MODEL, Kind.VAE, Kind.CONTROLNET), Attention.PLAN)),
+        (CPU, None, {}),
+    ],
+)
+def test_attention_keeps_to_what_is_free_on_a_device_and_to_the_plan_on_the_cpu(
+    device: Device, plan: CpuPlan | None, ways: dict[Kind, Attention]
+) -> None:
+    found = {kind: decided(on(device), Subject(kind, FP32), plan=plan).attention for kind in Kind}
+    assert found == {kind: ways.get(kind, Attention.STOCK) for kind in Kind}
+
+
+def test_model_calls_are_watched_and_nothing_else() -> None:
+    assert [kind for kind in Kind if decided(on(XPU), Subject(kind, FP32)).watch] == [Kind.MODEL]
 
 
 def test_only_a_model_has_a_resident_share() -> None:

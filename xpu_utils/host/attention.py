@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import comfy.ldm.modules.attention as host_attention
@@ -19,6 +20,7 @@ from comfy.patcher_extension import WrappersMP
 from ..calls import Call, StandIn
 from ..cpu.attention import attention
 from ..cpu.plan import CpuPlan
+from ..decision import Attention
 from ..memory.attention import (
     SMALLEST_BYTES,
     AttentionBudget,
@@ -27,7 +29,6 @@ from ..memory.attention import (
     budget_for,
     chunks_for,
 )
-from ..placement import Placement
 from ..selftest.result import attends_wrongly
 from . import hooks
 from .inventory import host_inventory
@@ -57,11 +58,11 @@ _APPLY_MODEL = ("x", "t", "c_concat", "c_crossattn", "control", "transformer_opt
 """The parameters of the host's functions."""
 
 
-def use_attention(model: Any, placement: Placement, plan: CpuPlan | None) -> None:
-    """Has a placed MODEL attend within a budget on accelerators, and by the plan on the CPU.
+def use_attention(model: Any, way: Attention, plan: CpuPlan | None) -> None:
+    """Has a MODEL attend as was decided.
 
-    A no-op for the CPU without a plan (the host's own attention is the reference), where the host has no override,
-    and where another pack has set its own on the model.
+    A no-op for ComfyUI's own way (the reference on the CPU), where it has no override, and where another pack has set
+    its own on the model.
     """
     if hooks.switched_off(HOOK):
         return
@@ -69,20 +70,21 @@ def use_attention(model: Any, placement: Placement, plan: CpuPlan | None) -> Non
         hooks.record(HOOK, hooks.State.UNAVAILABLE, "this ComfyUI has no attention override")
         return
     options = model.model_options.setdefault("transformer_options", {})
-    if placement.device.type == "cpu" and plan is None and OVERRIDE not in options:
+    if way is Attention.STOCK and OVERRIDE not in options:
         return
     if not isinstance(options.get(OVERRIDE, PlacedAttention(plan)), PlacedAttention):
         hooks.record(HOOK, hooks.State.STOOD_DOWN, _ANOTHERS)
         return
     options[OVERRIDE] = PlacedAttention(plan)
-    model.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, HOOK)
-    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, HOOK, _with_budget)
+    if not model.get_wrappers(WrappersMP.APPLY_MODEL, HOOK):
+        model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, HOOK, _with_budget)
     hooks.record(HOOK, hooks.State.APPLIED, _APPLIED)
 
 
-def attends_within_budget(model: Any) -> bool:
-    """Whether a MODEL has our attention."""
-    return isinstance(model.model_options.get("transformer_options", {}).get(OVERRIDE), PlacedAttention)
+def placed_attention(options: Mapping[str, Any]) -> PlacedAttention | None:
+    """Our attention, where the options of a MODEL or of a call have it."""
+    attention = options.get("transformer_options", {}).get(OVERRIDE)
+    return attention if isinstance(attention, PlacedAttention) else None
 
 
 def device_budget(device: torch.device) -> AttentionBudget:

@@ -19,10 +19,8 @@ import torch
 from comfy.patcher_extension import CallbacksMP, PatcherInjection
 
 from ..calls import Call
-from ..choice import AUTO
-from ..machine.devices import Inventory
+from ..decision import Streaming, stream
 from ..recovery.faults import lost_devices
-from ..residency import resident_share
 from ..streaming.leaves import collect_leaves, opaque_kind
 from ..streaming.lesson import Lesson
 from ..streaming.plan import ring_size
@@ -37,6 +35,7 @@ HOOK = hooks.named("weight streaming")
 ATTACHMENT = "xpu_nodes.streaming"
 """Key of the attachment, the injection and the callback on a patcher."""
 
+_SHARED_OUT = "DisTorch has shared the model out among devices"
 
 _LOAD = ("device_to", "lowvram_model_memory", "force_patch_weights", "full_load")
 _PATCH = ("key", "device_to")
@@ -49,75 +48,61 @@ _lessons: Lessons = {}
 """What streams have learnt in this process, by device and by names and sizes of the leaves: a few KB each."""
 
 
-def attach(
-    model: Any,
-    resident: str = AUTO,
-    *,
-    pool: PinnedPool | None = None,
-    lessons: Lessons = _lessons,
-    inventory: Callable[[], Inventory] = host_inventory,
-) -> Any:
-    """A clone of a MODEL whose weights stream to its device as far as they do not stay there.
+def attach(model: Any, streaming: Streaming, *, pool: PinnedPool | None = None, lessons: Lessons | None = None) -> None:
+    """Has a MODEL's weights stream to its device as far as they do not stay there.
+
+    Where they cannot, it stays as it is; `hooks` has the reason.
 
     Args:
-        model: a MODEL that was placed (its `load_device` is final).
-        resident: "auto" (as much as fits), "all", or a percentage of the weights.
+        model: a MODEL that nobody else has, and whose `load_device` is final.
         pool: where weights are page-locked; the process's if none is given.
-
-    Returns:
-        The clone, or the MODEL itself where streaming stands down; `hooks` has the reason.
-
-    Raises:
-        ValueError: `resident` is none of these.
+        lessons: what streams learn; the process's if none are given.
     """
-    share = resident_share(resident)
-    reason = _obstacle(model, share)
     if hooks.switched_off(HOOK):
-        return model
-    if reason:
-        hooks.record(HOOK, hooks.State.STOOD_DOWN, reason)
-        return model
-    streamed = model.clone()
-    if not isinstance(streamed, StreamingPatcher):
-        base: Any = type(streamed)
-        streamed.__class__ = _streaming_class(base)
-    streamed.is_injected = False
-    streamed.set_attachments(
-        ATTACHMENT, _Sessions(1.0 if _is_integrated(model, inventory) else share, pool or shared_pool(), lessons)
-    )
-    streamed.set_injections(ATTACHMENT, [PatcherInjection(inject=_inject, eject=_eject)])
-    streamed.remove_callbacks_with_key(CallbacksMP.ON_DETACH, ATTACHMENT)
-    streamed.add_callback_with_key(CallbacksMP.ON_DETACH, ATTACHMENT, _detached)
-    attached = weakref.ref(streamed)
+        return
+    if streaming.obstacle:
+        hooks.record(HOOK, hooks.State.STOOD_DOWN, streaming.obstacle)
+        return
+    if not isinstance(model, StreamingPatcher):
+        base: Any = type(model)
+        model.__class__ = _streaming_class(base)
+    model.is_injected = False
+    sessions = _Sessions(streaming.share, pool or shared_pool(), _lessons if lessons is None else lessons)
+    model.set_attachments(ATTACHMENT, sessions)
+    model.set_injections(ATTACHMENT, [PatcherInjection(inject=_inject, eject=_eject)])
+    model.remove_callbacks_with_key(CallbacksMP.ON_DETACH, ATTACHMENT)
+    model.add_callback_with_key(CallbacksMP.ON_DETACH, ATTACHMENT, _detached)
+    attached = weakref.ref(model)
     hooks.record(
         HOOK,
         hooks.State.APPLIED,
         "weights that do not fit the device are copied there while it computes",
         in_force=lambda: not distributed(attached()),
-        otherwise="DisTorch has shared the model out among devices",
+        otherwise=_SHARED_OUT,
     )
-    return streamed
 
 
-def not_followed(model: Any, resident: str) -> str:
-    """Why a placed MODEL does not keep that share of its weights on its device; empty where it does.
-
-    What DynamicVRAM does instead is decided elsewhere.
-    """
-    share = resident_share(resident)
-    shared = model.load_device == HOST or _is_integrated(model)
-    if share is None or is_dynamic(model) or (share == 1 and shared):
-        return ""
-    reason = f"{HOOK} is switched off" if hooks.switched_off(HOOK) else _obstacle(model, share)
-    if not reason and _is_integrated(model):
-        reason = f"{model.load_device} computes in the host's memory, where its weights already are"
-    return f"resident {resident} is not followed: {reason}" if reason else ""
+def obstacle(model: Any) -> str:
+    """What in a MODEL keeps its weights from streaming; empty where nothing does."""
+    if hooks.switched_off(HOOK):
+        return f"{HOOK} is switched off"
+    if not hasattr(model.model, "diffusion_model"):
+        return "only diffusion models stream"
+    if "diffusion_model" in model.object_patches:
+        return "another node has replaced the diffusion model (compiled it, say)"
+    if distributed(model):
+        return _SHARED_OUT
+    unknown = opaque_kind(model.model.diffusion_model)
+    return f"nothing tells of what {unknown} tensors are made" if unknown else ""
 
 
 def may_stream(model: Any, resident: str) -> bool:
     """Whether a MODEL that is placed so streams where its weights do not fit; it need not be attached yet."""
-    share = resident_share(resident)
-    return share != 1 and not (hooks.switched_off(HOOK) or _obstacle(model, share) or _is_integrated(model))
+    device = host_inventory().find(str(model.load_device))
+    if device is None:
+        return False
+    streaming = stream(device, resident, dynamic=is_dynamic(model), obstacle=obstacle(model))
+    return streaming.share != 1 and not streaming.obstacle
 
 
 def stream_of(model: Any) -> WeightStream | None:
@@ -133,28 +118,6 @@ def abandon(model: Any) -> None:
     _session(model).close(lost=True)
     for key, kept in model.backup.items():
         comfy.utils.set_attr_param(model.model, key, kept.weight)
-
-
-def _obstacle(model: Any, share: float | None) -> str:
-    if model.load_device.type == "cpu":
-        return "the model runs on the CPU, where its weights already are"
-    if not hasattr(model.model, "diffusion_model"):
-        return "only diffusion models stream"
-    if "diffusion_model" in model.object_patches:
-        return "another node has replaced the diffusion model (compiled it, say)"
-    if is_dynamic(model):
-        ignored = "" if share is None else f", a share of {share:.0%} is not followed"
-        return f"DynamicVRAM streams the weights by itself{ignored}"
-    if distributed(model):
-        return "DisTorch has shared the model out among devices"
-    unknown = opaque_kind(model.model.diffusion_model)
-    return f"nothing tells of what {unknown} tensors are made" if unknown else ""
-
-
-def _is_integrated(model: Any, inventory: Callable[[], Inventory] = host_inventory) -> bool:
-    """Whether the device's memory is the host's: copying to it, over and over, would gain nothing."""
-    device = inventory().find(str(model.load_device))
-    return device is not None and device.integrated
 
 
 class _Sessions:

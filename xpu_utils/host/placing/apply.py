@@ -8,30 +8,42 @@ from typing import Any
 
 import torch
 
-from ...decision import Decision, Kind
+from ...cpu.layers import channels_last
+from ...decision import Attention, Decision, Kind
 from .. import cpu_engine
-from ..attention import use_vae_attention
-from ..target import HOST, read_again
+from ..attention import use_attention, use_vae_attention
+from ..streaming import attach
+from ..target import read_again
 from .formats import note_dtypes, set_compute_dtype
 from .placed import set_placement
 
+Watch = Callable[[Any], None]
+"""Has the model calls of a MODEL be repeated after a failure; once put on it, again does nothing."""
 
-def apply(decision: Decision, thing: Any, *, owned: bool = False) -> None:
-    """Has a MODEL, CLIP, VAE, CLIP_VISION or CONTROL_NET compute as was decided.
+
+def apply(decision: Decision, thing: Any, *, owned: bool = False, watch: Watch | None = None) -> None:
+    """Has an object compute as was decided.
 
     Args:
-        thing: its patcher loads to the decision's device already.
+        thing: a MODEL, CLIP, CLIP_VISION, VAE, CONTROL_NET or placed UPSCALE_MODEL; its patcher loads to the
+            decision's device already.
         owned: nobody else holds its weights, so that their format and memory layout may change where they are.
+        watch: needed for a MODEL that is placed; one at work is watched.
     """
     if decision.kind in _APPLY:
         _APPLY[decision.kind](decision, thing, owned)
+    if decision.watch and watch is not None:
+        watch(thing)
     set_placement(getattr(thing, _PATCHERS[decision.kind], thing), decision.placement)
 
 
 def _to_model(decision: Decision, model: Any, owned: bool) -> None:
+    if decision.streaming is not None:
+        attach(model, decision.streaming)
     set_compute_dtype(model, decision.dtype)
     if decision.plan is not None:
         cpu_engine.use_on_model(model, decision.plan, owned=owned)
+    use_attention(model, decision.attention, decision.plan)
 
 
 def _to_clip(decision: Decision, clip: Any, owned: bool) -> None:
@@ -40,10 +52,11 @@ def _to_clip(decision: Decision, clip: Any, owned: bool) -> None:
 
 
 def _to_vae(decision: Decision, vae: Any, owned: bool) -> None:
+    vae.device = decision.placement.device.torch_device
     converted = decision.dtype != vae.vae_dtype
     if converted:
         _convert(vae, decision.dtype, owned=owned)
-    if vae.patcher.load_device != HOST:
+    if decision.attention is Attention.BUDGET:
         use_vae_attention(vae.patcher)
     if decision.plan is not None:
         cpu_engine.use_on_vae(vae, decision.plan, owned=owned or converted)
@@ -77,9 +90,17 @@ def _hold_in(network: torch.nn.Module, dtype: torch.dtype) -> None:
 
 
 def _to_controlnet(decision: Decision, control: Any, owned: bool) -> None:
+    control.load_device = decision.placement.device.torch_device
     control.manual_cast_dtype = None if control.control_model.dtype == decision.dtype else decision.dtype
     if decision.plan is not None:
         cpu_engine.use_on_controlnet(control, decision.plan)
+
+
+def _to_upscaler(decision: Decision, upscaler: Any, owned: bool) -> None:
+    if owned:
+        upscaler.model.to(decision.dtype)
+        if decision.plan is not None and decision.plan.channels_last:
+            channels_last(upscaler.model)
 
 
 _APPLY: Mapping[Kind, Callable[[Decision, Any, bool], None]] = {
@@ -87,6 +108,7 @@ _APPLY: Mapping[Kind, Callable[[Decision, Any, bool], None]] = {
     Kind.CLIP: _to_clip,
     Kind.VAE: _to_vae,
     Kind.CONTROLNET: _to_controlnet,
+    Kind.UPSCALER: _to_upscaler,
 }
 _PATCHERS = dict.fromkeys(Kind, "patcher") | {Kind.CONTROLNET: "control_model_wrapped"}
 """The name of an object's patcher; a MODEL is one itself."""

@@ -19,7 +19,7 @@ from ..placing.placed import follow
 from ..recovery.moving import relocate
 from ..recovery.rungs import carry_on
 from ..stages import decided, run_stage
-from ..target import unload
+from ..target import retarget, unload
 from .obstacles import served, why_not
 from .touches import Touch, Work
 from .twins import Twins, allow_a_host_copy
@@ -107,7 +107,7 @@ class Repeating:
             finally:
                 if patcher.load_device != home and not is_lost(home):
                     unload(patcher)
-                    patcher.load_device = home
+                    retarget(patcher, home)
 
         return lambda: run_stage(stage, staged)[0]
 

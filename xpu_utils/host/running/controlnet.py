@@ -36,7 +36,6 @@ def place_controlnet(control: Any, asked: Placement) -> tuple[Any, Placement]:
     decision = decide(asked, Subject(Kind.CONTROLNET, computes_in, formats=(held_in, computes_in)))
     placed.control_model_wrapped = clone_for(placed.control_model_wrapped, asked.device.torch_device)
     model = placed.control_model = placed.control_model_wrapped.model
-    placed.load_device = asked.device.torch_device
     placed.control_model_wrapped.add_object_patch("forward", functools.partial(_bridged, model, stock_forward(model)))
     hooks.record(BRIDGE, hooks.State.APPLIED, "ControlNets take inputs from any device")
     apply(decision, placed)

@@ -21,8 +21,8 @@ class ControlsOnCpu:
     def __init__(self) -> None:
         self._formats: dict[int, WorkFormat] = {}
         """By the identity of the weights, which several control objects may share."""
-        self._casts: dict[int, tuple[Any, Any]] = {}
-        """Control objects and what they cast to before, by identity: conditions may share one, which is used again."""
+        self._before: dict[int, tuple[Any, dict[str, Any]]] = {}
+        """Control objects and how they were, by identity: conditions may share one, which is used again."""
 
     def use(self, control: Any) -> None:
         """Has a control object that came to the CPU compute by its plan; one that was placed there does already."""
@@ -37,14 +37,15 @@ class ControlsOnCpu:
         if id(network) not in self._formats:
             self._formats[id(network)] = WorkFormat(patcher, network)
             self._formats[id(network)].hold_where_room(decision.dtype, decision.plan)
-        self._casts.setdefault(id(control), (control, control.manual_cast_dtype))
+        before = {name: getattr(control, name) for name in ("load_device", "manual_cast_dtype")}
+        self._before.setdefault(id(control), (control, before))
         apply(decision, control)
 
     def restore(self) -> None:
         """Leaves the weights and the control objects as they were."""
-        for control, cast in self._casts.values():
-            control.manual_cast_dtype = cast
+        for control, before in self._before.values():
+            vars(control).update(before)
         for work in self._formats.values():
             work.restore()
-        self._casts.clear()
+        self._before.clear()
         self._formats.clear()

@@ -27,7 +27,7 @@ from ...recovery.faults import NotFiniteError, is_lost
 from ...recovery.ladder import Failure, LadderExhaustedError, Rung, RungAction, climb
 from ...weights.check import first_not_finite, tensors_in
 from .. import hooks
-from ..attention import BUDGET, OVERRIDE, PlacedAttention, attends_within_budget, smaller_budget_bytes
+from ..attention import BUDGET, OVERRIDE, placed_attention, smaller_budget_bytes
 from ..placing.apply import apply
 from ..placing.deciding import decide
 from ..placing.formats import WorkFormat, compute_dtype
@@ -66,8 +66,8 @@ def watch(model: Any) -> None:
         (WrappersMP.SAMPLER_SAMPLE, _sampler_sample),
         (WrappersMP.CALC_COND_BATCH, _calc_cond_batch),
     ):
-        model.remove_wrappers_with_key(kind, WRAPPER)
-        model.add_wrapper_with_key(kind, WRAPPER, wrapper)
+        if not model.get_wrappers(kind, WRAPPER):
+            model.add_wrapper_with_key(kind, WRAPPER, wrapper)
 
 
 def _outer_sample(executor: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
@@ -115,8 +115,6 @@ class SamplingRun:
         self._recovery = Recovery(self.patcher, STAGE)
         self._format = WorkFormat(self.patcher, self.patcher.model.diffusion_model)
         self._controls = ControlsOnCpu()
-        self._attention: PlacedAttention | None = None
-        """The run's own, where another device's would be used on the CPU."""
         self._split = False
         self._alone = False
         """Set by a failure: copies of the model on other devices (MultiGPU CFG Split) compute nothing after it."""
@@ -232,16 +230,15 @@ class SamplingRun:
     def _options_on(self, options: Any, device: torch.device) -> Any:
         if self._alone:
             options = {name: value for name, value in options.items() if name != _COPIES}
-        if device == HOST and self._budget_bytes is None and self._attention is None:
-            return options
-        transformer = dict(options.get("transformer_options", {}))
-        if isinstance(transformer.get("sample_sigmas"), torch.Tensor):
-            transformer["sample_sigmas"] = transformer["sample_sigmas"].to(device)
+        given, own = options.get("transformer_options", {}), placed_attention(self.patcher.model_options)
+        changes: dict[str, Any] = {}
+        if isinstance(given.get("sample_sigmas"), torch.Tensor) and device != HOST:
+            changes["sample_sigmas"] = given["sample_sigmas"].to(device)
         if self._budget_bytes is not None:
-            transformer[BUDGET] = self._budget_bytes
-        if device == HOST and self._attention is not None:
-            transformer[OVERRIDE] = self._attention
-        return {**options, "transformer_options": transformer}
+            changes[BUDGET] = self._budget_bytes
+        if own is not None and placed_attention(options) not in (None, own):  # that of the device where the run began
+            changes[OVERRIDE] = own
+        return {**options, "transformer_options": {**given, **changes}} if changes else options
 
     def _step(self, timestep: torch.Tensor) -> int:
         """The sampling step, from 1: the last one that begins at this noise level or above."""
@@ -284,7 +281,7 @@ class SamplingRun:
         return self._recovery.unload_others(failure, keep=self._companions.loaded())
 
     def _smaller_attention(self, failure: Failure) -> str | None:
-        if self.patcher.load_device == HOST or not attends_within_budget(self.patcher):
+        if self.patcher.load_device == HOST or placed_attention(self.patcher.model_options) is None:
             return None
         self._budget_bytes = smaller_budget_bytes(self.patcher.load_device)
         return f"attention in pieces of {self._budget_bytes / 2**20:.0f} MiB"
@@ -337,8 +334,6 @@ class SamplingRun:
         self._format.hold_where_room(decision.dtype, decision.plan)
         apply(decision, self.patcher)
         if placement.carried_over and decision.plan is not None:
-            if attends_within_budget(self.patcher):
-                self._attention = PlacedAttention(decision.plan)
             for control in self._companions.controls():
                 self._controls.use(control)
 

@@ -11,7 +11,6 @@ from ...choice import AUTO
 from ...decision import Kind, Subject
 from ...memory.sizes import check_latent, check_step
 from ...placement import Placement
-from ..attention import use_attention
 from ..choices import check_input
 from ..inventory import placement_over
 from ..placing.apply import apply
@@ -20,7 +19,7 @@ from ..placing.formats import compute_dtype
 from ..placing.placed import placement_of
 from ..recovery.rungs import placement_after
 from ..stages import decided
-from ..streaming import attach, not_followed
+from ..streaming import obstacle
 from ..target import HOST, clone_for, is_dynamic
 from .copies import share_out
 from .model_call import watch
@@ -74,18 +73,13 @@ def place_model(model: Any, asked: Placement, *, owned: bool = False) -> tuple[A
     Returns:
         The placed model, and the placement with the precision that is really in force.
     """
-    there = clone_for(model, asked.device.torch_device)
-    unshared = not_followed(there, asked.resident)
-    subject = Subject(Kind.MODEL, compute_dtype(there), dynamic=is_dynamic(there), unshared=unshared)
+    placed = clone_for(model, asked.device.torch_device)
+    if placed.model is not model.model:  # ComfyUI keeps a model under its patcher's parent when the patcher is gone
+        placed.parent = None
+    subject = Subject(Kind.MODEL, compute_dtype(placed), dynamic=is_dynamic(placed), obstacle=obstacle(placed))
     decision = decide(asked, subject)
-    placed = attach(there, asked.resident)
-    # ComfyUI keeps a model under its patcher's parent when the patcher is gone. A clone in between goes with it, and
-    # the weights would stay loaded under nobody: never to be unloaded, and searched for with a full collection.
-    placed.parent = model if placed.model is model.model else None
     share_out(placed)
-    apply(decision, placed, owned=owned)
-    use_attention(placed, decision.placement, decision.plan)
-    watch(placed)
+    apply(decision, placed, owned=owned, watch=watch)
     return placed, decision.placement
 
 

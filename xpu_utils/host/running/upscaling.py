@@ -11,15 +11,15 @@ import torch
 from comfy.model_patcher import ModelPatcher
 
 from ...choice import AUTO
-from ...cpu.layers import channels_last
 from ...decision import Decision, Kind, Subject
 from ...placement import Placement
 from ...recovery.faults import FaultKind, NotFiniteError
 from ...recovery.ladder import Failure, Rung
 from ..inventory import placement_for, placement_over
+from ..placing.apply import apply
 from ..placing.deciding import decide
 from ..placing.formats import WorkFormat
-from ..placing.placed import placement_of, set_placement
+from ..placing.placed import placement_of
 from ..prompts import current_execution
 from ..recovery.rungs import STOPS, Recovery, placement_after
 from ..recovery.weights import SOURCE
@@ -97,16 +97,13 @@ class PlacedUpscaler:
 
     def __init__(self, model: Any, placement: Placement) -> None:
         """`model` is converted where it is, for an owner of it: see `of`."""
-        decision = _decided(model, placement)
-        self._model = model.to(dtype=decision.dtype)
-        if decision.plan is not None and decision.plan.channels_last:
-            channels_last(model.model)
+        self._model = model
         self._patcher = ModelPatcher(model.model, load_device=placement.device.torch_device, offload_device=HOST)
-        set_placement(self._patcher, decision.placement)
         self._recovery: Recovery | None = None
         """Set while it works, as are the format that it works in and the node's execution that it works for."""
         self._format: WorkFormat | None = None
         self._execution: object = None
+        apply(_decided(model, placement), self, owned=True)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):  # nothing of ours is there yet, or what `copy` and `pickle` look for
@@ -215,4 +212,4 @@ class PlacedUpscaler:
     def _hold(self, decision: Decision) -> None:
         assert self._format is not None
         self._format.hold(decision.dtype, decision.plan)
-        set_placement(self.patcher, decision.placement)
+        apply(decision, self)

@@ -55,7 +55,7 @@ class PlacedVAE(comfy.sd.VAE):
 
     @device.setter
     def device(self, device: torch.device) -> None:
-        self.patcher.load_device = device
+        """ComfyUI's Select VAE Device says here as well where it has led the patcher."""
 
     @classmethod
     def of(cls, vae: comfy.sd.VAE) -> PlacedVAE:
@@ -279,7 +279,6 @@ def place_vae(vae: Any, asked: Placement, *, owned: bool = False) -> tuple[Any, 
     # Another pack's kind of VAE keeps its own way with memory.
     placed = PlacedVAE.of(vae) if type(vae) in (comfy.sd.VAE, PlacedVAE) else copy.copy(vae)
     placed.patcher, placed.first_stage_model = there, there.model
-    placed.device = there.load_device
     apply(decision, placed, owned=owned or placed.first_stage_model is not vae.first_stage_model)
     return placed, decision.placement
 
