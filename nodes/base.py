@@ -43,6 +43,8 @@ class XPUNode(io.ComfyNode):
     CATEGORY: str
     ALIASES: tuple[str, ...] = ()
     """What else a user may search for: a stock node that this one takes the place of, by its class name first."""
+    OUTPUTS: tuple[Any, ...]
+    """ComfyUI's types of them."""
     LEAVES_PLACED = False
     """Whether "auto" leaves a placed object where it is."""
 
@@ -56,10 +58,6 @@ class XPUNode(io.ComfyNode):
         return []
 
     @classmethod
-    def outputs(cls) -> list[io.Output]:
-        raise NotImplementedError
-
-    @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id=cls.__name__,
@@ -67,7 +65,7 @@ class XPUNode(io.ComfyNode):
             category=cls.CATEGORY,
             description=cleandoc(cls.__doc__ or ""),
             inputs=[*cls.inputs(), device_input(cls.LEAVES_PLACED), precision_input(), *cls.last_inputs()],
-            outputs=cls.outputs(),
+            outputs=[kind.Output() for kind in cls.OUTPUTS],
             **aliases(*cls.ALIASES, *MEMORY_ALIASES),
         )
 
@@ -93,6 +91,42 @@ class XPUModelNode(XPUNode):
     @classmethod
     def validate_inputs(cls, device: object = None, precision: object = None, resident: object = None) -> bool | str:
         return accepted(device=device, precision=precision, resident=resident)
+
+
+class ToolNode(io.ComfyNode):
+    """A node about the machine, not about a model: it runs in every prompt anew, whatever it is given."""
+
+    TITLE: str
+    ALIASES: tuple[str, ...]
+    """What else a user may search for."""
+    ENDS = True
+    """Whether a graph may end with it."""
+
+    @classmethod
+    def inputs(cls) -> list[io.Input]:
+        return []
+
+    @classmethod
+    def outputs(cls) -> list[io.Output]:
+        raise NotImplementedError
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id=cls.__name__,
+            display_name=cls.TITLE,
+            category=TOOLS,
+            description=cleandoc(cls.__doc__ or ""),
+            inputs=cls.inputs(),
+            outputs=cls.outputs(),
+            is_output_node=cls.ENDS,
+            not_idempotent=True,
+            **aliases(*cls.ALIASES),
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, **_: object) -> float:
+        return float("nan")  # never equal to itself
 
 
 def aliases(*names: str) -> dict[str, Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from inspect import cleandoc
-
 from comfy_api.latest import io
 
 from ..xpu_utils.bench.compare import as_json, as_table
@@ -13,37 +11,30 @@ from ..xpu_utils.choice import AUTO
 from ..xpu_utils.host.inventory import placement_for
 from ..xpu_utils.host.memory import free_memory
 from ..xpu_utils.host.progress import stepping
-from .base import TOOLS, accepted, aliases, device_input
+from .base import ToolNode, accepted, device_input
 
 
-class XPUBenchmark(io.ComfyNode):
+class XPUBenchmark(ToolNode):
     """Measures one device: matrix products, convolution, attention by head dim, model steps, copies.
 
     Unloads all models first, so that the device is free. `json` can be saved and compared with
     `python custom_nodes/xpu-nodes bench --compare BEFORE AFTER`.
     """
 
+    TITLE = "XPU Benchmark"
+    ALIASES = ("speed", "performance", "test")
+
     @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="XPUBenchmark",
-            display_name="XPU Benchmark",
-            category=TOOLS,
-            description=cleandoc(cls.__doc__ or ""),
-            inputs=[device_input()],
-            outputs=[io.String.Output(display_name="table"), io.String.Output(display_name="json")],
-            is_output_node=True,
-            not_idempotent=True,
-            **aliases("speed", "performance", "test"),
-        )
+    def inputs(cls) -> list[io.Input]:
+        return [device_input()]
+
+    @classmethod
+    def outputs(cls) -> list[io.Output]:
+        return [io.String.Output(display_name="table"), io.String.Output(display_name="json")]
 
     @classmethod
     def validate_inputs(cls, device: object = None) -> bool | str:
         return accepted(device=device)
-
-    @classmethod
-    def fingerprint_inputs(cls, device: str = AUTO) -> float:
-        return float("nan")  # never equal to itself: a measurement is made anew
 
     @classmethod
     def execute(cls, device: str = AUTO) -> io.NodeOutput:

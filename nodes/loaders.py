@@ -33,14 +33,11 @@ class XPULoadCheckpoint(XPUModelNode):
     STAGE = "load checkpoint"
     CATEGORY = LOADERS
     ALIASES = ("CheckpointLoaderSimple",)
+    OUTPUTS = (io.Model, io.Clip, io.Vae)
 
     @classmethod
     def inputs(cls) -> list[io.Input]:
         return [file_input("ckpt_name", "checkpoints")]
-
-    @classmethod
-    def outputs(cls) -> list[io.Output]:
-        return [io.Model.Output(), io.Clip.Output(), io.Vae.Output()]
 
     @classmethod
     def execute(cls, ckpt_name: str, device: str = AUTO, precision: str = AUTO, resident: str = AUTO) -> io.NodeOutput:
@@ -57,6 +54,7 @@ class XPULoadDiffusionModel(XPUModelNode):
     STAGE = "load diffusion model"
     CATEGORY = LOADERS
     ALIASES = ("UNETLoader", "load unet")
+    OUTPUTS = (io.Model,)
 
     @classmethod
     def inputs(cls) -> list[io.Input]:
@@ -64,10 +62,6 @@ class XPULoadDiffusionModel(XPUModelNode):
             file_input("unet_name", "diffusion_models"),
             io.Combo.Input("weight_dtype", options=list(WEIGHT_DTYPES), default="default", tooltip=_WEIGHT_DTYPE),
         ]
-
-    @classmethod
-    def outputs(cls) -> list[io.Output]:
-        return [io.Model.Output()]
 
     @classmethod
     def validate_inputs(
@@ -94,6 +88,7 @@ class XPULoadCLIP(XPUNode):
     STAGE = "load text encoder"
     CATEGORY = LOADERS
     ALIASES = ("CLIPLoader", "DualCLIPLoader", "TripleCLIPLoader", "load text encoder")
+    OUTPUTS = (io.Clip,)
 
     @classmethod
     def inputs(cls) -> list[io.Input]:
@@ -107,10 +102,6 @@ class XPULoadCLIP(XPUNode):
         options = ["none", *model_files("text_encoders")]
         names = ("clip_name2", "clip_name3")
         return [io.Combo.Input(name, options=options, optional=True, tooltip=_FURTHER) for name in names]
-
-    @classmethod
-    def outputs(cls) -> list[io.Output]:
-        return [io.Clip.Output()]
 
     @classmethod
     def validate_inputs(cls, device: object = None, precision: object = None, type: object = None) -> bool | str:
@@ -137,8 +128,6 @@ class FileLoader(XPUNode):
     CATEGORY = LOADERS
     FILE: tuple[str, str]
     """The input's name, and the models folder it lists."""
-    OUTPUT: Any
-    """ComfyUI's type of the output."""
 
     @classmethod
     def load(cls, name: str, placement: Placement) -> tuple[Any, Placement]:
@@ -147,10 +136,6 @@ class FileLoader(XPUNode):
     @classmethod
     def inputs(cls) -> list[io.Input]:
         return [file_input(*cls.FILE)]
-
-    @classmethod
-    def outputs(cls) -> list[io.Output]:
-        return [cls.OUTPUT.Output()]
 
     @classmethod
     def execute(cls, device: str = AUTO, precision: str = AUTO, **file: str) -> io.NodeOutput:
@@ -165,7 +150,7 @@ class XPULoadVAE(FileLoader):
 
     TITLE, STAGE = "XPU Load VAE", "load VAE"
     ALIASES = ("VAELoader",)
-    FILE, OUTPUT = ("vae_name", "vae"), io.Vae
+    FILE, OUTPUTS = ("vae_name", "vae"), (io.Vae,)
     load = staticmethod(loading.load_vae)
 
     @classmethod
@@ -178,7 +163,7 @@ class XPULoadControlNet(FileLoader):
 
     TITLE, STAGE = "XPU Load ControlNet", "load ControlNet"
     ALIASES = ("ControlNetLoader",)
-    FILE, OUTPUT = ("control_net_name", "controlnet"), io.ControlNet
+    FILE, OUTPUTS = ("control_net_name", "controlnet"), (io.ControlNet,)
     load = staticmethod(loading.load_controlnet)
 
 
@@ -187,7 +172,7 @@ class XPULoadCLIPVision(FileLoader):
 
     TITLE, STAGE = "XPU Load CLIP Vision", "load CLIP vision"
     ALIASES = ("CLIPVisionLoader",)
-    FILE, OUTPUT = ("clip_name", "clip_vision"), io.ClipVision
+    FILE, OUTPUTS = ("clip_name", "clip_vision"), (io.ClipVision,)
     load = staticmethod(loading.load_clip_vision)
 
 
@@ -196,7 +181,7 @@ class XPULoadUpscaleModel(FileLoader):
 
     TITLE, STAGE = "XPU Load Upscale Model", "load upscale model"
     ALIASES = ("UpscaleModelLoader",)
-    FILE, OUTPUT = ("model_name", "upscale_models"), io.UpscaleModel
+    FILE, OUTPUTS = ("model_name", "upscale_models"), (io.UpscaleModel,)
     load = staticmethod(loading.load_upscale_model)
 
 

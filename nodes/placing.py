@@ -24,14 +24,11 @@ class XPUPlaceModel(XPUModelNode):
     STAGE = "place model"
     CATEGORY = PLACE
     ALIASES = ("select model device", "move model")
+    OUTPUTS = (io.Model,)
 
     @classmethod
     def inputs(cls) -> list[io.Input]:
         return [io.Model.Input("model", tooltip="The MODEL to move.")]
-
-    @classmethod
-    def outputs(cls) -> list[io.Output]:
-        return [io.Model.Output()]
 
     @classmethod
     def execute(cls, model: Any, device: str = AUTO, precision: str = AUTO, resident: str = AUTO) -> io.NodeOutput:
@@ -45,14 +42,11 @@ class XPUPlaceCLIP(XPUNode):
     STAGE = "place text encoder"
     CATEGORY = PLACE
     ALIASES = ("select clip device", "move text encoder")
+    OUTPUTS = (io.Clip,)
 
     @classmethod
     def inputs(cls) -> list[io.Input]:
         return [io.Clip.Input("clip", tooltip="The CLIP to move.")]
-
-    @classmethod
-    def outputs(cls) -> list[io.Output]:
-        return [io.Clip.Output()]
 
     @classmethod
     def execute(cls, clip: Any, device: str = AUTO, precision: str = AUTO) -> io.NodeOutput:
@@ -69,14 +63,11 @@ class XPUPlaceVAE(XPUNode):
     STAGE = "place VAE"
     CATEGORY = PLACE
     ALIASES = ("select vae device", "move vae")
+    OUTPUTS = (io.Vae,)
 
     @classmethod
     def inputs(cls) -> list[io.Input]:
         return [io.Vae.Input("vae", tooltip="The VAE to move.")]
-
-    @classmethod
-    def outputs(cls) -> list[io.Output]:
-        return [io.Vae.Output()]
 
     @classmethod
     def execute(cls, vae: Any, device: str = AUTO, precision: str = AUTO) -> io.NodeOutput:

@@ -35,21 +35,24 @@ def sampler_inputs() -> list[io.Input]:
 
 
 class SamplerNode(XPUNode):
-    """What both sampler nodes check before a prompt is queued."""
+    """One of ComfyUI's sampler nodes, its first alias, on a device."""
 
     STAGE = "sample"
     CATEGORY = SAMPLING
     LEAVES_PLACED = True
-
-    @classmethod
-    def outputs(cls) -> list[io.Output]:
-        return [io.Latent.Output()]
+    OUTPUTS = (io.Latent,)
 
     @classmethod
     def validate_inputs(
         cls, device: object = None, precision: object = None, sampler_name: object = None, scheduler: object = None
     ) -> bool | str:
         return accepted(device=device, precision=precision, sampler_name=sampler_name, scheduler=scheduler)
+
+    @classmethod
+    def execute(
+        cls, model: Any, latent_image: Any, device: str = AUTO, precision: str = AUTO, **inputs: Any
+    ) -> io.NodeOutput:
+        return cls.run(lambda: sample(cls.ALIASES[0], model, latent_image, device, precision, **inputs))
 
 
 class XPUKSampler(SamplerNode):
@@ -71,12 +74,6 @@ class XPUKSampler(SamplerNode):
             io.Float.Input("denoise", default=1.0, min=0.0, max=1.0, step=0.01, tooltip=_DENOISE),
         ]
 
-    @classmethod
-    def execute(
-        cls, model: Any, latent_image: Any, device: str = AUTO, precision: str = AUTO, **inputs: Any
-    ) -> io.NodeOutput:
-        return cls.run(lambda: sample("KSampler", model, latent_image, device, precision, **inputs))
-
 
 class XPUKSamplerAdvanced(SamplerNode):
     """Samples like KSamplerAdvanced, on the chosen device, checked as by XPU KSampler."""
@@ -95,12 +92,6 @@ class XPUKSamplerAdvanced(SamplerNode):
             io.Int.Input("end_at_step", default=10000, min=0, max=10000, tooltip="It ends before this step."),
             io.Combo.Input("return_with_leftover_noise", options=["disable", "enable"], tooltip=_LEFTOVER),
         ]
-
-    @classmethod
-    def execute(
-        cls, model: Any, latent_image: Any, device: str = AUTO, precision: str = AUTO, **inputs: Any
-    ) -> io.NodeOutput:
-        return cls.run(lambda: sample("KSamplerAdvanced", model, latent_image, device, precision, **inputs))
 
 
 NODES = (XPUKSampler, XPUKSamplerAdvanced)

@@ -23,6 +23,7 @@ class XPUUpscaleImage(XPUNode):
     CATEGORY = SAMPLING
     LEAVES_PLACED = True
     ALIASES = ("ImageUpscaleWithModel",)
+    OUTPUTS = (io.Image,)
 
     @classmethod
     def inputs(cls) -> list[io.Input]:
@@ -30,10 +31,6 @@ class XPUUpscaleImage(XPUNode):
             io.UpscaleModel.Input("upscale_model", tooltip="The model that upscales."),
             io.Image.Input("image", tooltip="The pictures to upscale."),
         ]
-
-    @classmethod
-    def outputs(cls) -> list[io.Output]:
-        return [io.Image.Output()]
 
     @classmethod
     def execute(cls, upscale_model: Any, image: Any, device: str = AUTO, precision: str = AUTO) -> io.NodeOutput:

@@ -23,6 +23,7 @@ class XPUVAEDecode(XPUNode):
     CATEGORY = SAMPLING
     LEAVES_PLACED = True
     ALIASES = ("VAEDecode",)
+    OUTPUTS = (io.Image,)
 
     @classmethod
     def inputs(cls) -> list[io.Input]:
@@ -30,10 +31,6 @@ class XPUVAEDecode(XPUNode):
             io.Latent.Input("samples", tooltip="The latent to decode."),
             io.Vae.Input("vae", tooltip="The VAE that decodes."),
         ]
-
-    @classmethod
-    def outputs(cls) -> list[io.Output]:
-        return [io.Image.Output()]
 
     @classmethod
     def execute(cls, samples: Any, vae: Any, device: str = AUTO, precision: str = AUTO) -> io.NodeOutput:
@@ -48,6 +45,7 @@ class XPUVAEEncode(XPUNode):
     CATEGORY = SAMPLING
     LEAVES_PLACED = True
     ALIASES = ("VAEEncode",)
+    OUTPUTS = (io.Latent,)
 
     @classmethod
     def inputs(cls) -> list[io.Input]:
@@ -55,10 +53,6 @@ class XPUVAEEncode(XPUNode):
             io.Image.Input("pixels", tooltip="The picture to encode."),
             io.Vae.Input("vae", tooltip="The VAE that encodes."),
         ]
-
-    @classmethod
-    def outputs(cls) -> list[io.Output]:
-        return [io.Latent.Output()]
 
     @classmethod
     def execute(cls, pixels: Any, vae: Any, device: str = AUTO, precision: str = AUTO) -> io.NodeOutput:
