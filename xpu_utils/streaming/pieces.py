@@ -47,11 +47,10 @@ class PlacedPiece:
     def leaves(self) -> tuple[Leaf, ...]:
         return tuple(leaf for leaf, _ in self._views)
 
-    def copy(self) -> tuple[int, int]:
-        """Queues the copies on the current stream; returns how many, and their bytes."""
+    def copy(self) -> None:
+        """Queues the copies on the current stream."""
         for target, source in self._copies:
             target.copy_(source, non_blocking=True)
-        return len(self._copies), sum(len(source) for _, source in self._copies)
 
     def swap(self) -> None:
         """Makes the leaves compute with this room."""

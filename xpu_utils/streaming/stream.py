@@ -9,7 +9,6 @@ cut short) gives the same result, only later.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -24,19 +23,6 @@ from .weak_hooks import weak_hook, weak_output_hook
 
 PIECES_PER_RING = 8
 """Small pieces give their room back early; each costs the host some 30 microseconds a pass."""
-
-
-@dataclasses.dataclass
-class Statistics:
-    """What was copied to the device so far."""
-
-    passes: int = 0
-    streamed_copies: int = 0
-    streamed_bytes: int = 0
-    resident_bytes: int = 0
-    """Copied to stay."""
-    stray_bytes: int = 0
-    """Copied for one use, outside the plan; all of the first pass."""
 
 
 class WeightStream:
@@ -65,7 +51,6 @@ class WeightStream:
             resident_bytes: at most so much of the leaves stays on the device.
             lesson: of an earlier stream over the same shape; saves the passes of learning.
         """
-        self.statistics = Statistics()
         self.device = device
         self.ring_bytes = ring_bytes
         self._root = root
@@ -118,13 +103,8 @@ class WeightStream:
         return bool(self._costs) and self._plan is not None
 
     @property
-    def costs(self) -> tuple[PieceCost, ...]:
-        """What was learnt of the pieces, in order of use; empty before the fourth pass."""
-        return self._costs
-
-    @property
     def resident(self) -> frozenset[int]:
-        """The pieces that are on the device to stay, as indices into `costs`."""
+        """The pieces that are on the device to stay, by their position in the order of use."""
         return frozenset(self._resident)
 
     @property
@@ -146,7 +126,7 @@ class WeightStream:
         changed = frozenset(refresh)
         for placed in self._resident.values():
             if any(leaf.name in changed for leaf in placed.leaves):
-                self.statistics.resident_bytes += placed.copy()[1]
+                placed.copy()
             placed.swap()
         self._handles = [
             self._root.register_forward_pre_hook(weak_hook(self, WeightStream._begin)),
@@ -257,7 +237,7 @@ class WeightStream:
         for index in sorted(chosen - self._resident.keys()):
             placed = self._pieces[index].placed(self._room(self._pieces[index].size_bytes))
             self._resident[index] = placed
-            self.statistics.resident_bytes += placed.copy()[1]
+            placed.copy()
             placed.swap()
         indices = self._indices()
         self._plan = plan_ring([self._pieces[index].size_bytes for index in indices], self.ring_bytes)
@@ -329,10 +309,8 @@ class WeightStream:
         self._copy_stream.wait_event(after)
         with self._copy_stream:
             for position in positions:
-                copies, size_bytes = self._streamed[position].copy()
+                self._streamed[position].copy()
                 self._ready[position].record(self._copy_stream)
-                self.statistics.streamed_copies += copies
-                self.statistics.streamed_bytes += size_bytes
 
     def _enter(self, leaf: Leaf) -> None:
         """A leaf is about to compute."""
@@ -376,7 +354,7 @@ class WeightStream:
         """Copies a leaf for one use, in order with the compute."""
         ring = self._ring if self._learning is not None else None  # nothing else is in it then
         stray = Piece((leaf,)).placed(self._room(leaf.size_bytes) if ring is None else ring)
-        self.statistics.stray_bytes += stray.copy()[1]
+        stray.copy()
         stray.swap()
         self._stray = leaf
 
@@ -385,7 +363,6 @@ class WeightStream:
         if self._current is not None:
             self._leave(self._current)
         self._restore_used()
-        self.statistics.passes += 1
         if self._learning is not None:
             if output is not None:
                 self._learn_order()
