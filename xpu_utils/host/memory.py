@@ -142,12 +142,19 @@ def _limit(device: Device, fraction: float) -> str:
 
 def free_memory() -> str:
     """Unloads every model from every device and answers what that freed, in one line."""
-    parts = []
-    for device in host_inventory().devices:
-        before = model_management.get_free_memory(device.torch_device)
-        model_management.free_memory(1e30, device.torch_device)
-        gc.collect()
-        model_management.soft_empty_cache()
-        freed = max(0, model_management.get_free_memory(device.torch_device) - before)
-        parts.append(f"{device.id}: {freed / 2**20:.0f} MiB freed")
-    return ", ".join(parts)
+    return ", ".join(f"{device.id}: {free_others(device.torch_device, [])}" for device in host_inventory().devices)
+
+
+def free_others(device: torch.device, keep: list[Any]) -> str:
+    """Unloads every model from the device but the given patchers' and empties the cache; says what that freed."""
+    before = model_management.get_free_memory(device)
+    kept = [
+        loaded
+        for loaded in model_management.current_loaded_models
+        if loaded.model is not None and any(loaded.model.is_clone(patcher) for patcher in keep)
+    ]
+    model_management.free_memory(1e30, device, keep_loaded=kept)
+    gc.collect()
+    model_management.soft_empty_cache()
+    freed = max(0, model_management.get_free_memory(device) - before)
+    return f"{freed / 2**20:.0f} MiB freed"

@@ -34,9 +34,9 @@ from ...weights.conversion import HALVES
 from .. import hooks
 from ..choices import check_input, model_files, vae_names
 from ..inventory import as_default, placement_for
+from ..memory import free_others
 from ..placing.deciding import file_format
 from ..recovery.lost import lose_dead
-from ..recovery.moving import free_others
 from ..recovery.rungs import report_fault
 from ..recovery.weights import remember
 from ..running.clip import place_clip

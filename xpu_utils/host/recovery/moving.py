@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Container
 from typing import Any
 
 import comfy.model_management as model_management
-import torch
 
 from ...machine.devices import Device
 from ..inventory import host_inventory
@@ -38,18 +36,3 @@ def another_accelerator(without: Container[str], needed_bytes: float) -> Device 
 def cpu() -> Device:
     """The CPU."""
     return host_inventory().devices[-1]
-
-
-def free_others(device: torch.device, keep: list[Any]) -> str:
-    """Unloads every model from the device but the given patchers' and empties the cache; says what that freed."""
-    before = model_management.get_free_memory(device)
-    kept = [
-        loaded
-        for loaded in model_management.current_loaded_models
-        if loaded.model is not None and any(loaded.model.is_clone(patcher) for patcher in keep)
-    ]
-    model_management.free_memory(1e30, device, keep_loaded=kept)
-    gc.collect()
-    model_management.soft_empty_cache()
-    freed = max(0, model_management.get_free_memory(device) - before)
-    return f"{freed / 2**20:.0f} MiB freed"

@@ -16,13 +16,14 @@ from ...recovery.jobs import Fault, record_fault
 from ...recovery.ladder import Failure, LadderExhaustedError, Rung, RungAction, climb
 from ...weights.check import first_not_finite, tensors_in
 from ..inventory import host_inventory
+from ..memory import free_others
 from ..placing.placed import lead_to, placement_of
 from ..prompts import current_node_id, current_prompt_id
 from ..stages import decided
 from ..target import HOST, unload
 from . import takeover
 from .lost import lose_dead
-from .moving import another_accelerator, cpu, free_others, relocate
+from .moving import another_accelerator, cpu, relocate
 from .weights import make_ready
 
 RAN = "xpu_nodes.ran"

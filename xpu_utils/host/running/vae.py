@@ -23,11 +23,12 @@ from ...recovery.faults import FaultKind
 from ...recovery.ladder import Failure, Rung
 from ...weights.check import first_not_finite
 from ..inventory import host_inventory
+from ..memory import free_others
 from ..placing.apply import apply
 from ..placing.deciding import decide
 from ..placing.formats import WorkFormat
 from ..placing.placed import placement_of
-from ..recovery.moving import cpu, free_others
+from ..recovery.moving import cpu
 from ..recovery.rungs import carry_on, check_finite, report_fault
 from ..target import HOST, clone_for, is_dynamic
 from .kinds import placed_as
