@@ -102,7 +102,7 @@ def test_a_full_pinned_budget_refuses_nothing(found: Any) -> None:
     assert found["full_pinned_budget"]["differences"] == []
 
 
-@pytest.mark.parametrize("device", ["cpu fp32", "xpu:0 fp32", "xpu:0 auto"])
+@pytest.mark.parametrize("device", ["cpu fp32", "xpu:0 fp32", "xpu:0 auto", "xpu:0 unlocked"])
 def test_a_file_that_breaks_while_it_is_read_is_one_sentence_and_leaves_nothing(found: Any, device: str) -> None:
     disk, cut = found["broken_files"][f"disk {device}"], found["broken_files"][f"cut {device}"]
     assert disk["said"].startswith("sd15-tiny.safetensors could not be read at byte ")

@@ -253,9 +253,10 @@ class Reading(TorchFunctionMode):
             fill(path, device, pieces, progress=self.progress.add)
         except PinnedMemoryError as error:
             logging.info("XPU Nodes: %s is copied without locked memory, which is slower. %s", path.name, error)
-            for entry in awaited:
-                entry.parameter.detach().copy_(entry.source)
-                self.progress.add(entry.source.nbytes)
+            for entry in awaited:  # read anew: a mapping of a file that is cut meanwhile would end the process
+                room = torch.empty_like(entry.source)
+                fill(path, HOST, [entry.span(room)], progress=self.progress.add)
+                entry.parameter.detach().copy_(room)
 
     def _take(self, parameter: Any, source: Any) -> bool:
         """Takes over a copy if it is one from a file into a parameter."""
