@@ -73,7 +73,9 @@ def test_memory_too_small_for_the_inputs_costs_one_line_and_not_the_table() -> N
 
 
 def test_every_kind_of_operation_is_measured_once() -> None:
+    others = torch.get_rng_state()
     found = quick.measure_device(CPU, IN_NO_TIME)
+    assert torch.equal(torch.get_rng_state(), others), "what others draw goes on as it was"
     assert len(found) == quick.measurement_count(CPU)
     names = [result.name for result in found]
     assert names[:3] == ["gemm"] * 3

@@ -173,6 +173,16 @@ def test_one_thread_is_measured_and_torchs_threads_are_as_they_were_afterwards()
         torch.set_num_threads(before)
 
 
+def test_what_others_draw_goes_on_as_if_nothing_was_measured() -> None:
+    def measure(_: object) -> CpuPlan:
+        torch.randn(3)
+        return PLAN
+
+    before = torch.get_rng_state()
+    cpu_measure.measure_plan(capabilities({}), measure)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_an_unwritable_cache_does_not_stop_the_work(tmp_path: Path, measure: Measurement) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("")

@@ -183,8 +183,9 @@ def _step(
     shapes: Sequence[tuple[int, ...]],
 ) -> Measurement:
     def prepare() -> Callable[[], object]:
-        torch.manual_seed(0)
-        model = make().to(device.torch_device, dtype_of(precision)).eval()
+        with torch.random.fork_rng(devices=[]):  # what others draw goes on as it was
+            torch.default_generator.manual_seed(0)
+            model = make().to(device.torch_device, dtype_of(precision)).eval()
         inputs = [_random(device, precision, *shape) for shape in shapes]
         return lambda: model(*inputs)
 

@@ -57,11 +57,14 @@ def _measured(found: Capabilities) -> CpuPlan:
 
 
 def measure_plan(found: Capabilities, measure: Callable[[Capabilities], CpuPlan] = _measured) -> CpuPlan:
-    """Measures this machine on one thread; torch's number of threads is as it was afterwards."""
+    """Measures this machine on one thread; torch's threads and random numbers are as they were afterwards.
+
+    It may be done between two steps of a sampler that draws from torch's own generator.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.random.fork_rng(devices=[]):
             return measure(found)
     finally:
         torch.set_num_threads(before)

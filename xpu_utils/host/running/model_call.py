@@ -42,6 +42,7 @@ from .noise import drawn_where_comfyui_does
 
 WRAPPER = "xpu_nodes.model_call"
 HOOK = hooks.named("model calls")
+THREADS_HOOK = hooks.named("threads between steps")
 
 STAGE = "sample"
 
@@ -166,8 +167,9 @@ class SamplingRun:
 
     def threads_between_calls(self) -> contextlib.AbstractContextManager[None]:
         """Surrounds sampling: the host computes on one thread where the model is on an accelerator."""
-        if self.patcher.load_device == HOST:
+        if self.patcher.load_device == HOST or hooks.switched_off(THREADS_HOOK):
             return contextlib.nullcontext()
+        hooks.record(THREADS_HOOK, hooks.State.APPLIED, "PyTorch computes on one thread while a device does the work")
         self._threads = HostThreads()
         return self._threads.one()
 
