@@ -7,7 +7,7 @@ READY := .venv/.ready
 # Python with the packages of the ComfyUI at COMFYUI_PATH, or of the registry's HOST_VERSION.
 ON_HOST := $(BIN)/python -m tests.harness.environment
 
-.PHONY: demo test suites prepare lint texts unit contract contract-check contract-news nix sim-tests sim-host sim-faults sim-sampling browser front-ends browser-newest pictures host hosts host-core host-own sim bench-cpu reliability
+.PHONY: demo test suites prepare lint texts unit contract contract-check contract-news nix sim-tests sim-host sim-faults sim-sampling browser front-ends browser-newest pictures host hosts host-core host-own matrices sim bench-cpu reliability
 demo: $(READY)
 	$(ON_HOST) -m tests.harness.demo --device $(DEVICE)
 
@@ -66,6 +66,10 @@ sim-faults: $(READY)
 SIM_SAMPLING := tests/sim_host/test_sampling.py tests/sim_host/test_left_behind.py
 sim-sampling: $(READY)
 	$(ON_HOST) -m pytest $(SIM_SAMPLING)
+
+# All of the matrices of which `make test` runs a covering part, and a benchmark from end to end.
+matrices: prepare
+	OMP_NUM_THREADS=1 $(ON_HOST) -m pytest -m matrix tests/sim_host tests/host
 
 # The panel in a real Chromium.
 browser: $(READY)

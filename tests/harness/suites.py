@@ -36,7 +36,10 @@ def main() -> int:
 def _run(folder: str, out: Path) -> Row:
     """Runs a suite of ours; its log and report are left in `out`."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    outcomes = run_tests(folder, cwd=ROOT, environment=environment, report=out / f"{Path(folder).name}.xml")
+    everything = ("-m", "")  # the matrices too
+    outcomes = run_tests(
+        folder, *everything, cwd=ROOT, environment=environment, report=out / f"{Path(folder).name}.xml"
+    )
     return Row(folder, outcomes, tuple(f"{name}: {ended}" for name, ended in outcomes.items() if ended not in FINE))
 
 

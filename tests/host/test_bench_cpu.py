@@ -14,6 +14,8 @@ import pytest
 from tests.bench.cpu_turns import BEST, MEASURES, OURS, STOCK
 from tests.harness.hosts import ROOT
 
+pytestmark = pytest.mark.matrix
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

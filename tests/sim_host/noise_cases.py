@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-import comfy.samplers
 import comfy.sd
 import torch
 
@@ -16,9 +16,17 @@ from .switched import UNET, failing, sampled, switched_on
 _model: Any = comfy.sd.load_diffusion_model(UNET)
 
 
+DRAWING = ("euler", "euler_ancestral", "dpmpp_sde", "dpmpp_2m_sde_gpu", "dpmpp_3m_sde_gpu", "lcm", "ddpm", "uni_pc")
+"""Samplers of every way to draw noise, and two that draw none."""
+
+
 def case_samplers() -> Any:
-    """Those whose latents differ, and how many there are."""
-    names = comfy.samplers.KSampler.SAMPLERS
+    """As `differing`, for some of every kind."""
+    return differing(DRAWING)
+
+
+def differing(names: Sequence[str]) -> Any:
+    """The samplers whose latents differ, and how many there are."""
     off = {name: sampled(_model, name) for name in names}
     with switched_on(Using):
         on = {name: sampled(_model, name) for name in names}
