@@ -79,7 +79,7 @@ class XPULoadDiffusionModel(XPUModelNode):
 
 
 class XPULoadCLIP(XPUNode):
-    """Loads a text encoder made of one, two or three files onto the chosen device.
+    """Loads a text encoder made of one to four files onto the chosen device.
 
     type is the family the encoder belongs to, as in the stock loaders: stable_diffusion, sdxl, sd3, flux, ...
     """
@@ -87,7 +87,7 @@ class XPULoadCLIP(XPUNode):
     TITLE = "XPU Load CLIP"
     STAGE = "load text encoder"
     CATEGORY = LOADERS
-    ALIASES = ("CLIPLoader", "DualCLIPLoader", "TripleCLIPLoader", "load text encoder")
+    ALIASES = ("CLIPLoader", "DualCLIPLoader", "TripleCLIPLoader", "QuadrupleCLIPLoader", "load text encoder")
     OUTPUTS = (io.Clip,)
 
     @classmethod
@@ -100,7 +100,7 @@ class XPULoadCLIP(XPUNode):
     @classmethod
     def last_inputs(cls) -> list[io.Input]:
         options = ["none", *model_files("text_encoders")]
-        names = ("clip_name2", "clip_name3")
+        names = ("clip_name2", "clip_name3", "clip_name4")
         return [io.Combo.Input(name, options=options, optional=True, tooltip=_FURTHER) for name in names]
 
     @classmethod
@@ -114,10 +114,9 @@ class XPULoadCLIP(XPUNode):
         type: str,
         device: str = AUTO,
         precision: str = AUTO,
-        clip_name2: str = "none",
-        clip_name3: str = "none",
+        **further: str,
     ) -> io.NodeOutput:
-        names = [name for name in (clip_name, clip_name2, clip_name3) if name != "none"]
+        names = [clip_name, *(name for name in further.values() if name != "none")]
         device = AUTO if device == "default" else device  # as the stock loader's own device input calls it
         return cls.run(lambda: loading.load_clip(names, type, asked_for(device, precision)))
 

@@ -159,6 +159,15 @@ def test_a_damaged_pickle_is_refused_with_what_is_wrong(
     assert_one_sentence(server.client.run(graph_of(loader, path.name)), says)
 
 
+@pytest.mark.parametrize("further", ["clip_name2", "clip_name3", "clip_name4"])
+def test_every_file_of_a_text_encoder_is_looked_into(server: Server, folder: Path, further: str) -> None:
+    path = folder / "text_encoders" / f"{further}.pt"
+    write_page(path)
+    graph = graph_of("XPULoadCLIP", "clip-l.safetensors")
+    graph["load"]["inputs"][further] = path.name
+    assert_one_sentence(server.client.run(graph), f"{path.name} is a web page")
+
+
 def test_a_text_encoder_with_nan_is_named(server: Server, make: Callable[..., str]) -> None:
     file = make("XPULoadCLIP", with_nan("text_model.encoder.layers.3.mlp.fc1.bias"), "clip-nan")
     graph = graph_of("XPULoadCLIP", file)

@@ -156,7 +156,7 @@ def load_diffusion_model(name: str, weight_dtype: str, placement: Placement) -> 
 
 
 def load_clip(names: Sequence[str], kind: str, placement: Placement) -> tuple[Any, Placement]:
-    """Loads a CLIP from one to three text encoder files.
+    """Loads a CLIP from one to four text encoder files.
 
     Raises:
         CheckpointError: a file cannot be used.
