@@ -62,6 +62,7 @@ WINDOWS: dict[str, Any] = {
     "loader": "ze_loader.dll",
     "level_zero_driver": "",
 }
+UHD_630 = Gpu(0x3E92, "i915", 256 << 20, integrated=True)
 A770 = Gpu(0x56A0, "i915", 16 * GIB, integrated=False)
 
 BROKEN: dict[str, tuple[dict[str, Any], State, str, str]] = {
@@ -86,18 +87,36 @@ BROKEN: dict[str, tuple[dict[str, Any], State, str, str]] = {
         "full-upgrade",
     ),
     "no-gpu": ({"gpus": (), "inventory": NOTHING}, State.NOTE, "6.12.48", "pass the GPU through"),
-    "render-missing": ({"render_nodes": ()}, State.ERROR, "/dev/dri", "--device /dev/dri"),
+    "gpu-too-old": (
+        {"gpus": (UHD_630,), "render_nodes": (), "inventory": NOTHING},
+        State.NOTE,
+        "Xe",
+        "Choose the device cpu",
+    ),
+    "render-missing": ({"render_nodes": (), "inventory": NOTHING}, State.ERROR, "/dev/dri", "--device /dev/dri"),
     "render-permission": (
-        {"render_nodes": (RenderNode("renderD128", "render", usable=False),)},
+        {"render_nodes": (RenderNode("renderD128", "render", usable=False),), "inventory": NOTHING},
         State.ERROR,
         "group render",
         "usermod -aG render,video",
     ),
     "render-group-number": (
-        {"render_nodes": (RenderNode("renderD128", "992", usable=False),)},
+        {"render_nodes": (RenderNode("renderD128", "992", usable=False),), "inventory": NOTHING},
         State.ERROR,
         "992",
         "--group-add 992",
+    ),
+    "render-group-unmapped, LXC": (
+        {"render_nodes": (RenderNode("renderD128", "nogroup", usable=False),), "inventory": NOTHING},
+        State.ERROR,
+        "nogroup",
+        "-dev0 /dev/dri/renderD128,gid=",
+    ),
+    "render-group-unmapped, rootless": (
+        {"render_nodes": (RenderNode("renderD128", "65534", usable=False),), "inventory": NOTHING},
+        State.ERROR,
+        "65534",
+        "--group-add keep-groups",
     ),
     "resizable-bar": (
         {"gpus": (dataclasses.replace(A770, largest_bar_bytes=256 << 20),)},
@@ -105,9 +124,19 @@ BROKEN: dict[str, tuple[dict[str, Any], State, str, str]] = {
         "256 MiB",
         "Above 4G Decoding",
     ),
-    "loader-missing": ({"loader": ""}, State.ERROR, "libze_loader", "libze1"),
-    "loader-path-nixos": ({"loader": "", "system": "nixos"}, State.ERROR, "19751", "/run/opengl-driver/lib"),
-    "runtime-missing": ({"level_zero_driver": ""}, State.ERROR, "libze_intel_gpu is not", "intel-opencl-icd"),
+    "loader-missing": ({"loader": "", "inventory": NOTHING}, State.ERROR, "libze_loader", "libze1"),
+    "loader-path-nixos": (
+        {"loader": "", "system": "nixos", "inventory": NOTHING},
+        State.ERROR,
+        "19751",
+        "/run/opengl-driver/lib",
+    ),
+    "runtime-missing": (
+        {"level_zero_driver": "", "inventory": NOTHING},
+        State.ERROR,
+        "libze_intel_gpu is not",
+        "intel-opencl-icd",
+    ),
     "torch-not-xpu": (
         {"torch_build": CPU_BUILD, "packages": {}, "inventory": NOTHING},
         State.ERROR,

@@ -160,6 +160,12 @@ def test_the_cpu_has_its_makers_name(tmp_path: Path) -> None:
         (0x0BD5, "", Architecture.DATA_CENTER_MAX),
         (0x0B69, "", Architecture.DATA_CENTER_MAX),
         (0x4F80, "", Architecture.ALCHEMIST),
+        (0x56C0, "Intel(R) Data Center GPU Flex 170", Architecture.ALCHEMIST),
+        (0x3E92, "Intel(R) UHD Graphics 630", Architecture.BEFORE_XE),  # Gen9
+        (0x8A52, "", Architecture.BEFORE_XE),  # Gen11
+        (0x0412, "", Architecture.BEFORE_XE),  # Gen7
+        (None, "Intel(R) Graphics [0xe211]", Architecture.BATTLEMAGE),
+        (None, "Intel(R) UHD Graphics [0x9bc5]", Architecture.BEFORE_XE),
         (0xB640, "Intel(R) Arc(TM) Graphics", Architecture.METEOR_LAKE),
         (0x1234, "", Architecture.UNKNOWN),
         (None, "Intel(R) Data Center GPU Flex 170", Architecture.ALCHEMIST),

@@ -20,14 +20,14 @@ from xpu_utils.doctor import machine as machine_module
 from xpu_utils.doctor import probe
 from xpu_utils.doctor.examine import as_data, as_text, attachment, examine
 from xpu_utils.doctor.findings import REPOSITORY, SYSTEMS, State, exit_code
-from xpu_utils.doctor.machine import Machine
+from xpu_utils.doctor.machine import Machine, RenderNode
 from xpu_utils.doctor.server import examine_server
 from xpu_utils.machine import windows
 from xpu_utils.machine.gpus import Gpu
 from xpu_utils.selftest.operations import TOLERANCES, Result, operations
 
-from .broken_machines import BROKEN, WINDOWS, host, machine
-from .recorded import b580
+from .broken_machines import BROKEN, NOTHING, UHD_630, WINDOWS, host, machine
+from .recorded import b580, lay_out
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTATION = ROOT / "docs" / "doctor.md"
@@ -46,6 +46,37 @@ def test_a_healthy_windows_machine_has_only_good_findings() -> None:
     assert {finding.code for finding in found} >= {"kernel-driver", "torch-xpu", "device", "level-zero", "pyzes"}
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"loader": "", "level_zero_driver": ""},  # of conda or Guix, or an alternative driver's
+        {"render_nodes": (RenderNode("renderD128", "render", True), RenderNode("renderD129", "video", False))},
+        {"render_nodes": (RenderNode("renderD128", "nogroup", False),)},
+    ],
+)
+def test_where_the_device_works_what_lies_elsewhere_or_is_another_maker_s_is_no_error(changes: dict[str, Any]) -> None:
+    found = examine(machine(**changes))
+    assert {finding.state for finding in found} == {State.OK}
+    assert "level-zero" in {finding.code for finding in found}
+
+
+def test_a_gpu_that_is_too_old_beside_one_that_works_is_a_note_and_the_only_one() -> None:
+    beside = machine(gpus=(UHD_630, *machine().gpus))
+    (note,) = (finding for finding in examine(beside) if finding.state is not State.OK)
+    assert (note.code, note.what) == ("gpu-too-old", "Intel GPU 0x3e92 is too old for PyTorch")
+    alone = machine(gpus=(UHD_630,), render_nodes=(), loader="", inventory=NOTHING)
+    assert [finding.code for finding in examine(alone) if finding.state > State.OK] == ["gpu-too-old"]
+
+
+def test_parts_of_a_gpu_that_are_for_virtual_machines_are_no_gpus_of_this_one(tmp_path: Path) -> None:
+    sysfs, _ = lay_out("sriov_host", tmp_path)
+    found = machine_module.look(sysfs=sysfs, dri=tmp_path / "dri").gpus
+    assert [(gpu.pci_address, gpu.driver, gpu.integrated) for gpu in found] == [
+        ("0000:00:02.0", "i915", True),
+        ("0000:00:02.3", "i915", True),  # one that is for a container
+    ]
+
+
 @pytest.mark.parametrize("case", BROKEN)
 def test_a_broken_machine_is_found_with_evidence_and_fix(case: str) -> None:
     code = case.partition(",")[0]
@@ -61,7 +92,7 @@ def test_a_broken_machine_is_found_with_evidence_and_fix(case: str) -> None:
 
 
 def test_text_and_data_carry_the_fix_of_this_system() -> None:
-    found = examine(machine(loader="", system="arch"))
+    found = examine(machine(loader="", system="arch", inventory=NOTHING))
     assert "sudo pacman -S intel-compute-runtime level-zero-loader" in as_text(found, "arch")
     (entry,) = (entry for entry in as_data(found, "arch") if entry["code"] == "loader-missing")
     assert entry["fix"].startswith("sudo pacman")
@@ -188,7 +219,7 @@ def run_verb(*arguments: str, look: Callable[[], Machine]) -> tuple[int, str]:
 
 
 def test_the_verb_exits_by_severity(tmp_path: Path) -> None:
-    for code, looked in ((2, machine(loader="")), (1, machine(free_disk_bytes=0)), (0, machine())):
+    for code, looked in ((2, machine(loader="", inventory=NOTHING)), (1, machine(free_disk_bytes=0)), (0, machine())):
         found, text = run_verb("--json", "--server", NOBODY, look=lambda looked=looked: looked)
         assert found == code
         assert json.loads(text)
@@ -222,7 +253,7 @@ def test_the_address_of_the_repository_is_one() -> None:
     assert f'Repository = "{REPOSITORY}"' in pyproject
     assert f"git clone {REPOSITORY} " in (ROOT / "README.md").read_text(encoding="utf-8")
     assert f'"{REPOSITORY}/blob/main/"' in (ROOT / "web" / "findings.js").read_text(encoding="utf-8")
-    text = as_text(examine(machine(loader="")), "debian")
+    text = as_text(examine(machine(loader="", inventory=NOTHING)), "debian")
     assert f"see: {REPOSITORY}/blob/main/docs/doctor.md#loader-missing" in text
 
 

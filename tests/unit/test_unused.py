@@ -15,7 +15,7 @@ from xpu_utils.machine.devices import Rejection
 from xpu_utils.machine.gpus import Gpu
 from xpu_utils.machine.profiles import OVERRIDES_VARIABLE
 
-from .broken_machines import BROKEN, CPU_BUILD, NOTHING, TWO_GPUS, inventory, machine
+from .broken_machines import BROKEN, CPU_BUILD, NOTHING, TWO_GPUS, UHD_630, inventory, machine
 from .recorded import b580
 
 UNKNOWN_TO_RUNTIME = "Driver, runtime and PyTorch are there, and still PyTorch shows no device"
@@ -65,6 +65,19 @@ def test_each_gpu_has_its_own_reason_and_those_that_work_have_none() -> None:
     assert closed.why == "This user may not open renderD129: it belongs to the group render"
     assert bare.why.startswith("Intel GPU 0xa780 has no driver")
     assert unused(machine()) == []
+
+
+def test_an_integrated_gpu_that_pytorch_leaves_out_beside_a_card_is_nothing_to_mend() -> None:
+    (rejection,) = unused(machine(gpus=TWO_GPUS))
+    assert rejection.what == "Intel GPU 0xa780"
+    assert rejection.why.startswith("PyTorch leaves integrated GPUs out where there is a card with memory of its own")
+    (driverless,) = unused(machine(gpus=(TWO_GPUS[0], dataclasses.replace(TWO_GPUS[1], driver=""))))
+    assert driverless.why.startswith("Intel GPU 0xa780 has no driver")
+
+
+def test_a_gpu_that_is_too_old_is_told_so_whatever_else_is_missing() -> None:
+    (rejection,) = unused(machine(gpus=(UHD_630,), torch_build=CPU_BUILD, render_nodes=(), inventory=NOTHING))
+    assert rejection.why.startswith("Intel GPU 0x3e92 is too old for PyTorch")
 
 
 @pytest.mark.parametrize("environment", [{"ZE_AFFINITY_MASK": "0"}, {"ONEAPI_DEVICE_SELECTOR": "level_zero:0"}])

@@ -17,6 +17,7 @@ import torch
 from ..machine.devices import Inventory, find_devices
 from ..machine.gpus import SYSFS, Gpu, find_gpus
 from ..machine.host_memory import read_host_memory
+from ..machine.profiles import Architecture
 from ..telemetry import sysman
 from ..telemetry.readings import Unavailable
 
@@ -90,6 +91,16 @@ class Machine:
     ram_bytes: int
     free_disk_bytes: int
     host: Host | None = None
+
+    @property
+    def candidates(self) -> tuple[Gpu, ...]:
+        """The GPUs that PyTorch could use."""
+        return tuple(gpu for gpu in self.gpus if gpu.architecture is not Architecture.BEFORE_XE)
+
+    @property
+    def shown(self) -> int:
+        """How many Intel GPUs PyTorch shows; what is below it works then."""
+        return sum(device.type == "xpu" for device in self.inventory.devices)
 
 
 _PACKAGES = (

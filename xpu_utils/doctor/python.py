@@ -34,7 +34,7 @@ def torch_build(machine: Machine) -> Iterator[Finding]:
         evidence = f"torch {build.version}, yet {leftovers[0]} {machine.packages[leftovers[0]]} is still installed"
         yield Finding("torch-replaced", State.ERROR, what, evidence, _TORCH_FIX)
     else:
-        state = State.ERROR if machine.gpus else State.NOTE
+        state = State.ERROR if machine.candidates else State.NOTE
         yield Finding("torch-not-xpu", state, f"PyTorch is a {kind} build", f"torch {build.version}", _TORCH_FIX)
 
 
@@ -98,13 +98,12 @@ def environment(machine: Machine) -> Iterator[Finding]:
 
 def hiding(machine: Machine) -> Iterator[Finding]:
     """Variables that leave out devices: an error where none is left, else a note, as it may be meant."""
-    variables, gpus = machine.environment, len(machine.gpus)
-    usable = sum(device.type == "xpu" for device in machine.inventory.devices)
-    state = State.NOTE if usable else State.ERROR
+    variables, gpus = machine.environment, len(machine.candidates) or 1
+    state = State.NOTE if machine.shown else State.ERROR
     selector = variables.get("ONEAPI_DEVICE_SELECTOR", "")
-    left = sum(shows(selector, position) for position in range(gpus or 1))
-    if left < (gpus or 1):
-        what = f"ONEAPI_DEVICE_SELECTOR leaves {left} of {gpus or 1} Level Zero GPUs, and PyTorch takes no others"
+    left = sum(shows(selector, position) for position in range(gpus))
+    if left < gpus:
+        what = f"ONEAPI_DEVICE_SELECTOR leaves {left} of {gpus} Level Zero GPUs, and PyTorch takes no others"
         fixes = _setting("ONEAPI_DEVICE_SELECTOR", "level_zero:gpu")
         yield Finding("selector", state, what, f"ONEAPI_DEVICE_SELECTOR={selector}", fixes)
     older = variables.get("SYCL_DEVICE_FILTER", "")
@@ -112,9 +111,9 @@ def hiding(machine: Machine) -> Iterator[Finding]:
         what, evidence = "SYCL_DEVICE_FILTER leaves out Level Zero", f"SYCL_DEVICE_FILTER={older}"
         yield Finding("sycl-filter", state, what, evidence, _unsetting("SYCL_DEVICE_FILTER"))
     mask = variables.get("ZE_AFFINITY_MASK", "")
-    left = sum(leaves(mask, position) for position in range(gpus or 1))
-    if left < (gpus or 1):
-        what, evidence = f"ZE_AFFINITY_MASK leaves {left} of {gpus or 1} GPUs", f"ZE_AFFINITY_MASK={mask}"
+    left = sum(leaves(mask, position) for position in range(gpus))
+    if left < gpus:
+        what, evidence = f"ZE_AFFINITY_MASK leaves {left} of {gpus} GPUs", f"ZE_AFFINITY_MASK={mask}"
         yield Finding("affinity-mask", state, what, evidence, _unsetting("ZE_AFFINITY_MASK"))
 
 
@@ -167,16 +166,15 @@ def devices(machine: Machine) -> Iterator[Finding]:
     failed = [entry for entry in machine.inventory.rejected if entry.what.split(":")[0] == "xpu"]
     for entry in failed:
         yield Finding("device-failed", State.ERROR, f"{entry.what} cannot be used", entry.why, everywhere(entry.fix))
-    xpus = [device for device in machine.inventory.devices if device.type == "xpu"]
     runtime = machine.loader if machine.system == "windows" else machine.level_zero_driver
     ready = machine.torch_build.xpu and runtime and all(node.usable for node in machine.render_nodes)
-    if any(gpu.driver for gpu in machine.gpus) and not xpus and not failed and ready:
+    if any(gpu.driver for gpu in machine.candidates) and not machine.shown and not failed and ready:
         fix = "Update Intel's compute runtime and restart: it does not know this GPU yet."
         yield Finding(
             "device-unknown-to-runtime",
             State.ERROR,
             "Driver, runtime and PyTorch are there, and still PyTorch shows no device",
-            f"{len(machine.gpus)} Intel GPUs on the bus, compute runtime {runtime}",
+            f"{len(machine.candidates)} Intel GPUs on the bus, compute runtime {runtime}",
             everywhere(fix),
         )
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..machine.gpus import Gpu
-from ..machine.profiles import PROFILES, architecture_of
+from ..machine.gpus import DRIVERS, Gpu
+from ..machine.profiles import PROFILES
 from .findings import Finding, State, everywhere
 from .machine import Machine
 
@@ -36,17 +36,29 @@ _GROUPS = {
     "windows": "",
 }
 
+_OVERFLOW_GROUPS = ("nogroup", "nobody", "65534")
+"""What the kernel shows for a group without a number in this container."""
+
 SMALL_BAR_BYTES = 256 << 20
 LOW_DISK_BYTES = 2 << 30
 
 
-def kernel_driver(machine: Machine) -> Iterator[Finding]:
-    """Every Intel GPU of the bus has i915 or xe, and one new enough for it."""
-    if not machine.gpus and not any(device.type == "xpu" for device in machine.inventory.devices):
-        yield Finding("no-gpu", State.NOTE, "This system shows no Intel GPU", f"kernel {machine.kernel}", _NO_GPU)
+def age(machine: Machine) -> Iterator[Finding]:
+    """Every Intel GPU is one that PyTorch can use."""
     for gpu in machine.gpus:
+        if gpu not in machine.candidates:
+            what = f"Intel GPU {gpu.pci_device_id:#06x} is too old for PyTorch"
+            fixes = everywhere("Choose the device cpu or use another card: no driver and no setting helps.")
+            yield Finding("gpu-too-old", State.NOTE, what, "it uses those of the Xe kind, from 2020 on", fixes)
+
+
+def kernel_driver(machine: Machine) -> Iterator[Finding]:
+    """Every Intel GPU of the bus that can be used has i915 or xe, and one new enough for it."""
+    if not machine.gpus and not machine.shown:
+        yield Finding("no-gpu", State.NOTE, "This system shows no Intel GPU", f"kernel {machine.kernel}", _NO_GPU)
+    for gpu in machine.candidates:
         name = f"Intel GPU {gpu.pci_device_id:#06x}"
-        if gpu.driver in ("i915", "xe") or (gpu.driver and machine.system == "windows"):
+        if gpu.driver in DRIVERS or (gpu.driver and machine.system == "windows"):
             yield Finding("kernel-driver", State.OK, f"{name} has a driver", f"{gpu.driver}, kernel {machine.kernel}")
         elif gpu.driver:
             fixes = everywhere(f"Release the card from {gpu.driver}: remove its id from vfio-pci.ids and restart.")
@@ -60,22 +72,31 @@ def kernel_driver(machine: Machine) -> Iterator[Finding]:
 
 
 def _wrong_driver(gpu: Gpu, machine: Machine) -> Iterator[Finding]:
-    needed = PROFILES[architecture_of(gpu.pci_device_id, "")].kernel_driver
+    needed = PROFILES[gpu.architecture].kernel_driver
     if gpu.driver == "i915" and needed:
         what = f"Intel GPU {gpu.pci_device_id:#06x} runs on i915, which does not know it: it needs {needed}"
         yield Finding("kernel-driver-old", State.ERROR, what, f"kernel {machine.kernel}", _FIRMWARE)
 
 
 def render_permission(machine: Machine) -> Iterator[Finding]:
-    """This user may open the render nodes."""
-    if machine.system == "windows" or not any(gpu.driver for gpu in machine.gpus):
+    """This user may open the render nodes; where PyTorch shows every GPU, those that remain are of other makers."""
+    if machine.system == "windows" or not any(gpu.driver for gpu in machine.candidates):
         return
-    if not machine.render_nodes:
+    needed = machine.shown < len(machine.candidates)
+    if needed and not machine.render_nodes:
         fixes = everywhere("In a container: start it with --device /dev/dri (docker, podman).", windows="")
-        yield Finding("render-missing", State.ERROR, "There is no render node", "/dev/dri has no renderD*", fixes)
+        evidence = "/dev/dri has no renderD* of an Intel GPU"
+        yield Finding("render-missing", State.ERROR, "There is no render node", evidence, fixes)
     for node in machine.render_nodes:
         if node.usable:
             yield Finding("render-permission-ok", State.OK, f"{node.path} can be opened", f"group {node.group}")
+        elif not needed:
+            continue
+        elif node.group in _OVERFLOW_GROUPS:
+            what = f"This user may not open {node.path}: its group has no number in this container"
+            yield Finding(
+                "render-group-unmapped", State.ERROR, what, f"it belongs to {node.group}", _mapping(node.path)
+            )
         elif node.group.isdigit():
             fix = f"Start the container with --group-add {node.group} (the host's number of the group render)."
             yield Finding(
@@ -90,9 +111,17 @@ def render_permission(machine: Machine) -> Iterator[Finding]:
             yield Finding("render-permission", State.ERROR, what, f"it belongs to the group {node.group}", _GROUPS)
 
 
+def _mapping(node: str) -> dict[str, str]:
+    fix = (
+        "Map the group's id into the container. Rootless podman: --group-add keep-groups; Proxmox, on its host: "
+        f"pct set <id> -dev0 /dev/dri/{node},gid=<what getent group render answers inside>."
+    )
+    return everywhere(fix, windows="")
+
+
 def resizable_bar(machine: Machine) -> Iterator[Finding]:
     """The processor sees all memory of a discrete card; without it transfers are slow."""
-    for gpu in machine.gpus:
+    for gpu in machine.candidates:
         if not gpu.integrated and 0 < gpu.largest_bar_bytes <= SMALL_BAR_BYTES:
             fix = "In the firmware setup switch on Resizable BAR (or Smart Access Memory) and Above 4G Decoding."
             yield Finding(
@@ -106,9 +135,13 @@ def resizable_bar(machine: Machine) -> Iterator[Finding]:
 
 def level_zero(machine: Machine) -> Iterator[Finding]:
     """The Level Zero loader and Intel's driver behind it are there."""
-    if not any(gpu.driver for gpu in machine.gpus):
+    if not machine.shown and not any(gpu.driver for gpu in machine.candidates):
         return
-    if not machine.loader and machine.system == "nixos":
+    if machine.shown or (machine.loader and (machine.level_zero_driver or machine.system == "windows")):
+        files = ", ".join(filter(None, (machine.loader, machine.level_zero_driver)))
+        evidence = files or "PyTorch finds them elsewhere than on the library path"
+        yield Finding("level-zero", State.OK, "Level Zero and Intel's compute runtime are there", evidence)
+    elif not machine.loader and machine.system == "nixos":
         fix = 'environment.sessionVariables.LD_LIBRARY_PATH = [ "/run/opengl-driver/lib" ];'
         fixes = everywhere("export LD_LIBRARY_PATH=/run/opengl-driver/lib:$LD_LIBRARY_PATH", nixos=fix, windows="")
         what = "The Level Zero loader is not on the library path"
@@ -117,16 +150,10 @@ def level_zero(machine: Machine) -> Iterator[Finding]:
         what = "The Level Zero loader is not installed"
         file = "ze_loader.dll" if machine.system == "windows" else "libze_loader"
         yield Finding("loader-missing", State.ERROR, what, f"no {file} on the library path", RUNTIME)
-    elif machine.system == "windows":
-        what = "Level Zero is installed; its driver comes with the graphics driver"
-        yield Finding("level-zero", State.OK, what, machine.loader)
-    elif not machine.level_zero_driver:
+    else:
         what = "Intel's compute runtime (NEO) is not installed"
         evidence = f"the loader {machine.loader} is there, libze_intel_gpu is not"
         yield Finding("runtime-missing", State.ERROR, what, evidence, RUNTIME)
-    else:
-        evidence = f"{machine.loader}, {machine.level_zero_driver}"
-        yield Finding("level-zero", State.OK, "Level Zero and Intel's compute runtime are installed", evidence)
 
 
 def capacity(machine: Machine) -> Iterator[Finding]:
@@ -149,4 +176,4 @@ def capacity(machine: Machine) -> Iterator[Finding]:
             yield Finding("disk-full", State.WARNING, what, evidence, everywhere("Free some space: 10 GiB or more."))
 
 
-CHECKS = (kernel_driver, render_permission, resizable_bar, level_zero, capacity)
+CHECKS = (age, kernel_driver, render_permission, resizable_bar, level_zero, capacity)

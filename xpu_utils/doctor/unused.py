@@ -8,11 +8,8 @@ from collections.abc import Iterator
 from ..machine.devices import Inventory, Rejection
 from ..machine.gpus import Gpu
 from . import python, system
-from .findings import Finding, State
+from .findings import Finding, State, everywhere
 from .machine import Machine, look
-
-CHECKS = (system.kernel_driver, system.render_permission, system.level_zero, python.devices)
-"""Of one GPU, in the order in which they keep it from being used."""
 
 
 def explained(inventory: Inventory) -> Inventory:
@@ -52,7 +49,21 @@ def _rejection(what: str, alone: Machine, machine: Machine) -> Rejection:
 
 
 def _findings(alone: Machine, machine: Machine) -> Iterator[Finding]:
+    """In the order in which they keep a GPU from being used."""
+    yield from system.age(alone)
     yield from python.torch_build(machine)
     yield from python.hiding(machine)
-    for check in CHECKS:
-        yield from check(alone)
+    yield from system.kernel_driver(alone)
+    yield from system.render_permission(alone)
+    yield from system.level_zero(machine)
+    yield from _beside_a_card(alone, machine)
+    yield from python.devices(alone)
+
+
+def _beside_a_card(alone: Machine, machine: Machine) -> Iterator[Finding]:
+    """PyTorch lists integrated GPUs only where there is nothing else (c10/xpu, Note [Device Management])."""
+    card = next((device for device in machine.inventory.accelerators if not device.integrated), None)
+    if card is not None and any(gpu.integrated for gpu in alone.gpus):
+        what = "PyTorch leaves integrated GPUs out where there is a card with memory of its own"
+        fixes = everywhere("Nothing is wrong. To use it instead, hide the card: start with ZE_AFFINITY_MASK=1.")
+        yield Finding("integrated-left-out", State.NOTE, what, f"{card.id} is {card.name}", fixes)

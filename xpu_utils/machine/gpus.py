@@ -7,10 +7,12 @@ import os
 import sys
 from pathlib import Path
 
-from .profiles import INTEL_VENDOR, PROFILES, architecture_of
+from .profiles import INTEL_VENDOR, PROFILES, Architecture, architecture_of
 from .windows import find_adapters
 
 SYSFS = Path("/sys")
+DRIVERS = ("i915", "xe")
+"""The kernel's own for Intel GPUs."""
 _DISPLAY = 0x03
 """The PCI class of graphics."""
 
@@ -32,6 +34,10 @@ class Gpu:
     render_node: str = ""
     """"renderD128"; empty where its driver made none."""
 
+    @property
+    def architecture(self) -> Architecture:
+        return architecture_of(self.pci_device_id, "")
+
     def __str__(self) -> str:
         place = self.render_node or self.pci_address
         return f"Intel GPU {self.pci_device_id:#06x}" + (f" ({place})" if place else "")
@@ -40,16 +46,19 @@ class Gpu:
 def find_gpus(sysfs: Path = SYSFS) -> tuple[Gpu, ...]:
     """Every Intel GPU, in the order of their addresses. Reads only; takes a second on Windows.
 
+    A virtual function (SR-IOV) that i915 or xe does not drive is a virtual machine's: no GPU of this one.
+
     Args:
         sysfs: /sys, or a recorded one.
     """
     if sys.platform == "win32":
         return _of_windows()
-    return tuple(
-        _gpu(folder)
+    found = (
+        (folder, _gpu(folder))
         for folder in sorted((sysfs / "bus" / "pci" / "devices").glob("*"))
         if _number(folder / "vendor") == INTEL_VENDOR and _number(folder / "class") >> 16 == _DISPLAY
     )
+    return tuple(gpu for folder, gpu in found if gpu.driver in DRIVERS or not os.path.lexists(folder / "physfn"))
 
 
 def _gpu(folder: Path) -> Gpu:
@@ -63,7 +72,7 @@ def _gpu(folder: Path) -> Gpu:
         pci_device_id=_number(folder / "device"),
         driver=driver,
         largest_bar_bytes=_largest_bar_bytes(folder / "resource"),
-        integrated=folder.name.endswith(":00:02.0"),  # where Intel's processors have theirs
+        integrated=":00:02." in folder.name,  # where Intel's processors have theirs
         pci_address=folder.name,
         card=cards[0] if cards else None,
         render_node=nodes[0] if nodes else "",

@@ -27,6 +27,7 @@ class Architecture(enum.Enum):
     PANTHER_LAKE = "Panther Lake"
     XE_LP = "Xe-LP"
     DATA_CENTER_MAX = "Data Center Max"
+    BEFORE_XE = "older than Xe"
     UNKNOWN = "unknown"
 
 
@@ -110,21 +111,42 @@ PROFILES: dict[Architecture, Profile] = {
             matrix_operations_per_clock=512,
             vector_operations_per_clock=32,
         ),
+        Profile(
+            Architecture.BEFORE_XE,
+            integrated=True,
+            compute_dtypes=("fp16", "fp32"),
+            single_allocation_limit_bytes=4 << 30,
+            memory_fraction=None,
+            flash_head_dims=(),
+        ),
         Profile(Architecture.UNKNOWN, memory_fraction=None),
     )
 }
 
 _PCI_RANGES: tuple[tuple[int, int, Architecture], ...] = (
+    (0x0042, 0x0AFF, Architecture.BEFORE_XE),
     (0x0B69, 0x0B6E, Architecture.DATA_CENTER_MAX),
     (0x0BD0, 0x0BEF, Architecture.DATA_CENTER_MAX),
+    (0x0C00, 0x0FFF, Architecture.BEFORE_XE),
+    (0x1600, 0x1AFF, Architecture.BEFORE_XE),
+    (0x22B0, 0x22B3, Architecture.BEFORE_XE),
+    (0x2500, 0x2EFF, Architecture.BEFORE_XE),
+    (0x3184, 0x3185, Architecture.BEFORE_XE),
+    (0x3E90, 0x3EAF, Architecture.BEFORE_XE),
+    (0x4500, 0x45FF, Architecture.BEFORE_XE),
     (0x4600, 0x46FF, Architecture.XE_LP),
     (0x4905, 0x4909, Architecture.XE_LP),
     (0x4C80, 0x4C9F, Architecture.XE_LP),
+    (0x4E50, 0x4E7F, Architecture.BEFORE_XE),
     (0x4F80, 0x4F88, Architecture.ALCHEMIST),
     (0x5690, 0x56C2, Architecture.ALCHEMIST),
+    (0x5900, 0x5AFF, Architecture.BEFORE_XE),
     (0x6420, 0x64FF, Architecture.LUNAR_LAKE),
     (0x7D00, 0x7DFF, Architecture.METEOR_LAKE),
+    (0x87C0, 0x87CA, Architecture.BEFORE_XE),
+    (0x8A50, 0x8A7F, Architecture.BEFORE_XE),
     (0x9A40, 0x9AFF, Architecture.XE_LP),
+    (0x9B20, 0x9BFF, Architecture.BEFORE_XE),
     (0xA700, 0xA7FF, Architecture.XE_LP),
     (0xB080, 0xB0BF, Architecture.PANTHER_LAKE),
     (0xB640, 0xB640, Architecture.METEOR_LAKE),
@@ -144,7 +166,8 @@ _NAME_PATTERNS: tuple[tuple[str, Architecture], ...] = (
 
 
 def architecture_of(pci_device_id: int | None, name: str) -> Architecture:
-    """The architecture of an Intel GPU, by PCI device id first and by marketing name else."""
+    """The architecture of an Intel GPU, by PCI device id (its name may hold it) first and by marketing name else."""
+    pci_device_id = pci_id_in(name) if pci_device_id is None else pci_device_id
     for first, last, architecture in _PCI_RANGES:
         if pci_device_id is not None and first <= pci_device_id <= last:
             return architecture
