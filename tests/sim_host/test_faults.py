@@ -94,6 +94,9 @@ def test_a_lost_device_costs_one_step_and_is_avoided_from_then_on(tmp_path: Path
             assert np.array_equal(after.picture, expected.picture), f"the prompt after losing a device in {stage}"
             assert set(after.devices) == {f"xpu:{number + 1}"}
             assert any("xpu:0 cannot be used (it was lost in this process" in text for text in after.reports)
+            listed = {hook["name"]: hook["reason"] for hook in server.client.get("/xpu/hooks")["hooks"]}
+            default = f"xpu:{number} is lost, ComfyUI runs on xpu:{number + 1}"
+            assert listed["default device after a lost device"] == default
         assert server.process.poll() is None
 
 

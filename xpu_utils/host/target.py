@@ -6,6 +6,7 @@ range of addresses and page-locked copies, and its modules point into these. On 
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Sequence
 from typing import Any
@@ -27,8 +28,8 @@ HOST = torch.device("cpu")
 
 LOADED_HOOK = hooks.named("loaded models")
 
-# What modules remember of a device that they were loaded to.
-_POINTERS = ("_v", "_v_block", "_v_signature", "_v_weight", "_v_bias", "_prefetch", "_pins", "_pin_state")
+# How the names begin of what modules remember of a device that they were loaded to.
+_POINTERS = ("_v_", "_pin", "_prefetch")
 
 
 def is_dynamic(patcher: Any) -> bool:
@@ -66,8 +67,11 @@ def clone_for(patcher: Any, device: torch.device) -> Any:
     elif device == HOST:
         with without_dynamic_vram():
             clone = patcher.clone(disable_dynamic=True)
-    else:
+    elif hasattr(patcher, "deepclone_multigpu"):
         return patcher.deepclone_multigpu(new_load_device=device)
+    else:
+        again = read_again(patcher.cached_patcher_init)
+        clone = patcher.clone(model_override=again.get_clone_model_override())
     retarget(clone, device)
     clone.offload_device = HOST
     return clone
@@ -104,16 +108,16 @@ def take_out_loaded(loaded: Any) -> None:
 def abandon(patcher: Any) -> None:
     """Puts a dynamic model's weights back to the ones on the host if its device is lost; asks nothing of it."""
     if is_dynamic(patcher) and str(patcher.load_device) in lost_devices():
-        patcher.restore_loaded_backups()
         _release(patcher)
+        patcher.partially_unload(HOST, math.inf)  # of the device nothing is left: what was replaced is put back
 
 
 def _release(patcher: Any) -> None:
     """Drops what a model holds of the device that it loads to."""
     model, device = patcher.model, patcher.load_device
     for module in model.modules():
-        for name in _POINTERS:
-            vars(module).pop(name, None)
+        for name in [name for name in vars(module) if f"{name}_".startswith(_POINTERS)]:
+            vars(module).pop(name)
     getattr(model, "dynamic_vbars", {}).pop(device, None)
     if getattr(model, "dynamic_pins", {}).pop(device, None) is not None:
         _register(patcher, device)  # empty: other patchers of this model may still name the device
