@@ -6,6 +6,8 @@ let
   service = import ./service.nix { inherit lib pkgs cfg; };
 in
 {
+  imports = [ ./renamed-home.nix ];
+
   options.services.comfyui-xpu = import ./options.nix {
     inherit lib;
     package = pkgs.comfyui-xpu;
@@ -18,7 +20,7 @@ in
     home.packages = [ service.package ];
 
     systemd.user.services.comfyui-xpu = {
-      Unit.Description = "ComfyUI for Intel GPUs";
+      Unit = { Description = "ComfyUI for Intel GPUs"; } // logic.startLimit;
       Install.WantedBy = [ "default.target" ];
       Service = {
         # Quoted, so that a value may hold blanks.

@@ -83,6 +83,12 @@ rec {
       set -eu
       for folder in custom_nodes input models output user; do
         mkdir -p ${shellQuote dataDir}/"$folder"
+        # As after a move from another service, whose user they belong to.
+        if [ ! -w ${shellQuote dataDir}/"$folder" ]; then
+          echo ${shellQuote dataDir}/"$folder belongs to $(stat -c %U ${shellQuote dataDir}/"$folder"): run" \
+            "chown -R $(id -un):$(id -gn)" ${shellQuote dataDir} ${shellQuote "or set ${namespace}.user."} >&2
+          exit 1
+        fi
       done
       find ${shellQuote "${dataDir}/custom_nodes"} ${shellQuote "${dataDir}/models"} \
         -type l -lname ${shellQuote "${storeDir}/*"} -delete
@@ -262,6 +268,10 @@ rec {
     ++ unless (neighbour == null || (neighbour.dataDir or null) != cfg.dataDir)
       "dataDir: ${cfg.dataDir} is services.comfyui's folder too; two servers in one folder damage its database."
   );
+
+  # A server that fails each time is left alone after the fifth. Each time takes some 20 seconds: within systemd's own
+  # ten no fifth start would ever come.
+  startLimit = { StartLimitIntervalSec = 300; StartLimitBurst = 5; };
 
   # systemd settings that keep the server to its folder and the GPU.
   # Not set, because they break the GPU: MemoryDenyWriteExecute (the driver compiles kernels),

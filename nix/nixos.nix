@@ -46,7 +46,10 @@ in
       healthCheck = mkOption {
         type = types.bool;
         default = true;
-        description = "Run the doctor before the service; what it finds: `journalctl -u comfyui-xpu-doctor`.";
+        description = ''
+          Run the doctor before the service; what it finds: `journalctl -u comfyui-xpu-doctor`. Where the GPU that
+          `acceleration` asks for is missing, ComfyUI is not started.
+        '';
       };
       ollama.enable = mkEnableOption "Ollama on this machine, for the node XPUOllamaPrompt";
     };
@@ -60,6 +63,7 @@ in
 
       systemd.services.comfyui-xpu = lib.recursiveUpdate unit {
         description = "ComfyUI for Intel GPUs";
+        unitConfig = logic.startLimit;
         wantedBy = [ "multi-user.target" ];
         after = [ "network.target" ];
         environment.HOME = cfg.dataDir;
@@ -70,6 +74,9 @@ in
           RestartSec = "5s";
         };
       };
+
+      # comfyui-xpu-doctor and comfyui-xpu-bench, with the service's Python.
+      environment.systemPackages = [ service.package ];
 
       systemd.tmpfiles.settings.comfyui-xpu.${cfg.dataDir}.d = {
         inherit (cfg) user group;
@@ -100,13 +107,16 @@ in
     (mkIf cfg.healthCheck {
       systemd.services.comfyui-xpu-doctor = lib.recursiveUpdate unit {
         description = "Look for what keeps ComfyUI from the Intel GPU";
-        wantedBy = [ "comfyui-xpu.service" ];
+        # Without the GPU that was asked for, ComfyUI fails at once, again and again.
+        requiredBy = [ "comfyui-xpu.service" ];
         before = [ "comfyui-xpu.service" ];
         environment.HOME = cfg.dataDir;
         serviceConfig = {
           Type = "oneshot";
+          RemainAfterExit = true;  # once is enough, however often ComfyUI starts again
           ExecStart = service.doctor;
           # Warnings and errors are for the journal: they neither fail a switch of the system nor hold up the server.
+          # 3 is a missing GPU.
           SuccessExitStatus = [ 1 2 ];
           TimeoutStartSec = "3min";
         };
@@ -120,8 +130,8 @@ in
         enable = true;
         package = mkDefault pkgs.ollama-xpu;
         # nixpkgs' wrapper does not set it on every version.
-        environmentVariables = { OLLAMA_VULKAN = "1"; }
-          // optionalAttrs cfg.ollama.shareGpu { OLLAMA_KEEP_ALIVE = "0"; OLLAMA_MAX_LOADED_MODELS = "1"; };
+        environmentVariables = lib.mapAttrs (_: mkDefault) ({ OLLAMA_VULKAN = "1"; }
+          // optionalAttrs cfg.ollama.shareGpu { OLLAMA_KEEP_ALIVE = "0"; OLLAMA_MAX_LOADED_MODELS = "1"; });
       } // optionalAttrs ollamaAcceleration { acceleration = mkDefault "vulkan"; };
       services.comfyui-xpu.ollama.hosts =
         let inherit (config.services.ollama) host port; in mkDefault [ (logic.urlOf host port) ];

@@ -1,6 +1,6 @@
-# The options of the flake this one replaces (services.comfyui-ipex, services.ollama-ipex): renamed ones keep
-# working and warn with what to write; the others stop with what to write.
-{ lib, ... }:
+# The options of the flake this one replaces (services.comfyui-ipex, ollama-ipex, comfyui-user and ipex): renamed ones
+# keep working and warn with what to write; the others stop with what to write.
+{ config, lib, options, ... }:
 let
   inherit (lib) mkChangedOptionModule mkRemovedOptionModule mkRenamedOptionModule getAttrFromPath;
   old = path: [ "services" "comfyui-ipex" ] ++ path;
@@ -15,9 +15,19 @@ let
       ("services.comfyui-ipex.nodes.custom: ${toString (lib.length packages)} packages are called ${name}; "
         + "name each folder with services.comfyui-xpu.customNodes.<name> = <package>; instead.")
       (lib.head packages);
-  removed = path: instead: mkRemovedOptionModule (old path) "Instead: ${instead}";
+  gone = path: instead: mkRemovedOptionModule path "Instead: ${instead}";
+  removed = path: gone (old path);
+  removedUser = name: gone [ "services" "comfyui-user" name ];
+  removedIpex = name: gone [ "services" "ipex" name ];
+  cfg = config.services.comfyui-xpu;
 in
 {
+  # The old module did that by itself.
+  config.warnings = lib.optional
+    (options.services.comfyui-ipex.host.isDefined && cfg.host != "127.0.0.1" && !cfg.openFirewall)
+    ("services.comfyui-ipex.host opened the firewall; services.comfyui-xpu.host does not: where other machines are to "
+      + "reach ComfyUI, write services.comfyui-xpu.openFirewall = true;");
+
   imports =
     map same [ "enable" "package" "host" "port" "user" "group" ]
     ++ [
@@ -43,6 +53,14 @@ in
       (mkRenamedOptionModule (oldOllama [ "models" ]) [ "services" "ollama" "models" ])
       (mkRenamedOptionModule (oldOllama [ "user" ]) [ "services" "ollama" "user" ])
       (mkRenamedOptionModule (oldOllama [ "group" ]) [ "services" "ollama" "group" ])
-      (mkRemovedOptionModule (oldOllama [ "acceleration" ]) "Instead: nothing, pkgs.ollama-xpu uses Vulkan.")
+      (gone (oldOllama [ "acceleration" ]) "nothing, pkgs.ollama-xpu uses Vulkan.")
+      (removedIpex "enable" "services.comfyui-xpu.enable = true; it brings the driver.")
+      (removedIpex "autoDetectHardware" "nothing, PyTorch finds the GPU.")
+      (removedIpex "devices" "services.comfyui-xpu.acceleration = \"xpu\"; or \"cpu\".")
+      (removedIpex "optimization" "nothing, it had no effect.")
+      (removedUser "enable" "services.comfyui-xpu.enable = true; of this flake's Home Manager module.")
+      (removedUser "user" "the user whose Home Manager has services.comfyui-xpu.enable = true;")
+      (removedUser "port" "services.comfyui-xpu.port of this flake's Home Manager module.")
+      (removedUser "dataDir" "services.comfyui-xpu.dataDir of this flake's Home Manager module.")
     ];
 }

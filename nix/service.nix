@@ -27,7 +27,7 @@ rec {
     [ "${package}/bin/comfyui-xpu" ] ++ logic.arguments { inherit cfg modelPaths; }
   );
 
-  doctor = "${package}/bin/comfyui-xpu-doctor";
+  doctor = "${package}/bin/comfyui-xpu-doctor" + lib.optionalString (cfg.acceleration == "xpu") " --need xpu";
 
   link = pkgs.writeShellScript "comfyui-xpu-link" (
     "PATH=${lib.makeBinPath [ pkgs.coreutils pkgs.findutils ]}\n"

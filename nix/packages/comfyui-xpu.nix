@@ -7,6 +7,9 @@
   linkFarm,
   writeText,
   addDriverRunpath,
+  intel-compute-runtime,
+  intel-graphics-compiler,
+  level-zero,
   python312,
   comfyui,
   comfyui-xpu-nodes,
@@ -44,11 +47,16 @@ let
   nodePaths = writeText "xpu-nodes.json" (builtins.toJSON {
     xpu-nodes.custom_nodes = "${linkFarm "comfyui-custom-nodes" nodes}";
   });
+  # The GPU driver is the machine's: NixOS keeps it under driverLink. Elsewhere the one of nixpkgs serves: the
+  # distribution's own folder would bring its C library along.
+  driverPaths = "--prefix LD_LIBRARY_PATH : ${addDriverRunpath.driverLink}/lib"
+    + lib.optionalString (acceleration == "xpu") " --suffix LD_LIBRARY_PATH : ${lib.makeLibraryPath [
+      (intel-compute-runtime.drivers or intel-compute-runtime) level-zero intel-graphics-compiler
+    ]}";
   verb = name: ''
     makeBinaryWrapper ${environment}/bin/python $out/bin/comfyui-xpu-${name} \
       --add-flags "-m xpu_utils ${name}" --unset NIX_PYTHONPATH --set PYTHONPATH ${comfyui-xpu-nodes} \
-      --set PYTHONDONTWRITEBYTECODE 1 \
-      --prefix LD_LIBRARY_PATH : ${addDriverRunpath.driverLink}/lib
+      --set PYTHONDONTWRITEBYTECODE 1 ${driverPaths}
   '';
 in
 runCommand "comfyui-xpu-${server.version}"
@@ -66,13 +74,11 @@ runCommand "comfyui-xpu-${server.version}"
     };
   }
   ''
-    # The GPU driver is the machine's: NixOS keeps it under driverLink.
     makeBinaryWrapper ${environment}/bin/python $out/bin/comfyui-xpu \
       --add-flags "${server}/share/comfyui/main.py" \
       --add-flags "--extra-model-paths-config=${nodePaths}" \
       --unset PYTHONPATH --unset NIX_PYTHONPATH \
-      --set PYTHONDONTWRITEBYTECODE 1 \
-      --prefix LD_LIBRARY_PATH : ${addDriverRunpath.driverLink}/lib
+      --set PYTHONDONTWRITEBYTECODE 1 ${driverPaths}
     ${verb "doctor"}
     ${verb "bench"}
   ''

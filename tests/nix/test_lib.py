@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -144,8 +146,10 @@ def test_a_model_folder_is_read_like_comfyui_s_own(tmp_path: Path, version: str)
         assert expected <= set(paths), kind
 
 
-def link(tmp_path: Path, *, nodes: dict[str, str], models: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """Run the script of these links in a folder, with ``store`` in place of the store."""
+def link(
+    tmp_path: Path, *, nodes: dict[str, str], models: dict[str, str], user: int | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run the script of these links in a folder, with ``store`` in place of the store; as another user, if given."""
     arguments = {
         "dataDir": str(tmp_path / "it's data"),
         "nodes": nodes,
@@ -153,7 +157,7 @@ def link(tmp_path: Path, *, nodes: dict[str, str], models: dict[str, str]) -> su
         "storeDir": str(tmp_path / "store"),
     }
     script = evaluate(f"{LIB}.linkScript {nix(arguments)}")
-    return subprocess.run(["sh", "-c", script], capture_output=True, text=True)
+    return subprocess.run(["sh", "-c", script], capture_output=True, text=True, user=user)
 
 
 def test_declared_nodes_and_models_are_linked(tmp_path: Path) -> None:
@@ -183,6 +187,19 @@ def test_a_folder_of_the_user_s_is_never_replaced(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "my-node is in the way of what services.comfyui-xpu declares" in done.stderr
     assert mine.is_dir()
+
+
+def test_a_folder_of_another_user_s_is_told_with_what_to_do() -> None:
+    """As root, by a user who is not: nothing is closed to root."""
+    with tempfile.TemporaryDirectory() as folder:
+        nodes = Path(folder) / "it's data" / "custom_nodes"
+        nodes.mkdir(parents=True)
+        Path(folder).chmod(0o755)
+        nodes.chmod(0o555)
+        done = link(Path(folder), nodes={}, models={}, user=65534 if os.geteuid() == 0 else None)
+    assert done.returncode == 1
+    assert "custom_nodes belongs to" in done.stderr
+    assert re.search(r"run chown -R \S+:\S+ .*it's data or set services\.comfyui-xpu\.user\.", done.stderr)
 
 
 def test_a_right_configuration_is_accepted() -> None:

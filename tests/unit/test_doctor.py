@@ -226,6 +226,14 @@ def test_the_verb_exits_by_severity(tmp_path: Path) -> None:
     assert main(["doctor", "--scan-packs", str(tmp_path / "nowhere")]) == 2
 
 
+def test_a_needed_device_that_is_missing_has_an_exit_code_of_its_own() -> None:
+    found, text = run_verb("--need", "xpu", "--server", NOBODY, look=lambda: machine(inventory=NOTHING))
+    assert found == doctor.NEEDED_IS_MISSING
+    assert "No xpu device can be used" in text
+    found, text = run_verb("--need", "xpu", "--server", NOBODY, look=machine)
+    assert (found, "can be used" in text) == (0, False)
+
+
 def test_the_self_test_is_run_to_its_end_and_leaves_a_report(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -8,12 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..doctor import probe
-from ..doctor.examine import as_data, as_text, attachment, examine, examine_packs, merge
+from ..doctor.examine import as_data, as_text, attachment, examine, examine_need, examine_packs, merge
 from ..doctor.findings import exit_code
 from ..doctor.machine import Machine, installed_torch, look
 from ..doctor.server import DEFAULT_ADDRESS, examine_server
 
 REPORT_FILE = Path("xpu-self-test.json")
+NEEDED_IS_MISSING = 3
+"""The exit code where there is no device of the type that was needed."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -31,6 +33,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="HOST:PORT",
         help=f"the running ComfyUI whose own findings are added (default {DEFAULT_ADDRESS})",
     )
+    parser.add_argument(
+        "--need", metavar="TYPE", help="end with 3, and an error, where no device of this type (xpu, ...) can be used"
+    )
     parser.set_defaults(run=run)
 
 
@@ -45,7 +50,8 @@ def run(
     look: Callable[[], Machine] = look_safely,
     check: Callable[..., probe.Run] = probe.run,
 ) -> tuple[int, str]:
-    """Exit code 0: nothing worse than a note; 1: warnings; 2: errors, or a folder or file that cannot be used."""
+    """Exit code 0: nothing worse than a note; 1: warnings; 2: errors, or a folder or file that cannot be used; 3: no
+    device of the needed type."""
     if arguments.scan_packs is not None and not arguments.scan_packs.is_dir():
         return 2, f"doctor: {arguments.scan_packs} is not a folder, name ComfyUI's custom_nodes."
     if arguments.self_test and (problem := _unwritable(REPORT_FILE)):
@@ -59,11 +65,14 @@ def run(
         REPORT_FILE.write_text(attachment(machine, findings, numbers), encoding="utf-8")
     if arguments.scan_packs is not None:
         findings += examine_packs(arguments.scan_packs)
+    missing = examine_need(machine, arguments.need) if arguments.need else []
+    findings += missing
     findings.sort(key=lambda finding: -finding.state)
+    code = NEEDED_IS_MISSING if missing else exit_code(findings)
     if arguments.json:
-        return exit_code(findings), json.dumps(as_data(findings, machine.system), indent=2)
+        return code, json.dumps(as_data(findings, machine.system), indent=2)
     text = as_text(findings, machine.system)
-    return exit_code(findings), f"{text}\n\n{REPORT_FILE} is ready to be attached." if arguments.self_test else text
+    return code, f"{text}\n\n{REPORT_FILE} is ready to be attached." if arguments.self_test else text
 
 
 def _unwritable(file: Path) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from ..machine.devices import Device
 from ..selftest.operations import Result
 from . import comfyui, probe, python, scan, system
-from .findings import Finding, State
+from .findings import Finding, State, everywhere
 from .machine import Machine
 from .privacy import scrubbed
 
@@ -27,6 +27,17 @@ def examine(machine: Machine) -> list[Finding]:
 def examine_device(device: Device, check_stop: Callable[[], None]) -> list[Finding]:
     """Runs a real kernel on a device in a child process, which takes seconds; see `probe.run`."""
     return [probe.finding(device.id, probe.run(device.id, check_stop=check_stop))]
+
+
+def examine_need(machine: Machine, kind: str) -> list[Finding]:
+    """An error where no device of a type ("xpu") can be used."""
+    if any(device.type == kind for device in machine.inventory.devices):
+        return []
+    fixes = everywhere(
+        "Mend what the other findings say, or start ComfyUI with --cpu.",
+        nixos='Mend what the other findings say, or set services.comfyui-xpu.acceleration = "cpu";',
+    )
+    return [Finding("device-missing", State.ERROR, f"No {kind} device can be used", f"--need {kind}", fixes)]
 
 
 def examine_packs(folder: Path) -> list[Finding]:

@@ -12,7 +12,7 @@ from .findings import Finding, State, everywhere
 from .machine import Machine
 
 _TORCH_FIX = everywhere(
-    install_torch(), nixos="Take torch from this pack's flake, or python3Packages.torch built with xpuSupport."
+    install_torch(), nixos='Take comfyui-xpu from this pack\'s flake, with services.comfyui-xpu.acceleration = "xpu";'
 )
 
 _XPU_LEFTOVERS = ("intel-sycl-rt", "intel-cmplr-lib-rt", "dpcpp-cpp-rt", "pytorch-triton-xpu", "triton-xpu")

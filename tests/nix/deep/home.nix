@@ -16,7 +16,7 @@ let
   inherit (lib.evalModules { modules = [ stubs ../../../nix/home-manager.nix settings ]; }) config;
 in
 {
-  failures = map (entry: entry.message) config.assertions;
+  failures = map (entry: entry.message) (lib.filter (entry: !entry.assertion) config.assertions);
   unit = config.systemd.user.services.comfyui-xpu or null;
   packages = map (package: package.name) config.home.packages;
 }

@@ -17,6 +17,7 @@ let
       warnings = mkOption { type = types.listOf types.str; default = [ ]; };
       systemd.services = mkOption { type = types.attrsOf unit; default = { }; };
       systemd.tmpfiles.settings = anything;
+      environment.systemPackages = mkOption { type = types.listOf types.package; default = [ ]; };
       users = { users = anything; groups = anything; };
       networking.firewall.allowedTCPPorts = mkOption { type = types.listOf types.port; default = [ ]; };
       nixpkgs.overlays = mkOption { type = types.listOf types.raw; default = [ ]; };
@@ -59,6 +60,7 @@ in
   doctor = config.systemd.services.comfyui-xpu-doctor or null;
   tmpfiles = config.systemd.tmpfiles.settings;
   inherit (config) users;
+  systemPackages = paths config.environment.systemPackages;
   ports = config.networking.firewall.allowedTCPPorts;
   graphics = config.hardware.graphics.enable;
   drivers = paths config.hardware.graphics.extraPackages;

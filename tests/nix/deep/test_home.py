@@ -56,3 +56,35 @@ def test_wrong_configurations_are_refused_here_too(name: str) -> None:
         f" {nix({'enable': True} | settings)}; }}).failures"
     )
     assert words in failure
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "instead"),
+    [
+        ("ipex.enable", True, "services.comfyui-xpu.enable"),
+        ("ipex.pythonPackages", ["torch"], "pkgs.python-xpu.withPackages"),
+        ("ipex.aliases", {"a": "b"}, "programs.bash.shellAliases"),
+        ("ipex.development.enable", True, "nix develop"),
+        ("ipex.development.vscode", True, "programs.vscode"),
+        ("ipex.development.jupyter", True, "python.jupyter"),
+        ("comfyui-ipex.enable", True, "services.comfyui-xpu.enable"),
+        ("comfyui-ipex.workspace.directory", "~/c", "services.comfyui-xpu.dataDir"),
+        ("comfyui-ipex.workspace.workflows", "~/w", "nothing, ComfyUI keeps workflows"),
+        ("comfyui-ipex.models.symlinks", {"vae": "~/vae"}, "services.comfyui-xpu.models.folders"),
+        ("comfyui-ipex.development.enable", True, "nix develop"),
+        ("comfyui-ipex.development.customNodes", [], "services.comfyui-xpu.customNodes"),
+        ("comfyui-ipex.development.vscode", True, "programs.vscode"),
+        ("comfyui-ipex.development.jupyter", True, "python.jupyter"),
+        ("comfyui-ipex.aliases", {"a": "b"}, "programs.bash.shellAliases"),
+    ],
+)
+def test_every_option_of_the_old_modules_says_what_to_write(option: str, value: object, instead: str) -> None:
+    (failure,) = evaluate(
+        f"(import ./tests/nix/deep/home.nix {{ settings.programs.{option} = {nix(value)}; }}).failures"
+    )
+    assert f"programs.{option}" in failure
+    assert instead in failure
+
+
+def test_a_server_that_always_fails_is_left_alone() -> None:
+    assert home({"enable": True})["unit"]["Unit"].items() >= {("StartLimitIntervalSec", 300), ("StartLimitBurst", 5)}

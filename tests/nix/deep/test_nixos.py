@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from xpu_utils.commands.doctor import NEEDED_IS_MISSING
 from xpu_utils.doctor.system import RUNTIME
 
 from ..evaluate import NixError, evaluate, nix
@@ -134,16 +135,37 @@ def test_nodes_and_models_are_linked_before_the_start() -> None:
 def test_the_doctor_runs_first_with_the_same_rights() -> None:
     answer = xpu({})
     doctor, unit = answer["doctor"], answer["unit"]
-    assert doctor["serviceConfig"]["ExecStart"] == "/nix/store/comfyui-xpu-0.37.0/bin/comfyui-xpu-doctor"
-    assert doctor["before"] == doctor["wantedBy"] == ["comfyui-xpu.service"]
+    command = "/nix/store/comfyui-xpu-0.37.0/bin/comfyui-xpu-doctor"
+    assert doctor["serviceConfig"]["ExecStart"] == f"{command} --need xpu"
+    assert xpu({"acceleration": "cpu"})["doctor"]["serviceConfig"]["ExecStart"] == command
+    assert doctor["before"] == ["comfyui-xpu.service"]
     assert doctor["environment"] == unit["environment"]
     assert doctor["serviceConfig"]["DeviceAllow"] == unit["serviceConfig"]["DeviceAllow"]
     assert xpu({"healthCheck": False})["doctor"] is None
 
 
-def test_what_the_doctor_finds_neither_fails_nor_holds_up_the_system() -> None:
-    config = xpu({})["doctor"]["serviceConfig"]
+def test_what_the_doctor_finds_neither_fails_nor_holds_up_the_system_but_for_a_missing_gpu() -> None:
+    doctor = xpu({})["doctor"]
+    config = doctor["serviceConfig"]
     assert (config["SuccessExitStatus"], config["TimeoutStartSec"]) == ([1, 2], "3min")
+    assert NEEDED_IS_MISSING not in config["SuccessExitStatus"]
+    assert doctor["requiredBy"] == ["comfyui-xpu.service"], "ComfyUI would be started without it"
+
+
+def test_a_server_that_always_fails_is_left_alone_and_the_doctor_is_not_asked_each_time() -> None:
+    answer = xpu({})
+    assert answer["unit"]["unitConfig"] == {"StartLimitIntervalSec": 300, "StartLimitBurst": 5}
+    assert answer["doctor"]["serviceConfig"]["RemainAfterExit"] is True
+
+
+def test_the_doctor_and_the_benchmark_are_on_the_path() -> None:
+    assert xpu({})["systemPackages"] == ["comfyui-xpu-0.37.0"]
+
+
+def test_what_a_user_sets_for_ollama_wins() -> None:
+    own = {"OLLAMA_KEEP_ALIVE": "10m"}
+    settings = {"comfyui-xpu": {"enable": True, "ollama": {"enable": True}}, "ollama": {"environmentVariables": own}}
+    assert system(settings)["ollama"]["environmentVariables"].items() >= own.items()
 
 
 def test_the_firewall_opens_only_when_asked() -> None:
@@ -299,6 +321,38 @@ def test_an_old_option_without_successor_says_what_to_write(old: dict[str, Any],
     (failure,) = system({"comfyui-ipex": {"enable": True} | old})["failures"]
     assert "services.comfyui-ipex." in failure
     assert instead in failure
+
+
+@pytest.mark.parametrize(
+    ("namespace", "name", "value", "instead"),
+    [
+        ("ipex", "enable", True, "services.comfyui-xpu.enable"),
+        ("ipex", "autoDetectHardware", False, "nothing, PyTorch finds the GPU"),
+        ("ipex", "devices", ["cpu"], "services.comfyui-xpu.acceleration"),
+        ("ipex", "optimization", "power", "nothing, it had no effect"),
+        ("comfyui-user", "enable", True, "Home Manager"),
+        ("comfyui-user", "user", "ann", "Home Manager"),
+        ("comfyui-user", "port", 9000, "services.comfyui-xpu.port"),
+        ("comfyui-user", "dataDir", "/home/ann/comfyui", "services.comfyui-xpu.dataDir"),
+    ],
+)
+def test_every_option_of_the_other_old_modules_says_what_to_write(
+    namespace: str, name: str, value: object, instead: str
+) -> None:
+    (failure,) = system({namespace: {name: value}})["failures"]
+    assert f"services.{namespace}.{name}" in failure
+    assert instead in failure
+
+
+def test_a_port_that_the_old_module_opened_is_not_closed_in_silence() -> None:
+    def told(**settings: Any) -> bool:
+        return any("opened the firewall" in text for text in system(settings)["warnings"])
+
+    old = {"comfyui-ipex": {"enable": True, "host": "0.0.0.0"}}
+    assert told(**old)
+    assert not told(**old, **{"comfyui-xpu": {"openFirewall": True}})
+    assert not told(**{"comfyui-ipex": {"enable": True, "host": "127.0.0.1"}})
+    assert not told(**{"comfyui-xpu": {"enable": True, "host": "0.0.0.0"}})
 
 
 def test_the_old_ollama_options_reach_nixpkgs_ollama() -> None:
