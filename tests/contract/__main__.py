@@ -68,10 +68,17 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 2
     if sys.argv[1:] == ["news"]:
-        older = [known for known in recorded() if in_order(known.version) < in_order(facts.version)]
-        print(news(older[-1], facts, touches(facts.roots)))
+        print(compared(facts))
         return 0
     return _keep(facts)
+
+
+def compared(facts: Facts) -> str:
+    """What is otherwise on a host than in the newest record of an older one, in Markdown."""
+    older = [known for known in recorded() if in_order(known.version) < in_order(facts.version)]
+    if not older:
+        return f"ComfyUI {facts.version} is older than every other that is recorded, nothing can be compared with it."
+    return news(older[-1], facts, touches(facts.roots))
 
 
 def recorded() -> list[Facts]:

@@ -10,7 +10,7 @@ import pytest
 from tests.harness.hosts import DEFAULT_VERSION, host_path
 from xpu_utils.doctor.comfyui import KNOWN_HOSTS
 
-from .__main__ import RECORDS, ROOT, findings, record, recorded, touches
+from .__main__ import RECORDS, ROOT, compared, findings, record, recorded, touches
 from .check import Finding, check
 from .contract import Contract, Record
 from .facts import Facts
@@ -196,6 +196,12 @@ def test_the_news_of_a_host_are_what_has_changed_of_what_we_touch() -> None:
     assert f"- `{UPSAMPLE}`: `(x)` → `(x, conv_carry_in=..., conv_carry_out=...)`" in text.splitlines()
     assert "comfy.utils.get_attr`" not in text
     assert news(HOSTS[NEWER], HOSTS[NEWER], touches()).endswith("- no difference")
+
+
+def test_news_are_told_beside_the_next_older_record_and_the_oldest_has_none() -> None:
+    by_age = recorded()
+    assert compared(by_age[1]).startswith(f"### What we touch, ComfyUI {by_age[1].version} beside {by_age[0].version}")
+    assert compared(by_age[0]).endswith("nothing can be compared with it.")
 
 
 def _pack(folder: Path, code: str) -> Path:
