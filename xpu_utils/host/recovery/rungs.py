@@ -102,8 +102,7 @@ class Recovery:
             self.failed_on = self._ran_on if self._ran_on in dead or not dead else dead[0]
         self._left.add(self.failed_on)
 
-    def on_rung(self, failure: Failure, rung: Rung, words: str, step: int | None = None) -> None:
-        """Reports a rung that was taken."""
+    def _on_rung(self, step: int | None, failure: Failure, rung: Rung, words: str) -> None:
         report_fault(failure, rung, device=self.failed_on, stage=self.stage, words=words, step=step)
 
     def carry_on(
@@ -111,13 +110,19 @@ class Recovery:
         attempt: Callable[[], Answer],
         further: Mapping[Rung, RungAction] | None = None,
         *,
+        on_failure: Callable[[Failure], None] | None = None,
+        what: str = "",
+        step: int | None = None,
         passing: tuple[type[BaseException], ...] = STOPS,
     ) -> Answer:
         """Does the work, up the ladder where it fails.
 
         Args:
             attempt: the work; it may be repeated.
-            further: rungs that only this work has.
+            further: rungs that only this work has, or has in its own way.
+            on_failure: told of each failure, and tells `on_failure` here.
+            what: the work's name in errors, the stage's if none is given.
+            step: the sampling step that it is.
             passing: errors that its caller meets.
 
         Raises:
@@ -133,9 +138,9 @@ class Recovery:
             return climb(
                 attempt,
                 actions,
-                on_failure=self.on_failure,
-                on_rung=self.on_rung,
-                what=self.stage.capitalize(),
+                on_failure=on_failure or self.on_failure,
+                on_rung=functools.partial(self._on_rung, step),
+                what=what or self.stage.capitalize(),
                 passing=passing,
             )
         except LadderExhaustedError:
@@ -162,6 +167,13 @@ def carry_on(
         return recovery.carry_on(attempt, further)
     finally:
         recovery.restore()
+
+
+def asked_in_fp32(patcher: Any, failure: Failure) -> Placement:
+    """What is asked of a placed patcher whose work is repeated in fp32."""
+    placement = placement_of(patcher)
+    assert placement is not None
+    return placement.in_fp32(f"{failure.kind.value} in {placement.precision}, continued in fp32")
 
 
 def placement_after(patcher: Any, fallback: Placement) -> Placement:

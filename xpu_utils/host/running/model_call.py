@@ -23,8 +23,8 @@ from ...calls import Call
 from ...cpu.threads import HostThreads
 from ...decision import Kind, Subject
 from ...precision import name_of
-from ...recovery.faults import NotFiniteError, is_lost
-from ...recovery.ladder import Failure, LadderExhaustedError, Rung, RungAction, climb
+from ...recovery.faults import NotFiniteError
+from ...recovery.ladder import Failure, LadderExhaustedError, Rung, RungAction
 from ...weights.check import first_not_finite, tensors_in
 from .. import hooks
 from ..attention import BUDGET, OVERRIDE, placed_attention, smaller_budget_bytes
@@ -32,7 +32,7 @@ from ..placing.apply import apply
 from ..placing.deciding import decide
 from ..placing.formats import WorkFormat, compute_dtype
 from ..placing.placed import placement_of
-from ..recovery.rungs import STOPS, Recovery
+from ..recovery.rungs import Recovery, asked_in_fp32
 from ..recovery.weights import recover
 from ..target import HOST, unload
 from .companions import Companions, chain
@@ -138,19 +138,15 @@ class SamplingRun:
             self._use_cpu_engine()
             return attempt()
 
-        actions: dict[Rung, RungAction] = {
+        what, on_failure = "Loading for sampling", self._on_failure_outside_a_call
+        return self._recovery.carry_on(start, self._rungs(), on_failure=on_failure, what=what)
+
+    def _rungs(self) -> dict[Rung, RungAction]:
+        return {
             Rung.FREE: self._unload_others,
             Rung.ACCELERATOR: functools.partial(self._go_elsewhere, accelerator=True),
             Rung.CPU: functools.partial(self._go_elsewhere, accelerator=False),
         }
-        return climb(
-            start,
-            actions,
-            on_failure=self._on_failure_outside_a_call,
-            on_rung=self._recovery.on_rung,
-            what="Loading for sampling",
-            passing=STOPS,
-        )
 
     def _on_failure_outside_a_call(self, failure: Failure) -> None:
         """Only what fails before the first model call may start again: the run is never repeated."""
@@ -182,14 +178,12 @@ class SamplingRun:
     def call(self, executor: Callable[..., Any], call: Call) -> list[torch.Tensor]:
         """Answers the denoised latents of each condition, on the host."""
         conds, x, timestep = (call.get(name) for name in ("conds", "x_in", "timestep"))
-        actions: dict[Rung, RungAction] = {
-            Rung.FREE: self._unload_others,
+        rungs: dict[Rung, RungAction] = {
+            **self._rungs(),
             Rung.ATTENTION: self._smaller_attention,
             Rung.SPLIT: functools.partial(self._split_conditions, count=sum(len(cond or ()) for cond in conds)),
             Rung.OFFLOAD: self._offload,
             Rung.FP32: self._compute_in_fp32,
-            Rung.ACCELERATOR: functools.partial(self._go_elsewhere, accelerator=True),
-            Rung.CPU: functools.partial(self._go_elsewhere, accelerator=False),
         }
         step = self._step(timestep)
 
@@ -201,19 +195,8 @@ class SamplingRun:
             self._check_finite(answers, x, conds, step)
             return answers
 
-        try:
-            return climb(
-                attempt,
-                actions,
-                on_failure=self._on_failure,
-                on_rung=functools.partial(self._recovery.on_rung, step=step),
-                what=f"Sampling step {step}",
-                passing=STOPS,
-            )
-        except LadderExhaustedError:
-            if not is_lost(self.patcher.load_device):
-                unload(self.patcher)
-            raise
+        what = f"Sampling step {step}"
+        return self._recovery.carry_on(attempt, rungs, on_failure=self._on_failure, what=what, step=step)
 
     def _on_device(self, executor: Callable[..., Any], call: Call) -> list[torch.Tensor]:
         device = self.patcher.load_device
@@ -307,9 +290,7 @@ class SamplingRun:
             return None
         self._format.begin()
         self._loaded = False
-        placement = placement_of(self.patcher)
-        assert placement is not None
-        asked = placement.in_fp32(f"{failure.kind.value} in {placement.precision}, continued in fp32")
+        asked = asked_in_fp32(self.patcher, failure)
         apply(decide(asked, Subject(Kind.MODEL, compute_dtype(self.patcher))), self.patcher)
         return "the step repeated in fp32"
 

@@ -21,7 +21,7 @@ from ..placing.deciding import decide
 from ..placing.formats import WorkFormat
 from ..placing.placed import placement_of
 from ..prompts import current_execution
-from ..recovery.rungs import STOPS, Recovery, placement_after
+from ..recovery.rungs import STOPS, Recovery, asked_in_fp32, placement_after
 from ..recovery.weights import SOURCE
 from ..stages import decided
 from ..target import HOST, unload
@@ -205,8 +205,7 @@ class PlacedUpscaler:
     def _compute_in_fp32(self, failure: Failure) -> str | None:
         if self._model.dtype == torch.float32:
             return None
-        why = f"{failure.kind.value} in {self.placement.precision}, continued in fp32"
-        self._hold(_decided(self._model, self.placement.in_fp32(why)))
+        self._hold(_decided(self._model, asked_in_fp32(self.patcher, failure)))
         return "fp32"
 
     def _hold(self, decision: Decision) -> None:

@@ -29,7 +29,7 @@ from ..placing.deciding import decide
 from ..placing.formats import WorkFormat
 from ..placing.placed import placement_of
 from ..recovery.moving import cpu
-from ..recovery.rungs import carry_on, check_finite, report_fault
+from ..recovery.rungs import asked_in_fp32, carry_on, check_finite, report_fault
 from ..target import HOST, clone_for, is_dynamic
 from .kinds import placed_as
 
@@ -113,10 +113,7 @@ class PlacedVAE(comfy.sd.VAE):
     def _compute_in_fp32(self, failure: Failure) -> str | None:
         if self.vae_dtype == torch.float32 or is_dynamic(self.patcher):  # which the host casts to its own dtype
             return None
-        placement = placement_of(self.patcher)
-        assert placement is not None
-        asked = placement.in_fp32(f"{failure.kind.value} in {placement.precision}, continued in fp32")
-        self._hold(decide(asked, Subject(Kind.VAE, self.vae_dtype)))
+        self._hold(decide(asked_in_fp32(self.patcher, failure), Subject(Kind.VAE, self.vae_dtype)))
         return "fp32"
 
     def _use_cpu_engine(self) -> None:
