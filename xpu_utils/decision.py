@@ -34,7 +34,7 @@ class Kind(enum.Enum):
     UPSCALER = "an upscale model"
 
 
-class Attention(enum.Enum):
+class AttentionBy(enum.Enum):
     """How an object's attention is computed."""
 
     STOCK = "as ComfyUI does"
@@ -78,7 +78,7 @@ class Decision:
     """The format that it computes in; its weights may be held in another."""
     plan: CpuPlan | None
     """By which its layers are the CPU engine's; None where they stay ComfyUI's."""
-    attention: Attention
+    attention: AttentionBy
     streaming: Streaming | None
     """None where its weights come as ComfyUI has them, or as was decided before."""
     watch: bool
@@ -100,7 +100,7 @@ def decide(asked: Placement, subject: Subject, *, find_plan: FindPlan, test: Tes
     if not watch:
         placement = dataclasses.replace(placement, resident=AUTO)
     elif subject.obstacle is not None:
-        streaming = stream(asked.device, asked.resident, dynamic=subject.dynamic, obstacle=subject.obstacle)
+        streaming = streaming_for(asked.device, asked.resident, dynamic=subject.dynamic, obstacle=subject.obstacle)
         if subject.dynamic and asked.resident != AUTO:
             placement = placement.because(f"DynamicVRAM decides what stays on {asked.device.id}, not {asked.resident}")
         else:
@@ -108,7 +108,7 @@ def decide(asked: Placement, subject: Subject, *, find_plan: FindPlan, test: Tes
     return Decision(subject.kind, placement, dtype, plan, attention, streaming, watch)
 
 
-def stream(device: Device, resident: str, *, dynamic: bool, obstacle: str) -> Streaming:
+def streaming_for(device: Device, resident: str, *, dynamic: bool, obstacle: str) -> Streaming:
     """How a MODEL's weights come to a device.
 
     Args:
@@ -139,12 +139,12 @@ def _unshared(asked: Placement, streaming: Streaming) -> str:
     return f"resident {asked.resident} is not followed: {reason}" if reason else ""
 
 
-def _attention(kind: Kind, device: Device, plan: CpuPlan | None) -> Attention:
+def _attention(kind: Kind, device: Device, plan: CpuPlan | None) -> AttentionBy:
     """A text encoder's and an image encoder's is small, and upscale models have their own."""
     if device.type != "cpu":
-        return Attention.BUDGET if kind in (Kind.MODEL, Kind.VAE) else Attention.STOCK
+        return AttentionBy.BUDGET if kind in (Kind.MODEL, Kind.VAE) else AttentionBy.STOCK
     planned = plan is not None and kind in (Kind.MODEL, Kind.VAE, Kind.CONTROLNET)
-    return Attention.PLAN if planned else Attention.STOCK
+    return AttentionBy.PLAN if planned else AttentionBy.STOCK
 
 
 def file_format(asked: Placement, kind: Kind, *, find_plan: FindPlan) -> torch.dtype | None:

@@ -70,7 +70,7 @@ def build(comfy: Any) -> Callable[..., Any]:
 
 @pytest.fixture
 def attach(comfy: Any) -> Callable[..., Any]:
-    from xpu_utils.decision import stream
+    from xpu_utils.decision import streaming_for
     from xpu_utils.host import streaming
     from xpu_utils.host.inventory import host_inventory
 
@@ -80,7 +80,7 @@ def attach(comfy: Any) -> Callable[..., Any]:
         device = host_inventory().find(str(model.load_device))
         assert device is not None
         device = dataclasses.replace(device, integrated=integrated)
-        how = stream(device, resident, dynamic=False, obstacle=streaming.obstacle(streamed))
+        how = streaming_for(device, resident, dynamic=False, obstacle=streaming.obstacle(streamed))
         streaming.attach(streamed, how, **further)
         return streamed
 

@@ -17,7 +17,7 @@ from comfy.patcher_extension import WrappersMP
 
 from tests import xpu_sim
 from xpu_utils.calls import StandIn
-from xpu_utils.decision import Attention
+from xpu_utils.decision import AttentionBy
 from xpu_utils.host import attention, hooks, neighbours
 from xpu_utils.host.attention import BUDGET, MEASURED_BUDGET, OVERRIDE, PlacedAttention, device_budget
 from xpu_utils.host.inventory import host_inventory
@@ -222,16 +222,16 @@ def case_measured_once_a_call() -> Any:
 def case_override() -> Any:
     """Whose attention a model has after it was placed."""
     patcher = ModelPatcher(torch.nn.Linear(1, 1), torch.device("cpu"), torch.device("cpu"))
-    attention.use_attention(patcher, Attention.STOCK, None)
+    attention.use_attention(patcher, AttentionBy.STOCK, None)
     untouched = OVERRIDE not in patcher.model_options["transformer_options"]
     for _ in range(2):
-        attention.use_attention(patcher, Attention.BUDGET, None)
+        attention.use_attention(patcher, AttentionBy.BUDGET, None)
     wrappers = len(patcher.get_wrappers(WrappersMP.APPLY_MODEL, attention.HOOK))
     ours = attention.placed_attention(patcher.model_options) is not None
     applied = {hook.name: str(hook) for hook in hooks.hooks()}[attention.HOOK]
     theirs = ModelPatcher(torch.nn.Linear(1, 1), torch.device("cpu"), torch.device("cpu"))
     theirs.model_options["transformer_options"][OVERRIDE] = print
-    attention.use_attention(theirs, Attention.BUDGET, None)
+    attention.use_attention(theirs, AttentionBy.BUDGET, None)
     return {
         "untouched_reference": untouched,
         "ours": ours,
@@ -278,5 +278,5 @@ def case_beside_omnixpu() -> Any:
 def _placed_options() -> Any:
     """The transformer options of a model that was placed."""
     patcher = ModelPatcher(torch.nn.Linear(1, 1), torch.device("cpu"), torch.device("cpu"))
-    attention.use_attention(patcher, Attention.BUDGET, None)
+    attention.use_attention(patcher, AttentionBy.BUDGET, None)
     return patcher.model_options["transformer_options"]

@@ -22,7 +22,7 @@ from spandrel import ModelLoader
 from tests import xpu_sim
 from tests.harness.models import MODELS
 from tests.harness.synthetic import LAYOUTS, random_weights
-from xpu_utils.cpu.attention import Path
+from xpu_utils.cpu.attention import AttentionPath
 from xpu_utils.cpu.plan import LARGEST, AttentionRule, CpuPlan
 from xpu_utils.host import attention, cpu_engine
 from xpu_utils.host.inventory import placement_for
@@ -47,7 +47,7 @@ PLAN = CpuPlan(
     onednn_linear=("fp32", "bf16"),
     threads=1,
     keep_freed_memory=False,
-    attention=(AttentionRule("fp32", LARGEST, LARGEST, Path.SOFTMAX),),
+    attention=(AttentionRule("fp32", LARGEST, LARGEST, AttentionPath.SOFTMAX),),
     speeds={"gemm fp32": 80.0, "gemm bf16": 1.0},
 )
 BF16_PLAN = dataclasses.replace(PLAN, precision="bf16", speeds={"gemm fp32": 80.0, "gemm bf16": 200.0})

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xpu_utils.cpu.attention import Path, attention, sigmoid_applies
+from xpu_utils.cpu.attention import AttentionPath, attention, sigmoid_applies
 
 # Relative error (Euclidean norm) a path may have: a few roundings of its dtype.
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 1.2e-2, torch.float16: 2e-3}
@@ -34,7 +34,7 @@ def tensors(seed: int, batch: int, heads: int, queries: int, keys: int, dim: int
 
 @settings(max_examples=60, deadline=None)
 @given(
-    path=st.sampled_from(Path),
+    path=st.sampled_from(AttentionPath),
     dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
     batch=st.integers(1, 2),
     heads=st.integers(1, 3),
@@ -54,11 +54,13 @@ def test_paths_agree_with_the_definition(path, dtype, batch, heads, queries, key
     assert float((out.double() - expected).norm()) <= TOLERANCE[dtype] * scale * 1.5
 
 
-@pytest.mark.parametrize("path", Path)
+@pytest.mark.parametrize("path", AttentionPath)
 @pytest.mark.parametrize("shape", [(5, 9), (2, 5, 9), (2, 1, 5, 9), (2, 3, 5, 9), (1, 1, 1, 9)])
 @pytest.mark.parametrize("boolean", [True, False])
 @pytest.mark.parametrize("budget_bytes", [None, 1])
-def test_masks_of_every_shape_are_applied(path: Path, shape: tuple[int, ...], boolean: bool, budget_bytes) -> None:
+def test_masks_of_every_shape_are_applied(
+    path: AttentionPath, shape: tuple[int, ...], boolean: bool, budget_bytes
+) -> None:
     q, k, v = tensors(3, 2, 3, 5, 9, 16, torch.float32, 1.0)
     mask = torch.randn(shape, generator=torch.Generator().manual_seed(4))
     mask = (mask > -1) | (torch.arange(9) == 0) if boolean else mask * 3
@@ -67,8 +69,8 @@ def test_masks_of_every_shape_are_applied(path: Path, shape: tuple[int, ...], bo
     assert error(out, reference(q, k, v, full)) < 2e-5
 
 
-@pytest.mark.parametrize("path", Path)
-def test_layouts_are_comfyuis(path: Path) -> None:
+@pytest.mark.parametrize("path", AttentionPath)
+def test_layouts_are_comfyuis(path: AttentionPath) -> None:
     q, k, v = tensors(5, 2, 4, 7, 11, 24, torch.float32, 1.0)
     expected = reference(q, k, v).transpose(1, 2).flatten(2)
     flat = [t.transpose(1, 2).flatten(2) for t in (q, k, v)]
@@ -79,16 +81,16 @@ def test_layouts_are_comfyuis(path: Path) -> None:
     assert error(unflattened.transpose(1, 2).flatten(2), expected) < 2e-5
 
 
-@pytest.mark.parametrize("path", Path)
-def test_grouped_queries_share_keys(path: Path) -> None:
+@pytest.mark.parametrize("path", AttentionPath)
+def test_grouped_queries_share_keys(path: AttentionPath) -> None:
     q, _, _ = tensors(6, 1, 4, 7, 7, 16, torch.float32, 1.0)
     _, k, v = tensors(7, 1, 2, 7, 7, 16, torch.float32, 1.0)
     out = attention(q, k, v, 4, path=path, skip_reshape=True, skip_output_reshape=True)
     assert error(out, reference(q, k.repeat_interleave(2, 1), v.repeat_interleave(2, 1))) < 2e-5
 
 
-@pytest.mark.parametrize("path", Path)
-def test_scale_replaces_the_default(path: Path) -> None:
+@pytest.mark.parametrize("path", AttentionPath)
+def test_scale_replaces_the_default(path: AttentionPath) -> None:
     q, k, v = tensors(8, 1, 2, 6, 6, 16, torch.float32, 1.0)
     out = attention(q, k, v, 2, path=path, skip_reshape=True, skip_output_reshape=True, scale=0.5)
     assert error(out, reference(q * 2, k, v)) < 2e-5
@@ -100,9 +102,9 @@ def test_the_sigmoid_path_holds_for_logits_of_any_size(dtype: torch.dtype, size:
     """From uniform attention to one key alone: past its span a head takes the softmax way."""
     q, k, v = tensors(9, 1, 2, 64, 128, 40, dtype, size)
     k += 3 * size  # keys with a common part, as in trained models
-    out = attention(q, k, v, 2, path=Path.SIGMOID, skip_reshape=True, skip_output_reshape=True)
+    out = attention(q, k, v, 2, path=AttentionPath.SIGMOID, skip_reshape=True, skip_output_reshape=True)
     assert torch.isfinite(out).all()
-    softmax = attention(q, k, v, 2, path=Path.SOFTMAX, skip_reshape=True, skip_output_reshape=True)
+    softmax = attention(q, k, v, 2, path=AttentionPath.SOFTMAX, skip_reshape=True, skip_output_reshape=True)
     expected = reference(q, k, v)
     assert error(out, expected) <= max(TOLERANCE[dtype], 1.1 * error(softmax, expected))
 
@@ -112,12 +114,12 @@ def test_centred_keys_keep_large_common_parts_out_of_the_rounding() -> None:
     q, k, v = tensors(10, 1, 1, 64, 256, 40, torch.bfloat16, 1.0)
     k = k + 8
     expected = reference(q, k, v)
-    paths = [attention(q, k, v, 1, path=path, skip_reshape=True, skip_output_reshape=True) for path in Path]
-    by_path = dict(zip(Path, (error(out, expected) for out in paths), strict=True))
+    paths = [attention(q, k, v, 1, path=path, skip_reshape=True, skip_output_reshape=True) for path in AttentionPath]
+    by_path = dict(zip(AttentionPath, (error(out, expected) for out in paths), strict=True))
     if sigmoid_applies(q, k, v):
-        assert by_path[Path.SIGMOID] < by_path[Path.SOFTMAX]
+        assert by_path[AttentionPath.SIGMOID] < by_path[AttentionPath.SOFTMAX]
     else:  # a CPU that emulates bf16 goes the softmax way
-        assert by_path[Path.SIGMOID] == by_path[Path.SOFTMAX]
+        assert by_path[AttentionPath.SIGMOID] == by_path[AttentionPath.SOFTMAX]
 
 
 def test_blocks_stay_within_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,5 +135,5 @@ def test_blocks_stay_within_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(torch, "matmul", watched)
     q, k, v = tensors(11, 1, 2, 300, 512, 16, torch.float32, 1.0)
-    attention(q, k, v, 2, path=Path.SOFTMAX, skip_reshape=True, budget_bytes=64 << 10)
+    attention(q, k, v, 2, path=AttentionPath.SOFTMAX, skip_reshape=True, budget_bytes=64 << 10)
     assert 0 < largest <= 64 << 10

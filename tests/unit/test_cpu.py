@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from xpu_utils.cpu import measure as cpu_measure
-from xpu_utils.cpu.attention import Path as AttentionPath
+from xpu_utils.cpu.attention import AttentionPath
 from xpu_utils.cpu.capabilities import Capabilities, capabilities
 from xpu_utils.cpu.plan import LARGEST, OVERRIDES_VARIABLE, AttentionRule, CpuPlan, overridden
 from xpu_utils.cpu.planning import cpu_plan

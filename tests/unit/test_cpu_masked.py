@@ -14,11 +14,11 @@ PROBE = """
 import dataclasses, torch
 from xpu_utils.cpu import measure as cpu_measure
 from xpu_utils.cpu import onednn
-from xpu_utils.cpu.attention import Path, attention
+from xpu_utils.cpu.attention import AttentionPath, attention
 from xpu_utils.cpu.capabilities import capabilities
 
 q, k, v = (torch.randn(1, 2, 9, 16).bfloat16() for _ in range(3))
-outs = [attention(q, k, v, 2, path=path, skip_reshape=True).float() for path in Path]
+outs = [attention(q, k, v, 2, path=path, skip_reshape=True).float() for path in AttentionPath]
 assert all(torch.allclose(out, outs[0], atol=0.05) for out in outs)
 found = capabilities()
 assert set(found.masks) == {"ATEN_CPU_CAPABILITY=avx2", "ONEDNN_MAX_CPU_ISA=AVX2"}

@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from xpu_utils.cpu.plan import CpuPlan
-from xpu_utils.decision import Attention, Decision, Kind, Subject, decide, file_format
+from xpu_utils.decision import AttentionBy, Decision, Kind, Subject, decide, file_format
 from xpu_utils.machine.devices import Device, find_devices
 from xpu_utils.placement import Placement
 from xpu_utils.precision import PRECISIONS, dtype_of, name_of
@@ -246,16 +246,16 @@ def test_on_the_ladder_weights_come_as_they_came_before() -> None:
 @pytest.mark.parametrize(
     ("device", "plan", "ways"),
     [
-        (XPU, BF16_PLAN, {Kind.MODEL: Attention.BUDGET, Kind.VAE: Attention.BUDGET}),
-        (CPU, BF16_PLAN, dict.fromkeys((Kind.MODEL, Kind.VAE, Kind.CONTROLNET), Attention.PLAN)),
+        (XPU, BF16_PLAN, {Kind.MODEL: AttentionBy.BUDGET, Kind.VAE: AttentionBy.BUDGET}),
+        (CPU, BF16_PLAN, dict.fromkeys((Kind.MODEL, Kind.VAE, Kind.CONTROLNET), AttentionBy.PLAN)),
         (CPU, None, {}),
     ],
 )
 def test_attention_keeps_to_what_is_free_on_a_device_and_to_the_plan_on_the_cpu(
-    device: Device, plan: CpuPlan | None, ways: dict[Kind, Attention]
+    device: Device, plan: CpuPlan | None, ways: dict[Kind, AttentionBy]
 ) -> None:
     found = {kind: decided(on(device), Subject(kind, FP32), plan=plan).attention for kind in Kind}
-    assert found == {kind: ways.get(kind, Attention.STOCK) for kind in Kind}
+    assert found == {kind: ways.get(kind, AttentionBy.STOCK) for kind in Kind}
 
 
 def test_model_calls_are_watched_and_nothing_else() -> None:

@@ -21,7 +21,7 @@ _SPAN = 60.0
 """Largest bound on the logits for which exp(logit - bound - margin) stays a normal number for every key that counts."""
 
 
-class Path(enum.Enum):
+class AttentionPath(enum.Enum):
     """How softmax(q k^T) v is computed; the value is the name shown to users."""
 
     SDPA = "sdpa"
@@ -39,7 +39,7 @@ def attention(
     heads: int,
     mask: torch.Tensor | None = None,
     *,
-    path: Path = Path.SDPA,
+    path: AttentionPath = AttentionPath.SDPA,
     skip_reshape: bool = False,
     skip_output_reshape: bool = False,
     scale: float | None = None,
@@ -68,14 +68,14 @@ def attention(
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     mask = _four_dimensional(mask, q.dtype)
     budget_bytes = SCORES_BYTES_PER_THREAD * torch.get_num_threads() if budget_bytes is None else budget_bytes
-    if path is Path.SIGMOID and not (mask is None and sigmoid_applies(q, k, v)):
-        path = Path.SOFTMAX
+    if path is AttentionPath.SIGMOID and not (mask is None and sigmoid_applies(q, k, v)):
+        path = AttentionPath.SOFTMAX
     out = _PATHS[path](q, k, v, mask, scale, budget_bytes)
     return out if skip_output_reshape else out.transpose(1, 2).flatten(2)
 
 
 def sigmoid_applies(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> bool:
-    """Whether `Path.SIGMOID` can take these tensors: one dtype it has a margin for, which oneDNN computes in here."""
+    """Whether `SIGMOID` can take these tensors: one dtype it has a margin for, which oneDNN computes in here."""
     return (
         q.device.type == "cpu"
         and q.dtype in _MARGIN
@@ -194,4 +194,8 @@ def _values_with_ones(v: torch.Tensor) -> tuple[torch.Tensor, bool]:
 
 
 _Kernel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, "torch.Tensor | None", float, int], torch.Tensor]
-_PATHS: dict[Path, _Kernel] = {Path.SDPA: _sdpa, Path.SOFTMAX: _softmax, Path.SIGMOID: _sigmoid}
+_PATHS: dict[AttentionPath, _Kernel] = {
+    AttentionPath.SDPA: _sdpa,
+    AttentionPath.SOFTMAX: _softmax,
+    AttentionPath.SIGMOID: _sigmoid,
+}

@@ -8,10 +8,9 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-import psutil
 import torch
 
-from ..machine.devices import cpu_name
+from ..machine.devices import cpu_name, physical_cores
 
 MASKING_VARIABLES = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
 """Variables that hide instructions from the libraries: part of the machine's identity."""
@@ -48,7 +47,7 @@ def capabilities(environment: Mapping[str, str] | None = None) -> Capabilities:
     return Capabilities(
         name=cpu_name(),
         instructions=tuple(name for name in INSTRUCTIONS if known.get(name)),
-        physical_cores=psutil.cpu_count(logical=False) or psutil.cpu_count() or 1,
+        physical_cores=physical_cores(),
         torch_version=torch.__version__,
         masks=tuple(f"{name}={environment[name]}" for name in MASKING_VARIABLES if environment.get(name)),
     )
@@ -64,6 +63,5 @@ def _older() -> dict[str, bool]:
 
 def usable_cores() -> int:
     """Physical cores this process may run on: hyperthreads share one core's arithmetic units."""
-    physical = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else physical
-    return max(1, min(physical, allowed))
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else physical_cores()
+    return min(physical_cores(), allowed)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from ..precision import dtype_of
 from . import onednn
-from .attention import Path, attention
+from .attention import AttentionPath, attention
 from .capabilities import Capabilities, usable_cores
 from .plan import LARGEST, AttentionRule, CpuPlan
 
@@ -131,11 +131,11 @@ def attention_rules(precision: str, dtype: torch.dtype, *, heads: int = 1) -> li
     return rules
 
 
-def fastest_path(dtype: torch.dtype, heads: int, queries: int, keys: int, head_dim: int) -> Path:
+def fastest_path(dtype: torch.dtype, heads: int, queries: int, keys: int, head_dim: int) -> AttentionPath:
     q = torch.randn(1, queries, heads * head_dim).to(dtype)
     k, v = (torch.randn(1, keys, heads * head_dim).to(dtype) for _ in range(2))
-    paths = list(Path)
+    paths = list(AttentionPath)
     calls = [functools.partial(attention, q, k, v, heads, path=path) for path in paths]
     seconds = best_seconds(calls, repeats=2)
     best = min(range(len(paths)), key=seconds.__getitem__)
-    return paths[best] if seconds[best] * GAIN_NEEDED < seconds[0] else Path.SDPA
+    return paths[best] if seconds[best] * GAIN_NEEDED < seconds[0] else AttentionPath.SDPA

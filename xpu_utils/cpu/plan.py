@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ..precision import PRECISIONS, dtype_of, name_of
-from .attention import Path as AttentionPath
+from .attention import AttentionPath
 
 OVERRIDES_VARIABLE = "XPU_NODES_CPU"
 """Environment variable with choices that replace the measured ones: "precision=fp32,threads=8,attention=sdpa"."""

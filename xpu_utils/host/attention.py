@@ -20,7 +20,7 @@ from comfy.patcher_extension import WrappersMP
 from ..calls import Call, StandIn
 from ..cpu.attention import attention
 from ..cpu.plan import CpuPlan
-from ..decision import Attention
+from ..decision import AttentionBy
 from ..memory.attention import (
     SMALLEST_BYTES,
     AttentionBudget,
@@ -58,7 +58,7 @@ _APPLY_MODEL = ("x", "t", "c_concat", "c_crossattn", "control", "transformer_opt
 """The parameters of the host's functions."""
 
 
-def use_attention(model: Any, way: Attention, plan: CpuPlan | None) -> None:
+def use_attention(model: Any, way: AttentionBy, plan: CpuPlan | None) -> None:
     """Has a MODEL attend as was decided.
 
     A no-op for ComfyUI's own way (the reference on the CPU), where it has no override, and where another pack has set
@@ -70,7 +70,7 @@ def use_attention(model: Any, way: Attention, plan: CpuPlan | None) -> None:
         hooks.record(HOOK, hooks.State.UNAVAILABLE, "this ComfyUI has no attention override")
         return
     options = model.model_options.setdefault("transformer_options", {})
-    if way is Attention.STOCK and OVERRIDE not in options:
+    if way is AttentionBy.STOCK and OVERRIDE not in options:
         return
     if not isinstance(options.get(OVERRIDE, PlacedAttention(plan)), PlacedAttention):
         hooks.record(HOOK, hooks.State.STOOD_DOWN, _ANOTHERS)
@@ -242,7 +242,7 @@ stock_vae_attention = functools.lru_cache(maxsize=1)(vae_attention)  # it logs i
 
 
 def _attend_to_pixels(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor | None:
-    """Attention of a VAE with one head over all pixels, in pieces: (batch, channels, height, width) in and out.
+    """AttentionBy of a VAE with one head over all pixels, in pieces: (batch, channels, height, width) in and out.
 
     None where it need not be in pieces.
     """

@@ -17,6 +17,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 
 from ..machine.devices import Device
+from ..weights.conversion import HALVES
 from . import hooks
 
 try:
@@ -38,7 +39,6 @@ _KERNEL_NAMES = ("omnixpu", "esimd")
 """What OmniXPU registers its attention as, newest first."""
 
 _KERNEL_HEAD_DIMS = (64, 128)
-_HALVES = (torch.float16, torch.bfloat16)
 
 
 def attention_kernel() -> Callable[..., Any] | None:
@@ -57,7 +57,7 @@ def attends_without_scores(
         shape: of the queries: (batch, heads, queries, dim).
         given: the call's keywords. Whatever their kernel does not take goes to the host's function.
     """
-    taken = shape[0] == 1 and shape[-1] in _KERNEL_HEAD_DIMS and dtype in _HALVES
+    taken = shape[0] == 1 and shape[-1] in _KERNEL_HEAD_DIMS and dtype in HALVES
     plain = given.get("mask") is None and not given.get("enable_gqa") and "scale" not in given
     return taken and plain and function is attention_kernel()
 

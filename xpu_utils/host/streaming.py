@@ -19,7 +19,7 @@ import torch
 from comfy.patcher_extension import CallbacksMP, PatcherInjection
 
 from ..calls import Call
-from ..decision import Streaming, stream
+from ..decision import Streaming, streaming_for
 from ..recovery.faults import lost_devices
 from ..streaming.leaves import collect_leaves, opaque_kind
 from ..streaming.lesson import Lesson
@@ -101,7 +101,7 @@ def may_stream(model: Any, resident: str) -> bool:
     device = host_inventory().find(str(model.load_device))
     if device is None:
         return False
-    streaming = stream(device, resident, dynamic=is_dynamic(model), obstacle=obstacle(model))
+    streaming = streaming_for(device, resident, dynamic=is_dynamic(model), obstacle=obstacle(model))
     return streaming.share != 1 and not streaming.obstacle
 
 

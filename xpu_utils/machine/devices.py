@@ -199,10 +199,15 @@ def cpu_device(profiles: Mapping[Architecture, Profile] = PROFILES) -> Device:
         uuid="",
         pci_device_id=None,
         pci_address="",
-        compute_units=psutil.cpu_count(logical=False) or psutil.cpu_count() or 1,
+        compute_units=physical_cores(),
         single_allocation_limit_bytes=None,
         profile=profiles[Architecture.UNKNOWN],
     )
+
+
+def physical_cores() -> int:
+    """The CPU's cores, or what the system counts as such where it does not tell."""
+    return psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
 
 
 def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:

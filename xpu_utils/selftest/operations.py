@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -87,22 +88,14 @@ def check(device: str, name: str, precision: str) -> Result:
     return Result(name, precision, float(difference))
 
 
-def self_test(device: str) -> Iterator[Result]:
-    """Every operation in every precision."""
-    for name in operations():
-        for precision in TOLERANCES:
-            yield check(device, name, precision)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("device")
     parser.add_argument("--all", action="store_true", help="every operation in every precision")
     arguments = parser.parse_args()
-    results = (
-        self_test(arguments.device) if arguments.all else iter([check(arguments.device, "matrix product", "fp32")])
-    )
-    for result in results:
+    every = itertools.product(operations(), TOLERANCES)
+    for name, precision in every if arguments.all else [("matrix product", "fp32")]:
+        result = check(arguments.device, name, precision)
         sys.stdout.write(json.dumps(dataclasses.asdict(result)) + "\n")
         sys.stdout.flush()  # what was done before an abort is kept
     return 0

@@ -26,6 +26,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from ...weights.check import tensors_in
+from ...weights.conversion import HALVES
 from ...weights.fill import fill
 from ...weights.header import LoadError, entries
 from ...weights.mapped import note_mapped
@@ -37,7 +38,7 @@ _ALIGNMENT_BYTES = 64
 """Of torch's own host memory. MKL sums in another order where fp32 weights begin elsewhere."""
 _LAYOUT_DIMENSIONS = 4
 """Convolutions' weights: a CPU plan changes their layout, after which a mapping would be a second copy."""
-_NARROW = (torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)
+_NARROW = (*HALVES, torch.float8_e4m3fn, torch.float8_e5m2)
 _FLOATS = (torch.float32, *_NARROW)
 # What may be asked about a weight that is not read yet, beside its attributes.
 _QUESTIONS = frozenset(

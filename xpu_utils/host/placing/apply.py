@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ...cpu.layers import channels_last
-from ...decision import Attention, Decision, Kind
+from ...decision import AttentionBy, Decision, Kind
 from .. import cpu_engine
 from ..attention import use_attention, use_vae_attention
 from ..streaming import attach
@@ -56,7 +56,7 @@ def _to_vae(decision: Decision, vae: Any, owned: bool) -> None:
     converted = decision.dtype != vae.vae_dtype
     if converted:
         _convert(vae, decision.dtype, owned=owned)
-    if decision.attention is Attention.BUDGET:
+    if decision.attention is AttentionBy.BUDGET:
         use_vae_attention(vae.patcher)
     if decision.plan is not None:
         cpu_engine.use_on_vae(vae, decision.plan, owned=owned or converted)

@@ -10,10 +10,8 @@ import torch
 
 from ...cpu.plan import CpuPlan
 from ...recovery.faults import is_lost
-from ...weights.conversion import Conversion, convert, converted_bytes
+from ...weights.conversion import HALVES, Conversion, convert, converted_bytes
 from ..target import HOST, is_dynamic, unload
-
-_CONVERTIBLE = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def compute_dtype(model: Any) -> torch.dtype:
@@ -67,7 +65,7 @@ class WorkFormat:
 
     def _has_room(self, dtype: torch.dtype, channels_last: bool) -> bool:
         """Whether the weights can be held in a dtype: not quantised, nor streamed by the host, nor too large."""
-        if is_dynamic(self._patcher) or self._dtype not in (None, *_CONVERTIBLE):
+        if is_dynamic(self._patcher) or self._dtype not in (None, torch.float32, *HALVES):
             return False
         from_fp32 = self._dtype == torch.float32
         needed_bytes = converted_bytes(self._network, dtype, from_fp32=from_fp32, channels_last=channels_last)

@@ -75,7 +75,7 @@ def _in_tiles(placed: PlacedUpscaler, pictures: torch.Tensor) -> Any:
         tile //= 2
 
 
-def _decided(descriptor: Any, asked: Placement) -> Decision:
+def _decision_on(descriptor: Any, asked: Placement) -> Decision:
     stands = {torch.bfloat16: descriptor.supports_bfloat16, torch.float16: descriptor.supports_half}
     formats = (torch.float32, *(dtype for dtype, well in stands.items() if well))
     return decide(asked, Subject(Kind.UPSCALER, descriptor.dtype, formats))
@@ -103,7 +103,7 @@ class PlacedUpscaler:
         """Set while it works, as are the format that it works in and the node's execution that it works for."""
         self._format: WorkFormat | None = None
         self._execution: object = None
-        apply(_decided(model, placement), self, owned=True)
+        apply(_decision_on(model, placement), self, owned=True)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):  # nothing of ours is there yet, or what `copy` and `pickle` look for
@@ -137,7 +137,7 @@ class PlacedUpscaler:
     @classmethod
     def of(cls, model: Any, placement: Placement) -> PlacedUpscaler:
         """A placed model over the same weights, or over a copy where it is to hold them in another way."""
-        decision = _decided(model, placement)
+        decision = _decision_on(model, placement)
         converted = decision.dtype != model.dtype or decision.plan is not None
         return cls(copy.deepcopy(model) if converted else model, placement)
 
@@ -198,14 +198,14 @@ class PlacedUpscaler:
 
     def _use_cpu_engine(self) -> None:
         """Has work that came to the CPU from another device be done in the format of the CPU's plan."""
-        decision = _decided(self._model, self.placement)
+        decision = _decision_on(self._model, self.placement)
         if self._model.dtype != decision.dtype:
             self._hold(decision)
 
     def _compute_in_fp32(self, failure: Failure) -> str | None:
         if self._model.dtype == torch.float32:
             return None
-        self._hold(_decided(self._model, asked_in_fp32(self.patcher, failure)))
+        self._hold(_decision_on(self._model, asked_in_fp32(self.patcher, failure)))
         return "fp32"
 
     def _hold(self, decision: Decision) -> None:
