@@ -111,6 +111,9 @@ def test_the_ceilings_of_a_b580_are_its_published_ones(tmp_path: Path) -> None:
     assert vector is not None
     assert vector[0] == pytest.approx(13.67e12 * 2850 / 2670, rel=0.01)  # published for 2670 MHz
     assert compute_flops(xpu(), "fp16", sysfs=sysfs) is None  # no such card there: no clock, no ceiling
+    (clock,) = sysfs.rglob("rp0_freq")
+    clock.write_text("unknown\n")
+    assert compute_flops(b580(compute_units=160), "fp16", sysfs=sysfs) is None
 
 
 def test_the_ceiling_of_copies_is_the_link_between_card_and_root_port(tmp_path: Path) -> None:

@@ -228,6 +228,14 @@ def test_a_wrong_override_is_not_followed(
     assert profiles == PROFILES
 
 
+def test_an_override_without_what_reads_it_is_not_followed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "profiles.json").write_text("{}")
+    monkeypatch.setenv(OVERRIDES_VARIABLE, str(tmp_path / "profiles.json"))
+    monkeypatch.setitem(sys.modules, "pydantic", None)  # as beside older ComfyUIs
+    profiles, problem = known_profiles()
+    assert (profiles, "pydantic" in problem) == (PROFILES, True)
+
+
 def test_a_wrong_override_costs_no_device_and_is_told(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -91,12 +92,19 @@ def test_what_is_not_there_or_cannot_be_read_ends_nothing(tmp_path: Path, monkey
     (tmp_path / "round").symlink_to("round")
     (tmp_path / "named.py").mkdir()
     (tmp_path / "named.py" / "inside.py").write_text("x.cuda()")
-    read_text = Path.read_text
+    (pack / "listed.py").write_text("x.cuda()")
+    read_text, stat = Path.read_text, Path.stat
 
     def refuse(path: Path, **options: str) -> str:  # the superuser may read everything
         if path.name == "locked.py":
             raise PermissionError(13, "Permission denied", str(path))
         return read_text(path, **options)
 
+    def refuse_to_look(path: Path, **options: bool) -> os.stat_result:
+        if path.name == "listed.py":
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, **options)
+
     monkeypatch.setattr(Path, "read_text", refuse)
+    monkeypatch.setattr(Path, "stat", refuse_to_look)
     assert [place.file for place in scan.scan(tmp_path)] == ["inside.py", "sound.py"]

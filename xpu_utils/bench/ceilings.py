@@ -29,10 +29,10 @@ def compute_flops(device: Device, precision: str, *, sysfs: Path = SYSFS) -> tup
 def _highest_clock_mhz(device: Device, sysfs: Path) -> float | None:
     try:
         _, card = gpu_of(device, find_gpus(sysfs))
-    except Unavailable:
+        files = [card / name for name in _CLOCK_FILES if (card / name).is_file()]
+        return float(files[0].read_text()) if files else None
+    except (Unavailable, OSError, ValueError):
         return None
-    files = [card / name for name in _CLOCK_FILES if (card / name).is_file()]
-    return float(files[0].read_text()) if files else None
 
 
 def link_bytes_per_s(device: Device, *, pci: Path = Path("/sys/bus/pci/devices")) -> tuple[float, str] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,11 +58,19 @@ def scan(folder: Path, *, own: Path | None = None) -> list[Place]:
 
 def _sources(pack: Path) -> Iterator[Path]:
     """The pack's Python files, in order, without hidden folders such as a virtual environment."""
-    files = [pack] if pack.suffix == ".py" and not pack.is_dir() else sorted(pack.rglob("*.py"))
+    files = [pack] if pack.suffix == ".py" and not os.path.isdir(pack) else sorted(pack.rglob("*.py"))
     for file in files[:MOST_FILES]:
         hidden = any(part.startswith(".") for part in file.relative_to(pack).parts)
-        if not hidden and file.is_file() and file.stat().st_size <= LARGEST_FILE_BYTES:
+        if not hidden and _is_small(file):
             yield file
+
+
+def _is_small(file: Path) -> bool:
+    try:
+        facts = file.stat()
+    except OSError:  # gone by now, a link to nothing, or in a folder that may only be listed
+        return False
+    return stat.S_ISREG(facts.st_mode) and facts.st_size <= LARGEST_FILE_BYTES
 
 
 def _demands(source: str) -> Iterator[tuple[int, str]]:

@@ -188,7 +188,7 @@ def known_profiles() -> tuple[Mapping[Architecture, Profile], str]:
     path = os.environ.get(OVERRIDES_VARIABLE)
     try:
         return {**PROFILES, **(_overrides(Path(path)) if path else {})}, ""
-    except ValueError as error:
+    except (ValueError, ImportError) as error:
         return PROFILES, str(error)
 
 

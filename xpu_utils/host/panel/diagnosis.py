@@ -60,7 +60,7 @@ def host_facts() -> Host:
         device_arguments=tuple(name for name, value in _DEVICE_ARGUMENTS.items() if value is not None),
         neighbours=tuple(present()),
         hooks=tuple((hook.name, hook.state.value, hook.reason) for hook in listed()),
-        largest_model_bytes=max((os.path.getsize(path) for path in _model_files()), default=0),
+        largest_model_bytes=max(map(_size, _model_files()), default=0),
         free_model_disk_bytes=_free_bytes(Path(folder_paths.models_dir)),
         version=host_version,
     )
@@ -76,4 +76,11 @@ def _free_bytes(folder: Path) -> int | None:
 def _model_files() -> list[str]:
     known = [kind for kind in MODEL_KINDS if kind in folder_paths.folder_names_and_paths]
     paths = [folder_paths.get_full_path(kind, name) for kind in known for name in folder_paths.get_filename_list(kind)]
-    return [path for path in paths if path and os.path.isfile(path)]
+    return list(filter(None, paths))
+
+
+def _size(file: str) -> int:
+    try:
+        return os.path.getsize(file)
+    except OSError:  # a link to nothing, or gone since ComfyUI listed it
+        return 0

@@ -19,7 +19,7 @@ from ..placing.placed import carry_over, led_to
 from .weights import recover
 
 EMPTY_CACHE_HOOK = hooks.named("cache emptying after a lost device")
-DEFAULT_HOOK = hooks.named("default device after a lost device")
+NEW_DEFAULT_HOOK = hooks.named("default device after a lost device")
 
 
 def lose_dead(error: BaseException) -> tuple[str, ...]:
@@ -77,7 +77,7 @@ def _forget_loaded(device: torch.device) -> None:
 def _replace_default(device: torch.device) -> None:
     """Has ComfyUI, whose default is PyTorch's current device, use another one if the lost one was it."""
     module = torch.get_device_module(device.type)
-    if module.current_device() != device.index or hooks.switched_off(DEFAULT_HOOK):
+    if module.current_device() != device.index or hooks.switched_off(NEW_DEFAULT_HOOK):
         return
     best = host_inventory().best
     if best.type == "cpu":
@@ -91,7 +91,7 @@ def _replace_default(device: torch.device) -> None:
 
 def _record_default(lost: torch.device, best: Device) -> None:
     hooks.record(
-        DEFAULT_HOOK,
+        NEW_DEFAULT_HOOK,
         hooks.State.APPLIED,
         f"{lost} is lost, ComfyUI runs on {best.id}",
         in_force=lambda: not is_lost(model_management.get_torch_device()),
