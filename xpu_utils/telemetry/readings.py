@@ -95,20 +95,15 @@ class Sample:
 
 
 class MemorySource(Protocol):
-    """One way of reading one device. Every method may raise `Unavailable`, and may block."""
+    """One way of reading one device. Every method may raise `Unavailable`, and may block.
+
+    One that has sensors has `engines`, `temperature`, `power` and `frequency` as well, with None while a rate lacks its
+    first interval.
+    """
 
     name: str
 
     def memory(self) -> MemoryReading: ...
-
-
-class Source(MemorySource, Protocol):
-    """One that has sensors too. Methods answer None while a rate lacks its first interval."""
-
-    def engines(self) -> Mapping[str, float] | None: ...
-    def temperature(self) -> float: ...
-    def power(self) -> float | None: ...
-    def frequency(self) -> float: ...
 
 
 class SourceFactory(Protocol):
