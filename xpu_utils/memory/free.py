@@ -11,14 +11,10 @@ import psutil
 
 from ..machine.devices import Device
 from ..machine.host_memory import HostMemory, read_host_memory
-from ..telemetry.framework import AllocatorSource, DriverSource, allocator_bytes, memory_fraction
-from ..telemetry.kernel import KernelSource
+from ..telemetry.framework import allocator_bytes, memory_fraction
 from ..telemetry.monitor import ANSWER_SECONDS, LazySource
 from ..telemetry.readings import FreeMemory, MemoryReading, SourceFactory, Unavailable
-from ..telemetry.sysman import SysmanSource
-
-SOURCES: tuple[SourceFactory, ...] = (DriverSource, SysmanSource, KernelSource, AllocatorSource)
-"""In order of cost. The driver's own answer is the cheapest and, where it passes the checks, as good as Sysman's."""
+from ..telemetry.sources import OF_MEMORY
 
 KNOWN_ALLOCATION_BYTES = 64 << 20
 """A change of our own memory that every honest source shows, whatever else happens on the device."""
@@ -68,7 +64,7 @@ class MemoryReader:
         self,
         device: Device,
         *,
-        sources: Sequence[SourceFactory] = SOURCES,
+        sources: Sequence[SourceFactory] = OF_MEMORY,
         clock: Callable[[], float] = time.monotonic,
         host: Callable[[], HostMemory] = read_host_memory,
     ) -> None:

@@ -12,16 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from ..machine.devices import Device
-from .framework import DriverSource
 from .host import read_host
-from .kernel import KernelSource
 from .readings import DeviceSample, FreeMemory, HostSample, MemorySource, Sample, SourceFactory, Unavailable
-from .sysman import SysmanSource
+from .sources import OF_SENSORS
 
 QUANTITIES = ("engines", "temperature", "power", "frequency")
-
-SOURCES: tuple[SourceFactory, ...] = (SysmanSource, DriverSource, KernelSource)
-"""In order of trust. Sysman before torch: it finds the device by UUID, tells rates without sleeping."""
 
 ANSWER_SECONDS = 5.0
 """A driver that takes longer is taken to hang: slow ones need 300 ms, and some seconds when they are first asked."""
@@ -137,7 +132,7 @@ class Monitor:
         devices: Sequence[Device],
         read_memory: Callable[[Device], FreeMemory],
         *,
-        sources: Sequence[SourceFactory] = SOURCES,
+        sources: Sequence[SourceFactory] = OF_SENSORS,
         clock: Callable[[], float] = time.monotonic,
         answer_seconds: float = ANSWER_SECONDS,
         host: Callable[[], HostSample] = read_host,
