@@ -30,12 +30,29 @@ print(json.dumps(sorted({name.partition(".")[0] for name in set(sys.modules) - b
 """
 
 
+UNKNOWN = """
+import json
+from server import PromptServer
+from xpu_utils.host import hooks, startup
+PromptServer.instance = object()  # whose prompts nobody can listen to
+startup.apply_hooks()
+print(json.dumps({hook.name: str(hook) for hook in hooks.hooks()}))
+"""
+
+
 @pytest.mark.core
 def test_importing_the_pack_loads_nothing_that_comfyui_has_not_loaded(host: Path) -> None:
     """What makes the start of a server slow is other packages; the seconds are printed with ComfyUI's own tests."""
     loaded = answer_in_comfyui(host, LOADED_BY_IMPORT, str(ROOT))
     assert "pack" in loaded
     assert set(loaded) <= {"pack", "torch", "comfy", "comfy_api"}
+
+
+def test_a_hook_that_an_unknown_comfyui_has_no_place_for_says_so_and_the_others_are_applied(host: Path) -> None:
+    listed = answer_in_comfyui(host, UNKNOWN)
+    reason = "not possible, this ComfyUI is none that it was made for: 'object' object has no attribute"
+    assert reason in listed["protection"]
+    assert listed["previews"] == "previews: on, previews are made on their own device"
 
 
 def test_a_started_server_has_allocated_nothing_on_any_device(tmp_path: Path, host: Path) -> None:

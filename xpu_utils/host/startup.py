@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from .hooks import State, check_left_out, named, record, switched_off
-from .memory import apply_free_memory_hook, apply_memory_fraction
-from .protecting.switch import install_switch
-from .running.preview import apply_preview_hook
+from .memory import FRACTION_HOOK, FREE_MEMORY_HOOK, apply_free_memory_hook, apply_memory_fraction
+from .protecting import switch
+from .running import preview
 
 FALLBACK_HOOK = named("operator fallback")
 
@@ -25,18 +25,24 @@ def list_operator_fallback() -> None:
         record(FALLBACK_HOOK, State.STOOD_DOWN, f"{variable} is {value!r}")
 
 
-HOOKS: tuple[Callable[[], None], ...] = (
-    list_operator_fallback,
-    apply_free_memory_hook,
-    apply_memory_fraction,
-    apply_preview_hook,
-    install_switch,
-)
-"""In this order; each is guarded, can be switched off, and records what became of it (see `hooks`)."""
+HOOKS: Mapping[str, Callable[[], None]] = {
+    FALLBACK_HOOK: list_operator_fallback,
+    FREE_MEMORY_HOOK: apply_free_memory_hook,
+    FRACTION_HOOK: apply_memory_fraction,
+    preview.HOOK: preview.apply_preview_hook,
+    switch.HOOK: switch.install_switch,
+}
+"""By name, in this order; each is guarded, can be switched off, and records what became of it (see `hooks`)."""
 
 
 def apply_hooks() -> None:
-    """Applies every hook. Allocates nothing on any device."""
-    for hook in HOOKS:
-        hook()
+    """Applies every hook; what an unknown ComfyUI has no place for is listed with the reason, and nodes are there.
+
+    Allocates nothing on any device.
+    """
+    for name, apply in HOOKS.items():
+        try:
+            apply()
+        except (AttributeError, KeyError, TypeError) as error:
+            record(name, State.UNAVAILABLE, f"this ComfyUI is none that it was made for: {error}")
     check_left_out()
