@@ -101,10 +101,14 @@ def noise_schedule() -> Workflow:
 
 
 def hooked_lora() -> Workflow:
-    """A LoRA for the positive condition alone."""
+    """A LoRA for the positive condition alone, whose strength changes from step to step."""
     graph = text_to_image(steps=3)
     name = "lora-sd15-tiny.safetensors"
-    graph["hook"] = node("CreateHookLora", lora_name=name, strength_model=1.0, strength_clip=1.0)
+    graph["lora"] = node("CreateHookLora", lora_name=name, strength_model=1.0, strength_clip=1.0)
+    change = {"strength_start": 1.0, "strength_end": 0.2, "interpolation": "linear", "keyframes_count": 3}
+    part = {"start_percent": 0.0, "end_percent": 1.0, "print_keyframes": False}
+    graph["keyframes"] = node("CreateHookKeyframesInterpolated", **change, **part)
+    graph["hook"] = node("SetHookKeyframes", hooks=["lora", 0], hook_kf=["keyframes", 0])
     graph["hooked"] = node(
         "ConditioningSetProperties", cond_NEW=["positive", 0], strength=1.0, set_cond_area="default", hooks=["hook", 0]
     )

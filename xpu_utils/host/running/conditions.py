@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 
+from ...recovery.faults import is_lost
 from ..target import HOST
 
 CONDITION_LISTS = 16
@@ -49,6 +51,33 @@ def moved(value: Any, device: torch.device) -> Any:
         there.cond = moved(value.cond, device)
         return there
     return value
+
+
+@contextlib.contextmanager
+def keyframes_on_host(conditions: Iterable[Any], timestep: torch.Tensor) -> Iterator[None]:
+    """Has hook keyframes remember on the host, where any device compares with it, of which time the last call was.
+
+    ComfyUI keeps that as the tensor that a call in the block is given, also between prompts.
+
+    Args:
+        conditions: lists of conditions, or None, as a model call is given them.
+        timestep: the call's, on any device.
+    """
+    entries = [entry for listed in conditions for entry in listed or ()]
+    groups = [hook.hook_keyframe for entry in entries for hook in getattr(entry.get("hooks"), "hooks", ())]
+    for group in groups:
+        _remember(group, lambda last: -1.0 if is_lost(last.device) else last.to(HOST))  # as before any call
+    try:
+        yield
+    finally:
+        for group in groups:
+            _remember(group, lambda _: timestep[0].to(HOST))
+
+
+def _remember(group: Any, time: Callable[[torch.Tensor], object]) -> None:
+    last = getattr(group, "_curr_t", None)
+    if isinstance(last, torch.Tensor) and last.device != HOST:
+        group._curr_t = time(last)
 
 
 def bring_records_to_host(options: Any) -> None:

@@ -36,7 +36,7 @@ from ..recovery.rungs import Recovery, asked_in_fp32
 from ..recovery.weights import recover
 from ..target import HOST, unload
 from .companions import Companions, chain
-from .conditions import DeviceConditions, bring_records_to_host, moved
+from .conditions import DeviceConditions, bring_records_to_host, keyframes_on_host, moved
 from .cpu_controls import ControlsOnCpu
 from .noise import drawn_where_comfyui_does
 
@@ -207,7 +207,8 @@ class SamplingRun:
             timestep=call.get("timestep").to(device),
             model_options=options,
         )
-        with _one_condition_a_batch(self.patcher.model) if self._split else contextlib.nullcontext():
+        one_a_batch = _one_condition_a_batch(self.patcher.model) if self._split else contextlib.nullcontext()
+        with one_a_batch, keyframes_on_host(call.get("conds"), call.get("timestep")):
             answers = there.on(executor)
         bring_records_to_host(options)
         return [answer.to(HOST) for answer in answers]
