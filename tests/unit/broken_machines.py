@@ -62,6 +62,16 @@ WINDOWS: dict[str, Any] = {
     "loader": "ze_loader.dll",
     "level_zero_driver": "",
 }
+WSL: dict[str, Any] = {
+    "kernel": "6.6.87.2-microsoft-standard-WSL2",
+    "gpus": (),
+    "render_nodes": (),
+    "dxg": True,
+    "dxcore": "libdxcore.so",
+    "inventory": NOTHING,
+}
+B580_ON_THE_BUS = Gpu(0xE20B, "xe", 12 * GIB, integrated=False, pci_address="0000:03:00.0")
+WEDGED = "xe 0000:03:00.0: [drm] *ERROR* CRITICAL: Xe has declared device 0000:03:00.0 as wedged."
 UHD_630 = Gpu(0x3E92, "i915", 256 << 20, integrated=True)
 A770 = Gpu(0x56A0, "i915", 16 * GIB, integrated=False)
 
@@ -92,6 +102,57 @@ BROKEN: dict[str, tuple[dict[str, Any], State, str, str]] = {
         State.NOTE,
         "Xe",
         "Choose the device cpu",
+    ),
+    "wsl-no-gpu": ({**WSL, "dxg": False}, State.ERROR, "no /dev/dxg", "wsl --update, then wsl --shutdown"),
+    "loader-missing, WSL": ({**WSL, "loader": ""}, State.ERROR, "libze_loader", "libze1"),
+    "runtime-missing, WSL": (
+        {**WSL, "level_zero_driver": ""},
+        State.ERROR,
+        "libze_intel_gpu is not",
+        "libze-intel-gpu1",
+    ),
+    "wsl-library": ({**WSL, "dxcore": ""}, State.ERROR, "libdxcore", "LD_LIBRARY_PATH=/usr/lib/wsl/lib"),
+    "device-unknown-to-runtime, WSL": (
+        WSL,
+        State.ERROR,
+        "/dev/dxg",
+        "In Windows install the newest Intel graphics driver",
+    ),
+    "gpu-stopped": (
+        {"given_up": WEDGED, "gpus": (B580_ON_THE_BUS,), "inventory": NOTHING},
+        State.ERROR,
+        "as wedged",
+        "Restart the machine",
+    ),
+    "adapter-broken": (
+        {"adapter_problem": "undefined symbol: zeDeviceGetRootDevice", "inventory": NOTHING},
+        State.ERROR,
+        "zeDeviceGetRootDevice",
+        "libze1",
+    ),
+    "oneapi-sourced": (
+        {"environment": {"ONEAPI_ROOT": "/opt/intel/oneapi"}},
+        State.NOTE,
+        "ONEAPI_ROOT=/opt/intel/oneapi",
+        "setvars.sh was not run",
+    ),
+    "oneapi-sourced, no device": (
+        {"environment": {"SETVARS_COMPLETED": "1"}, "inventory": NOTHING},
+        State.WARNING,
+        "SETVARS_COMPLETED=1",
+        "setvars.sh was not run",
+    ),
+    "kernel-cache-off": (
+        {"environment": {"NEO_CACHE_PERSISTENT": "0"}},
+        State.NOTE,
+        "NEO_CACHE_PERSISTENT=0",
+        "unset NEO_CACHE_PERSISTENT",
+    ),
+    "device-unofficial": (
+        {"inventory": inventory(xpu(name="Intel(R) Iris(R) Xe Graphics", architecture=Architecture.XE_LP))},
+        State.NOTE,
+        "Iris",
+        "precision fp32",
     ),
     "render-missing": ({"render_nodes": (), "inventory": NOTHING}, State.ERROR, "/dev/dri", "--device /dev/dri"),
     "render-permission": (

@@ -6,6 +6,7 @@ import argparse
 import json
 import re
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -24,9 +25,22 @@ from xpu_utils.doctor.machine import Machine, RenderNode
 from xpu_utils.doctor.server import examine_server
 from xpu_utils.machine import windows
 from xpu_utils.machine.gpus import Gpu
+from xpu_utils.machine.kernel_log import given_up
 from xpu_utils.selftest.operations import TOLERANCES, Result, operations
 
-from .broken_machines import BROKEN, NOTHING, UHD_630, WINDOWS, host, machine
+from .broken_machines import (
+    B580_ON_THE_BUS,
+    BROKEN,
+    NOTHING,
+    UHD_630,
+    WEDGED,
+    WINDOWS,
+    WSL,
+    host,
+    inventory,
+    machine,
+    torch_build,
+)
 from .recorded import b580, lay_out
 
 ROOT = Path(__file__).parents[2]
@@ -58,6 +72,51 @@ def test_where_the_device_works_what_lies_elsewhere_or_is_another_maker_s_is_no_
     found = examine(machine(**changes))
     assert {finding.state for finding in found} == {State.OK}
     assert "level-zero" in {finding.code for finding in found}
+
+
+def test_in_wsl_a_device_that_works_needs_no_gpu_on_the_bus() -> None:
+    assert {finding.state for finding in examine(machine(**{**WSL, "inventory": inventory(b580())}))} == {State.OK}
+
+
+@pytest.mark.parametrize("changes", [{"dxg": False}, {"loader": ""}, {"level_zero_driver": ""}, {"dxcore": ""}, {}])
+def test_in_wsl_the_first_thing_that_is_missing_is_the_only_error(changes: dict[str, Any]) -> None:
+    codes = [finding.code for finding in examine(machine(**{**WSL, **changes})) if finding.state > State.OK]
+    assert len(codes) == 1
+    assert (codes == ["device-unknown-to-runtime"]) == (changes == {})
+
+
+def test_in_wsl_a_pytorch_for_other_gpus_is_not_told_to_install_intel_s_drivers() -> None:
+    others = machine(**{**WSL, "torch_build": torch_build(xpu=False, cuda=True), "packages": {}, "loader": ""})
+    assert [finding.code for finding in examine(others) if finding.state > State.OK] == ["torch-not-xpu"]
+
+
+def test_where_the_cause_is_known_the_runtime_is_not_blamed() -> None:
+    for changes in ({"given_up": WEDGED, "gpus": (B580_ON_THE_BUS,)}, {"adapter_problem": "undefined symbol"}):
+        codes = [entry.code for entry in examine(machine(**changes, inventory=NOTHING)) if entry.state > State.OK]
+        assert codes == ["gpu-stopped" if "given_up" in changes else "adapter-broken"]
+
+
+@pytest.mark.parametrize(
+    "line", [WEDGED, "i915 0000:00:02.0: [drm] *ERROR* Failed to initialize GPU, declaring it wedged!"]
+)
+def test_the_kernel_s_log_is_read_where_this_user_may(line: str) -> None:
+    log = f"[    1.0] Linux version 6.12\n[ 1234.5] {line}\n[ 1235.0] usb 1-1: reset failed"
+    forbidden, missing = (sys.executable, "-c", "raise SystemExit(1)"), ("there-is-no-such-program",)
+    told = (sys.executable, "-c", f"print({log!r})")
+    assert given_up([forbidden, missing, told]) == f"[ 1234.5] {line}"
+    assert given_up([(sys.executable, "-c", "print('xe 0000:03:00.0: [drm] fine')"), told]) == ""
+    assert given_up([forbidden]) == ""
+
+
+def test_a_library_of_pytorch_s_that_cannot_be_loaded_is_named_with_the_reason(tmp_path: Path) -> None:
+    assert machine_module.adapter_problem([tmp_path, tmp_path / "missing"]) == ""
+    (tmp_path / "libur_adapter_level_zero.so.0").write_text("half of a file")
+    assert "libur_adapter_level_zero.so.0" in machine_module.adapter_problem([tmp_path])
+
+
+def test_oneapi_that_is_installed_on_windows_is_not_taken_for_sourced() -> None:
+    found = examine(machine(**WINDOWS, environment={"ONEAPI_ROOT": r"C:\Program Files (x86)\Intel\oneAPI"}))
+    assert {finding.state for finding in found} == {State.OK}
 
 
 def test_a_gpu_that_is_too_old_beside_one_that_works_is_a_note_and_the_only_one() -> None:
@@ -147,6 +206,9 @@ def test_the_facts_of_a_recorded_pci_bus(tmp_path: Path) -> None:
     found = machine_module.look(sysfs=tmp_path, dri=tmp_path / "dri")
     assert found.gpus == (Gpu(0x56A0, "i915", 256 << 20, integrated=False, pci_address="0000:03:00.0"),)
     assert found.render_nodes == ()
+    assert (found.dxg, found.driven, found.adapter_problem) == (False, True, "")
+    (tmp_path / "dxg").touch()
+    assert machine_module.look(sysfs=tmp_path, dri=tmp_path / "dri").dxg
 
 
 def adapter(device: str, **changes: Any) -> dict[str, Any]:

@@ -63,6 +63,18 @@ def test_it_holds_what_users_need_and_nothing_else(package: Path) -> None:
     ]
 
 
+def test_a_pytorch_that_cannot_be_loaded_ends_in_a_sentence(package: Path, tmp_path: Path) -> None:
+    why = "/opt/intel/oneapi/lib/libur_loader.so.0: version `LIBUR_LOADER_0.10' not found"
+    (tmp_path / "torch.py").write_text(f"raise ImportError({why!r})")
+    command = [sys.executable, str(package), "doctor"]
+    done = subprocess.run(command, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.startswith(
+        f"PyTorch cannot be loaded ({why}): if a path in that is oneAPI's, start from a shell"
+    )
+    assert "Traceback" not in done.stderr
+
+
 def test_every_command_runs_from_it(package: Path, tmp_path: Path) -> None:
     """Each verb's help, and those that take no longer than their imports, with a Python that ignores folders (-I)."""
     measured = tmp_path / "measured.json"

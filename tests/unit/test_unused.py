@@ -15,7 +15,7 @@ from xpu_utils.machine.devices import Rejection
 from xpu_utils.machine.gpus import Gpu
 from xpu_utils.machine.profiles import OVERRIDES_VARIABLE
 
-from .broken_machines import BROKEN, CPU_BUILD, NOTHING, TWO_GPUS, UHD_630, inventory, machine
+from .broken_machines import B580_ON_THE_BUS, BROKEN, CPU_BUILD, NOTHING, TWO_GPUS, UHD_630, WEDGED, inventory, machine
 from .recorded import b580
 
 UNKNOWN_TO_RUNTIME = "Driver, runtime and PyTorch are there, and still PyTorch shows no device"
@@ -73,6 +73,14 @@ def test_an_integrated_gpu_that_pytorch_leaves_out_beside_a_card_is_nothing_to_m
     assert rejection.why.startswith("PyTorch leaves integrated GPUs out where there is a card with memory of its own")
     (driverless,) = unused(machine(gpus=(TWO_GPUS[0], dataclasses.replace(TWO_GPUS[1], driver=""))))
     assert driverless.why.startswith("Intel GPU 0xa780 has no driver")
+
+
+def test_a_gpu_that_has_stopped_is_told_apart_from_one_that_has_not() -> None:
+    gpus = (B580_ON_THE_BUS, dataclasses.replace(TWO_GPUS[1], pci_address="0000:00:02.0"))
+    stopped, other = unused(machine(gpus=gpus, given_up=WEDGED, inventory=NOTHING))
+    assert stopped.why == f"The GPU has stopped and stays away until the machine is restarted: {WEDGED}"
+    assert "0xa780" in other.what
+    assert "stopped" not in other.why
 
 
 def test_a_gpu_that_is_too_old_is_told_so_whatever_else_is_missing() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes.util
 import dataclasses
 import importlib.metadata
 import os
@@ -17,6 +18,7 @@ import torch
 from ..machine.devices import Inventory, find_devices
 from ..machine.gpus import SYSFS, Gpu, find_gpus
 from ..machine.host_memory import read_host_memory
+from ..machine.kernel_log import given_up
 from ..machine.profiles import Architecture
 from ..telemetry import sysman
 from ..telemetry.readings import Unavailable
@@ -91,6 +93,30 @@ class Machine:
     ram_bytes: int
     free_disk_bytes: int
     host: Host | None = None
+    dxg: bool = False
+    """Whether /dev/dxg is there, by which WSL reaches the GPUs of Windows."""
+    dxcore: str = ""
+    """WSL's library for that, where it is found."""
+    given_up: str = ""
+    """What the kernel says of a GPU that it has given up; looked for where PyTorch does not show all."""
+    adapter_problem: str = ""
+    """Why PyTorch's library for Level Zero cannot be loaded; looked at where it shows no device."""
+
+    @property
+    def wsl(self) -> bool:
+        return "microsoft" in self.kernel.lower()
+
+    @property
+    def driven(self) -> bool:
+        """Whether there is a GPU that PyTorch could use, with a driver: the kernel's, or that of Windows below WSL."""
+        below = self.wsl and self.dxg and self.torch_build.xpu  # else it may be another maker's
+        return below or any(gpu.driver for gpu in self.candidates)
+
+    @property
+    def level_zero(self) -> bool:
+        """Whether all that Level Zero consists of is found; on Windows its driver is part of the graphics driver."""
+        driver = self.level_zero_driver or self.system == "windows"
+        return bool(self.loader and driver and (self.dxcore or not self.wsl))
 
     @property
     def candidates(self) -> tuple[Gpu, ...]:
@@ -131,7 +157,7 @@ def look(
     """
     gpus = find_gpus(sysfs)
     inventory = find_devices() if inventory is None else inventory
-    return Machine(
+    machine = Machine(
         system=system_name(),
         kernel=platform.release(),
         gpus=gpus,
@@ -146,10 +172,17 @@ def look(
         ram_bytes=read_host_memory().total_bytes,
         free_disk_bytes=shutil.disk_usage(Path(__file__).parent).free,
         host=host,
+        dxg=(dri.parent / "dxg").exists(),
+        dxcore=_library("dxcore"),
     )
+    if not machine.driven or machine.shown >= max(1, len(machine.candidates)):
+        return machine
+    failed = any(entry.what.split(":")[0] == "xpu" for entry in inventory.rejected)
+    problem = "" if machine.shown or failed or not machine.torch_build.xpu else adapter_problem()
+    return dataclasses.replace(machine, given_up=given_up(), adapter_problem=problem)
 
 
-_VARIABLES = ("ONEAPI_", "ZE_", "ZES_", "SYCL_", "UR_", "PYTORCH_", "NEO", "XPU_NODES_")
+_VARIABLES = ("ONEAPI_", "SETVARS_", "ZE_", "ZES_", "SYCL_", "UR_", "PYTORCH_", "NEO", "XPU_NODES_")
 """Only variables of the drivers and of PyTorch are looked at: the rest is none of our business."""
 
 
@@ -197,8 +230,6 @@ def _library(name: str) -> str:
 
     On Linux its file is looked for, whose full name holds the version: libze_intel_gpu.so.1.6.33578.
     """
-    import ctypes.util
-
     found = ctypes.util.find_library(name) or ""
     if sys.platform == "win32":
         return found
@@ -208,6 +239,20 @@ def _library(name: str) -> str:
         if files:
             return max(files, key=len)
     return found
+
+
+_TORCH_LIBRARIES = (Path(torch.__file__).parents[3], Path(sys.prefix, "Library", "bin"))
+"""Where PyTorch's wheel for XPUs looks for SYCL: <environment>/lib, on Windows <environment>/Library/bin."""
+
+
+def adapter_problem(folders: Sequence[Path] = _TORCH_LIBRARIES) -> str:
+    """Why SYCL's library for Level Zero cannot be loaded; empty where it can, or there is none."""
+    for file in [file for folder in folders for file in sorted(folder.glob("*ur_adapter_level_zero.*"))]:
+        try:
+            ctypes.CDLL(str(file))
+        except OSError as error:
+            return str(error)
+    return ""
 
 
 def installed_torch() -> TorchBuild:

@@ -10,6 +10,7 @@ from ..machine.profiles import OVERRIDES_VARIABLE
 from ..machine.selector import leaves, shows
 from .findings import Finding, State, everywhere
 from .machine import Machine
+from .system import RUNTIME
 
 _TORCH_FIX = everywhere(
     install_torch(), nixos='Take comfyui-xpu from this pack\'s flake, with services.comfyui-xpu.acceleration = "xpu";'
@@ -96,6 +97,27 @@ def environment(machine: Machine) -> Iterator[Finding]:
         )
 
 
+def sourced(machine: Machine) -> Iterator[Finding]:
+    """oneAPI's setvars was not run in the shell that started this, where PyTorch's wheel has SYCL of its own."""
+    # Windows has the other variable, too, once oneAPI is installed.
+    names = ("SETVARS_COMPLETED",) if machine.system == "windows" else ("SETVARS_COMPLETED", "ONEAPI_ROOT")
+    given = [f"{name}={machine.environment[name]}" for name in names if name in machine.environment]
+    if given and machine.torch_build.version.endswith("+xpu"):
+        state = State.NOTE if machine.shown else State.WARNING
+        what = "oneAPI's own SYCL is in the way of the one that PyTorch brings"
+        fix = "Start ComfyUI in a shell in which setvars.{} was not run."
+        fixes = everywhere(fix.format("sh"), windows=fix.format("bat"))
+        yield Finding("oneapi-sourced", state, what, given[0], fixes)
+
+
+def kernel_cache(machine: Machine) -> Iterator[Finding]:
+    """The driver keeps what it compiles."""
+    for variable in ("SYCL_CACHE_PERSISTENT", "NEO_CACHE_PERSISTENT"):
+        if machine.environment.get(variable) == "0":
+            what = "The driver keeps nothing of what it compiles: every start of ComfyUI compiles it again"
+            yield Finding("kernel-cache-off", State.NOTE, what, f"{variable}=0", _unsetting(variable))
+
+
 def hiding(machine: Machine) -> Iterator[Finding]:
     """Variables that leave out devices: an error where none is left, else a note, as it may be meant."""
     variables, gpus = machine.environment, len(machine.candidates) or 1
@@ -158,25 +180,44 @@ def processor(machine: Machine) -> Iterator[Finding]:
         yield Finding("processor", State.OK, "The processor's libraries are there", evidence)
 
 
+_UNKNOWN = (
+    "Restart the machine: a GPU that has stopped stays away until then. Update Intel's compute runtime if that does "
+    "not help: it may not know this GPU yet."
+)
+_UNKNOWN_IN_WSL = "In Windows install the newest Intel graphics driver, then: wsl --update, and wsl --shutdown."
+
+
 def devices(machine: Machine) -> Iterator[Finding]:
     """PyTorch shows the devices that the machine has."""
     for device in machine.inventory.accelerators:
         evidence = f"{device.name}, driver {device.driver_version or 'unknown'}"
         yield Finding("device", State.OK, f"{device.id} is usable", evidence)
+        if device.type == "xpu" and not device.profile.official:
+            what = f"PyTorch does not officially support {device.id}, only Intel's GPUs from Arc A (Alchemist) on"
+            fixes = everywhere(
+                "Nothing can be mended; where a picture is wrong, choose precision fp32 or the device cpu."
+            )
+            yield Finding("device-unofficial", State.NOTE, what, device.name, fixes)
     failed = [entry for entry in machine.inventory.rejected if entry.what.split(":")[0] == "xpu"]
     for entry in failed:
         yield Finding("device-failed", State.ERROR, f"{entry.what} cannot be used", entry.why, everywhere(entry.fix))
-    runtime = machine.loader if machine.system == "windows" else machine.level_zero_driver
-    ready = machine.torch_build.xpu and runtime and all(node.usable for node in machine.render_nodes)
-    if any(gpu.driver for gpu in machine.candidates) and not machine.shown and not failed and ready:
-        fix = "Update Intel's compute runtime and restart: it does not know this GPU yet."
+    ready = machine.torch_build.xpu and machine.level_zero and all(node.usable for node in machine.render_nodes)
+    if not machine.driven or machine.shown or failed or not ready:
+        return
+    if machine.adapter_problem:
+        what = (
+            "PyTorch's library for Level Zero cannot be loaded: the Level Zero here is older than it needs, or broken"
+        )
+        yield Finding("adapter-broken", State.ERROR, what, machine.adapter_problem, RUNTIME)
+    elif not machine.given_up:
+        gpus = "/dev/dxg" if machine.wsl else f"{len(machine.candidates)} Intel GPUs on the bus"
         yield Finding(
             "device-unknown-to-runtime",
             State.ERROR,
             "Driver, runtime and PyTorch are there, and still PyTorch shows no device",
-            f"{len(machine.candidates)} Intel GPUs on the bus, compute runtime {runtime}",
-            everywhere(fix),
+            f"{gpus}, compute runtime {machine.level_zero_driver or machine.loader}",
+            everywhere(_UNKNOWN_IN_WSL if machine.wsl else _UNKNOWN),
         )
 
 
-CHECKS = (torch_build, companions, sysman, environment, profiles, processor, devices)
+CHECKS = (torch_build, companions, sysman, environment, sourced, kernel_cache, profiles, processor, devices)

@@ -27,8 +27,13 @@ RUNTIME = {
 
 _NO_GPU = everywhere(
     "In a virtual machine or container pass the GPU through; otherwise switch it on in the firmware setup.",
-    windows="In Device Manager enable the GPU under Display adapters; in WSL: wsl --update, then wsl --shutdown.",
+    windows="In Device Manager enable the GPU under Display adapters.",
 )
+
+# Read inside WSL, so for the Linux that runs there.
+_INTO_CONTAINER = "a container needs --device /dev/dxg -v /usr/lib/wsl:/usr/lib/wsl."
+_WSL_NO_GPU = everywhere(f"In Windows: wsl --update, then wsl --shutdown, and start it again; {_INTO_CONTAINER}")
+_WSL_LIBRARY = everywhere(f"export LD_LIBRARY_PATH=/usr/lib/wsl/lib:$LD_LIBRARY_PATH; {_INTO_CONTAINER}")
 
 _GROUPS = {
     **everywhere("sudo usermod -aG render,video $USER && newgrp render"),
@@ -54,7 +59,11 @@ def age(machine: Machine) -> Iterator[Finding]:
 
 def kernel_driver(machine: Machine) -> Iterator[Finding]:
     """Every Intel GPU of the bus that can be used has i915 or xe, and one new enough for it."""
-    if not machine.gpus and not machine.shown:
+    if machine.wsl and not machine.gpus:
+        if not machine.shown and not machine.dxg:
+            what = "This WSL has no access to the GPUs of Windows"
+            yield Finding("wsl-no-gpu", State.ERROR, what, f"no /dev/dxg, kernel {machine.kernel}", _WSL_NO_GPU)
+    elif not machine.gpus and not machine.shown:
         yield Finding("no-gpu", State.NOTE, "This system shows no Intel GPU", f"kernel {machine.kernel}", _NO_GPU)
     for gpu in machine.candidates:
         name = f"Intel GPU {gpu.pci_device_id:#06x}"
@@ -76,6 +85,14 @@ def _wrong_driver(gpu: Gpu, machine: Machine) -> Iterator[Finding]:
     if gpu.driver == "i915" and needed:
         what = f"Intel GPU {gpu.pci_device_id:#06x} runs on i915, which does not know it: it needs {needed}"
         yield Finding("kernel-driver-old", State.ERROR, what, f"kernel {machine.kernel}", _FIRMWARE)
+
+
+def stopped(machine: Machine) -> Iterator[Finding]:
+    """The kernel has not given the GPU up."""
+    if not machine.shown and any(gpu.pci_address in machine.given_up for gpu in machine.candidates if machine.given_up):
+        what = "The GPU has stopped and stays away until the machine is restarted"
+        fixes = {system: f"Restart the machine. If it comes back: {fix}" for system, fix in _FIRMWARE.items()}
+        yield Finding("gpu-stopped", State.ERROR, what, machine.given_up, fixes)
 
 
 def render_permission(machine: Machine) -> Iterator[Finding]:
@@ -135,9 +152,9 @@ def resizable_bar(machine: Machine) -> Iterator[Finding]:
 
 def level_zero(machine: Machine) -> Iterator[Finding]:
     """The Level Zero loader and Intel's driver behind it are there."""
-    if not machine.shown and not any(gpu.driver for gpu in machine.candidates):
+    if not machine.shown and not machine.driven:
         return
-    if machine.shown or (machine.loader and (machine.level_zero_driver or machine.system == "windows")):
+    if machine.shown or machine.level_zero:
         files = ", ".join(filter(None, (machine.loader, machine.level_zero_driver)))
         evidence = files or "PyTorch finds them elsewhere than on the library path"
         yield Finding("level-zero", State.OK, "Level Zero and Intel's compute runtime are there", evidence)
@@ -150,6 +167,9 @@ def level_zero(machine: Machine) -> Iterator[Finding]:
         what = "The Level Zero loader is not installed"
         file = "ze_loader.dll" if machine.system == "windows" else "libze_loader"
         yield Finding("loader-missing", State.ERROR, what, f"no {file} on the library path", RUNTIME)
+    elif machine.level_zero_driver:
+        what = "The library by which WSL reaches the GPUs of Windows is not on the library path"
+        yield Finding("wsl-library", State.ERROR, what, "no libdxcore, which is in /usr/lib/wsl/lib", _WSL_LIBRARY)
     else:
         what = "Intel's compute runtime (NEO) is not installed"
         evidence = f"the loader {machine.loader} is there, libze_intel_gpu is not"
@@ -176,4 +196,4 @@ def capacity(machine: Machine) -> Iterator[Finding]:
             yield Finding("disk-full", State.WARNING, what, evidence, everywhere("Free some space: 10 GiB or more."))
 
 
-CHECKS = (age, kernel_driver, render_permission, resizable_bar, level_zero, capacity)
+CHECKS = (age, kernel_driver, stopped, render_permission, resizable_bar, level_zero, capacity)

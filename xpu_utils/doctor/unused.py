@@ -54,6 +54,7 @@ def _findings(alone: Machine, machine: Machine) -> Iterator[Finding]:
     yield from python.torch_build(machine)
     yield from python.hiding(machine)
     yield from system.kernel_driver(alone)
+    yield from system.stopped(alone)
     yield from system.render_permission(alone)
     yield from system.level_zero(machine)
     yield from _beside_a_card(alone, machine)

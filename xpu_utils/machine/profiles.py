@@ -47,6 +47,8 @@ class Profile:
     """Share of total memory the allocator may take: makes running out an ordinary error (pytorch #190972)."""
     flash_head_dims: tuple[int, ...] = (64, 96, 128, 192)
     """Head dims with a fused attention kernel (torch-xpu-ops #3141); none where none can be relied on."""
+    official: bool = True
+    """Whether PyTorch supports it officially: Alchemist and later (c10/xpu/XPUFunctions.cpp warns of others)."""
     kernel_driver: str = ""
     """The only Linux driver that fully supports it: "xe"; empty where i915 does as well."""
     matrix_operations_per_clock: int | None = None
@@ -100,6 +102,7 @@ PROFILES: dict[Architecture, Profile] = {
         Profile(
             Architecture.XE_LP,
             integrated=True,
+            official=False,
             compute_dtypes=("fp16", "fp32"),
             single_allocation_limit_bytes=4 << 30,
             flash_head_dims=(),
@@ -114,6 +117,7 @@ PROFILES: dict[Architecture, Profile] = {
         Profile(
             Architecture.BEFORE_XE,
             integrated=True,
+            official=False,
             compute_dtypes=("fp16", "fp32"),
             single_allocation_limit_bytes=4 << 30,
             memory_fraction=None,
