@@ -175,6 +175,14 @@ def test_a_device_that_is_not_there_is_refused(capsys: pytest.CaptureFixture[str
     assert "xpu:9 is not on this machine" in capsys.readouterr().out
 
 
+def test_with_a_pytorch_that_is_too_old_nothing_is_measured(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(torch, "accelerator")
+    assert main(["bench"]) == 2
+    assert "is too old, XPU Nodes needs 2.7 or newer" in capsys.readouterr().out
+
+
 def test_the_table_names_problems_in_place_of_figures() -> None:
     lines = as_table([entry(), entry("attention", rate=None, problem="no kernel")]).splitlines()
     assert lines[1].split()[3:] == ["1.00", "ms", "2", "TFLOP/s"]

@@ -143,6 +143,20 @@ def test_the_render_node_of_another_maker_is_not_looked_at(tmp_path: Path) -> No
     assert [node.path for node in found.render_nodes] == ["renderD129", "renderD130"]
 
 
+def test_where_a_container_has_another_maker_s_render_node_alone_intel_s_is_missing(tmp_path: Path) -> None:
+    gpu_folder(tmp_path, "0000:01:00.0", "renderD128", vendor="0x10de", device="0x2684", **{"class": "0x030000"})
+    folder = gpu_folder(
+        tmp_path, "0000:03:00.0", "renderD129", vendor="0x8086", device="0xe20b", **{"class": "0x030000"}
+    )
+    (folder / "driver").symlink_to("../../../../bus/pci/drivers/xe")
+    dri = tmp_path / "dri"
+    dri.mkdir()
+    (dri / "renderD128").touch()
+    found = look(sysfs=tmp_path, dri=dri)
+    (missing,) = (finding for finding in examine(found) if finding.code == "render-missing")
+    assert missing.evidence == "/dev/dri has no renderD* of an Intel GPU"
+
+
 def test_a_gpu_of_which_sysfs_tells_nothing_readable_ends_nothing(tmp_path: Path) -> None:
     folder = gpu_folder(tmp_path, "0000:03:00.0", "card0", vendor="0x8086", **{"class": "0x030000"})
     (folder / "resource").write_bytes(b"0x10 0x1f\n\xff")

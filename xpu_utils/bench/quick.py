@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from ..machine.devices import Device, find_devices
+from ..machine.devices import Device, find_devices, torch_problem
 from ..precision import dtype_of
 from ..selftest.operations import HEAD_DIMS
 from . import models
@@ -40,11 +40,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(
     arguments: argparse.Namespace, *, table: Callable[[str | None], Iterator[Measurement]] | None = None
 ) -> tuple[int, str]:
-    """Exit code 2 for a device or file that is not there."""
+    """Exit code 2 for a device or file that is not there, or a PyTorch that is too old."""
     try:
         if arguments.compare:
             before, after = (load(path) for path in arguments.compare)
             bars, text = two_bars(before, after), compare(before, after)
+        elif problem := torch_problem():
+            raise ValueError(problem)
         else:
             measurements = list((table or quick_table)(arguments.device))
             bars = one_bar(measurements)
