@@ -105,8 +105,9 @@ class UNet(nn.Module):
 class DiT(nn.Module):
     """Two blocks of SD3 medium (of its 24): width 1536, 24 heads of 64."""
 
-    def __init__(self, *, width: int = 1536, blocks: int = 2) -> None:
+    def __init__(self) -> None:
         super().__init__()
+        width, blocks = 1536, 2
         self.norms = nn.ModuleList(nn.LayerNorm(width, elementwise_affine=False) for _ in range(2 * blocks))
         self.attention = nn.ModuleList(Attention(width, width // 64) for _ in range(blocks))
         self.feed = nn.ModuleList(

@@ -154,17 +154,9 @@ def _convolution(measure: Measure, device: Device, precision: str, ceiling: Ceil
     return measure(name, device, precision, prepare, work=work, unit="FLOP/s", ceiling=ceiling)
 
 
-def _attention(
-    measure: Measure,
-    device: Device,
-    precision: str,
-    ceiling: Ceiling,
-    head_dim: int,
-    *,
-    heads: int = 8,
-    tokens: int = 1024,
-) -> Measurement:
+def _attention(measure: Measure, device: Device, precision: str, ceiling: Ceiling, head_dim: int) -> Measurement:
     """Two products of tokens x tokens x head dim for every head."""
+    heads, tokens = 8, 1024
 
     def prepare() -> Callable[[], object]:
         query = _random(device, precision, 1, heads, tokens, head_dim)

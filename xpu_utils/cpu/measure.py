@@ -121,21 +121,21 @@ def linear_gain(precision: str) -> float:
     return plain_seconds / onednn_seconds
 
 
-def attention_rules(precision: str, dtype: torch.dtype, *, heads: int = 1) -> list[AttentionRule]:
+def attention_rules(precision: str, dtype: torch.dtype) -> list[AttentionRule]:
     """The fastest path for each class of lengths and head dims, smallest first."""
     rules = []
     for queries, keys, keys_up_to in _LENGTHS:
         for head_dim, head_dim_up_to in _HEAD_DIMS:
-            path = fastest_path(dtype, heads, queries, keys, head_dim)
+            path = fastest_path(dtype, queries, keys, head_dim)
             rules.append(AttentionRule(precision, keys_up_to, head_dim_up_to, path))
     return rules
 
 
-def fastest_path(dtype: torch.dtype, heads: int, queries: int, keys: int, head_dim: int) -> AttentionPath:
-    q = torch.randn(1, queries, heads * head_dim).to(dtype)
-    k, v = (torch.randn(1, keys, heads * head_dim).to(dtype) for _ in range(2))
+def fastest_path(dtype: torch.dtype, queries: int, keys: int, head_dim: int) -> AttentionPath:
+    q = torch.randn(1, queries, head_dim).to(dtype)
+    k, v = (torch.randn(1, keys, head_dim).to(dtype) for _ in range(2))
     paths = list(AttentionPath)
-    calls = [functools.partial(attention, q, k, v, heads, path=path) for path in paths]
+    calls = [functools.partial(attention, q, k, v, heads=1, path=path) for path in paths]
     seconds = best_seconds(calls, repeats=2)
     best = min(range(len(paths)), key=seconds.__getitem__)
     return paths[best] if seconds[best] * GAIN_NEEDED < seconds[0] else AttentionPath.SDPA

@@ -130,12 +130,12 @@ def _aborted(code: int) -> bool:
     return code < 0 or (sys.platform == "win32" and code > 1)
 
 
-def finding(device: str, run: Run, *, limit_seconds: float = TIME_LIMIT_SECONDS) -> Finding:
+def finding(device: str, run: Run) -> Finding:
     """Judges a child's run."""
     if run.code is None:
         what = f"A kernel on {device} does not end"
         fixes = everywhere("Restart the machine; if it comes back, update the graphics driver and the kernel.")
-        return Finding("kernel-hangs", State.ERROR, what, f"no answer within {limit_seconds:.0f} s", fixes)
+        return Finding("kernel-hangs", State.ERROR, what, f"no answer within {TIME_LIMIT_SECONDS:.0f} s", fixes)
     if _aborted(run.code):
         what = f"The first kernel on {device} aborts: the compute runtime does not fit the kernel driver"
         return Finding("kernel-aborts", State.ERROR, what, f"child ended by {_signal_name(run.code)}", RUNTIME)

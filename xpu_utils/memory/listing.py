@@ -15,10 +15,9 @@ from .sizes import GIB
 Read = Callable[[Device], FreeMemory]
 
 
-def as_json(inventory: Inventory, read: Read = read_memory) -> str:
+def as_json(inventory: Inventory) -> str:
     devices = [
-        {"id": device.id, **dataclasses.asdict(device), "memory": _plain_memory(device, read)}
-        for device in inventory.devices
+        {"id": device.id, **dataclasses.asdict(device), "memory": _plain_memory(device)} for device in inventory.devices
     ]
     rejected = [dataclasses.asdict(rejection) for rejection in inventory.rejected]
     return json.dumps({"devices": devices, "rejected": rejected}, indent=2, default=_plain)
@@ -32,8 +31,8 @@ def _memory(device: Device, read: Read) -> FreeMemory | str:
         return f"free memory unknown: {error}"
 
 
-def _plain_memory(device: Device, read: Read) -> dict[str, object] | None:
-    memory = _memory(device, read)
+def _plain_memory(device: Device) -> dict[str, object] | None:
+    memory = _memory(device, read_memory)
     return dataclasses.asdict(memory) if isinstance(memory, FreeMemory) else None
 
 

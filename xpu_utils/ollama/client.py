@@ -111,13 +111,13 @@ def shares_device(host: str, environ: Mapping[str, str]) -> bool:
         return name == "localhost"
 
 
-def list_models(hosts: tuple[str, ...], *, timeout_s: float = LIST_TIMEOUT_S) -> dict[str, str]:
+def list_models(hosts: tuple[str, ...]) -> dict[str, str]:
     """Models the servers can run, each with the first server that has it.
 
     Raises:
         OllamaError: none of the servers answered, or the ``ollama`` package is missing.
     """
-    return _in_own_loop(lambda: _list_models(hosts, timeout_s))
+    return _in_own_loop(lambda: _list_models(hosts, LIST_TIMEOUT_S))
 
 
 def ask(
