@@ -22,26 +22,37 @@ def file_input(name: str, folder: str) -> io.Combo.Input:
     return io.Combo.Input(name, options=model_files(folder), tooltip=f"A file of the folder {folder}.")
 
 
-class XPULoadCheckpoint(XPUModelNode):
+class FileLoader(XPUNode):
+    """A loader of one file."""
+
+    CATEGORY = LOADERS
+    FILE: tuple[str, str]
+    """The input's name, and the models folder it lists."""
+
+    @classmethod
+    def load(cls, name: str, placement: Placement) -> tuple[Any, Placement]:
+        raise NotImplementedError
+
+    @classmethod
+    def inputs(cls) -> list[io.Input]:
+        return [file_input(*cls.FILE)]
+
+    @classmethod
+    def execute(cls, device: str = AUTO, precision: str = AUTO, resident: str = AUTO, **file: str) -> io.NodeOutput:
+        return cls.run(lambda: cls.load(file[cls.FILE[0]], asked_for(device, precision, resident)))
+
+
+class XPULoadCheckpoint(FileLoader, XPUModelNode):
     """Loads a checkpoint onto the chosen device, in the chosen precision.
 
     MODEL, CLIP and VAE are placed on that device; a part that the file does not hold stays empty. Damaged,
     truncated or unsafe files are refused in one sentence.
     """
 
-    TITLE = "XPU Load Checkpoint"
-    STAGE = "load checkpoint"
-    CATEGORY = LOADERS
+    TITLE, STAGE = "XPU Load Checkpoint", "load checkpoint"
     ALIASES = ("CheckpointLoaderSimple",)
-    OUTPUTS = (io.Model, io.Clip, io.Vae)
-
-    @classmethod
-    def inputs(cls) -> list[io.Input]:
-        return [file_input("ckpt_name", "checkpoints")]
-
-    @classmethod
-    def execute(cls, ckpt_name: str, device: str = AUTO, precision: str = AUTO, resident: str = AUTO) -> io.NodeOutput:
-        return cls.run(lambda: loading.load_checkpoint(ckpt_name, asked_for(device, precision, resident)))
+    FILE, OUTPUTS = ("ckpt_name", "checkpoints"), (io.Model, io.Clip, io.Vae)
+    load = staticmethod(loading.load_checkpoint)
 
 
 class XPULoadDiffusionModel(XPUModelNode):
@@ -119,26 +130,6 @@ class XPULoadCLIP(XPUNode):
         names = [clip_name, *(name for name in further.values() if name != "none")]
         device = AUTO if device == "default" else device  # as the stock loader's own device input calls it
         return cls.run(lambda: loading.load_clip(names, type, asked_for(device, precision)))
-
-
-class FileLoader(XPUNode):
-    """A loader of one file into one output."""
-
-    CATEGORY = LOADERS
-    FILE: tuple[str, str]
-    """The input's name, and the models folder it lists."""
-
-    @classmethod
-    def load(cls, name: str, placement: Placement) -> tuple[Any, Placement]:
-        raise NotImplementedError
-
-    @classmethod
-    def inputs(cls) -> list[io.Input]:
-        return [file_input(*cls.FILE)]
-
-    @classmethod
-    def execute(cls, device: str = AUTO, precision: str = AUTO, **file: str) -> io.NodeOutput:
-        return cls.run(lambda: cls.load(file[cls.FILE[0]], asked_for(device, precision)))
 
 
 class XPULoadVAE(FileLoader):
