@@ -106,9 +106,9 @@ def test_what_is_chosen_is_read_at_the_next_prompt(machine: Machine) -> None:
     assert "the setting xpu-nodes.protect.precision is not used" in server.log_text()
 
 
-def stages(server: Server) -> dict[str, tuple[str, str]]:
+def stages(server: Server, graph: Workflow | None = None) -> dict[str, tuple[str, str]]:
     """Device and format of each stage that the job log has of a prompt; nothing where nothing of it was protected."""
-    result = server.client.run(varied(text_to_image(), next(_numbers)))
+    result = server.client.run(graph or varied(text_to_image(), next(_numbers)))
     assert result.error is None, result.message
     jobs = {job["prompt_id"]: job for job in server.client.get("/xpu/jobs")["jobs"]}
     found = jobs.get(result.prompt_id, {"stages": ()})["stages"]
@@ -223,6 +223,17 @@ def test_a_node_that_is_named_is_left_alone(machine: Machine) -> None:
         assert set(stages(server)) == {"encode text", "decode"}
     with switched_on(server, exempt="decode"):
         assert set(stages(server)) == {"encode text", "sample"}
+
+
+@pytest.mark.parametrize("named", ["12", "12:sampler", "TestSampling", "KSampler"])
+def test_so_is_what_a_subgraph_holds_and_what_a_node_makes_as_it_runs(machine: Machine, named: str) -> None:
+    """ComfyUI's id of a subgraph's node begins with the subgraph's."""
+    server, _ = machine
+    graph = varied(text_to_image(), next(_numbers))
+    graph["12:sampler"] = graph.pop("sampler") | {"class_type": "TestSampling"}
+    graph["decode"]["inputs"]["samples"] = ["12:sampler", 0]
+    with switched_on(server, exempt=named):
+        assert set(stages(server, graph)) == {"encode text", "decode"}
 
 
 def test_a_hook_that_is_named_is_left_out(machine: Machine) -> None:

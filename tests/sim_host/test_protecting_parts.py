@@ -41,6 +41,7 @@ def test_whoever_is_in_front_the_call_is_answered(found: Any) -> None:
     assert told["ours"] == "ours around stock Owner"
     assert told["theirs in front"] == "theirs around ours around stock Owner"
     assert told["hook"].endswith("for a test; tests.sim_host.protecting_cases was put in front of our named")
+    assert told["put back by them"] == told["ours"]
     assert told["taken back behind theirs"] == "theirs around stock Owner"
     assert told["taken back"]
     assert told["missing"] == "missing: not possible, this ComfyUI has no function of that name"

@@ -10,6 +10,8 @@ import threading
 import folder_paths
 import torch
 from comfy import model_management
+from comfy_execution.graph_utils import GraphBuilder
+from nodes import KSampler
 from safetensors.torch import save_file
 
 
@@ -122,6 +124,22 @@ class TestConditioning:
         return ([[torch.randn(1, tokens, width, generator=torch.Generator().manual_seed(seed)), {}]],)
 
 
+class TestSampling:
+    """Samples by a KSampler that it makes as it runs."""
+
+    RETURN_TYPES = ("LATENT",)
+    FUNCTION = "make"
+    CATEGORY = "test"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return KSampler.INPUT_TYPES()
+
+    def make(self, **inputs):
+        graph = GraphBuilder()
+        return {"result": (graph.node("KSampler", **inputs).out(0),), "expand": graph.finalize()}
+
+
 class TestReplaced:
     """Names the functions and methods in ComfyUI's modules and classes whose code is the pack's."""
 
@@ -153,5 +171,6 @@ class TestReplaced:
 
 
 NODE_CLASS_MAPPINGS = {
-    node.__name__: node for node in (TestDump, TestPatches, TestLatent, TestChoice, TestConditioning, TestReplaced)
+    node.__name__: node
+    for node in (TestDump, TestPatches, TestLatent, TestChoice, TestConditioning, TestSampling, TestReplaced)
 }

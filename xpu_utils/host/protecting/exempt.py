@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import itertools
+from collections.abc import Iterator
+
+from comfy_execution.progress import get_progress_state
 
 from ..prompts import current_node_id
 
-_kinds: dict[str, str] = {}
-"""Node id -> type, of the prompt that runs."""
 _named: frozenset[str] = frozenset()
 
 
-def begin(prompt: Mapping[str, Any], names: str) -> None:
-    """Notes what the prompt that begins holds.
-
-    Args:
-        prompt: node id -> node, as ComfyUI executes it.
-        names: ids and types of nodes to leave alone, separated by commas.
-    """
+def leave_alone(names: str) -> None:
+    """Has these nodes be left alone from now on, and no others: ids and types, separated by commas."""
     global _named
-    _kinds.clear()
-    _kinds.update({node_id: str(node.get("class_type")) for node_id, node in prompt.items()})
     _named = frozenset(name.strip() for name in names.split(",") if name.strip())
 
 
 def is_exempt() -> bool:
-    """Whether the node that runs in this thread was named."""
-    if not _named:
-        return False
-    node_id = current_node_id()
-    return node_id in _named or _kinds.get(node_id) in _named
+    """Whether the node that runs in this thread was named, or one that it is inside of."""
+    return bool(_named) and not _named.isdisjoint(_names_of(current_node_id()))
+
+
+def _names_of(node_id: str | None) -> Iterator[str]:
+    """A node's id and type, its subgraph's ("12:3" is 3 in 12), and those of the node that made it as it ran."""
+    prompt = get_progress_state().dynprompt
+    while node_id:
+        yield from itertools.accumulate(node_id.split(":"), "{}:{}".format)
+        if prompt.has_node(node_id):
+            yield str(prompt.get_node(node_id)["class_type"])
+        node_id = prompt.get_parent_node_id(node_id)

@@ -78,7 +78,7 @@ def _switched_on(stored: Mapping[str, Any]) -> bool:
     if said in ("on", "off"):
         return said == "on"
     if said:
-        _warn(f"{VARIABLE} is {said!r}, not on or off: ComfyUI's settings decide")
+        _warn(f"{VARIABLE} is {said!r}, not on or off: ComfyUI's settings decide.")
     return stored.get(PREFIX) is True
 
 
@@ -94,7 +94,7 @@ def _accepted(name: str, value: Any) -> bool:
 @functools.cache
 def _warn(sentence: str) -> None:
     """Says a thing once."""
-    logging.warning("XPU Nodes: %s.", sentence)
+    logging.warning("XPU Nodes: %s", sentence)
 
 
 _read: tuple[tuple[int, int], dict[str, Any]] = ((0, 0), {})

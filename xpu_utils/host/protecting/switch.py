@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import execution
@@ -12,7 +11,7 @@ from server import PromptServer
 from ...weights.pinned import limit_locked
 from .. import hooks
 from ..recovery import takeover
-from . import exempt
+from .exempt import leave_alone
 from .loaders import Loaders
 from .repeating import Repeating
 from .settings import VARIABLE, Protection, chosen
@@ -38,10 +37,10 @@ class Switch:
             if chosen().on:
                 self._beginning.apply()
 
-    def _begin(self, stock: Callable[..., Any], executor: Any, prompt: Any, *_: Any, **further: Any) -> None:
+    def _begin(self, *_: Any, **__: Any) -> None:
         """Before a prompt's first node: what was chosen since the last one takes effect."""
         protection = chosen()
-        exempt.begin(prompt, protection.exempt)
+        leave_alone(protection.exempt)
         with self._lock:
             if protection != self._twins.protection:
                 self._twins.forget()

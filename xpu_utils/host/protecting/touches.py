@@ -41,14 +41,17 @@ class Touch:
         self._active = False
 
     def apply(self) -> None:
-        """Puts ours in place where it is not; those that another pack has put something in front of stay behind it."""
+        """Puts ours in place where it is not, or where another pack has put the stock function back.
+
+        What another pack has put something in front of stays behind that.
+        """
         if hooks.switched_off(self.name):
             self._active = False
             return
         self._active = True
         for owner, name, offer in self._functions:
             there = vars(owner).get(name)
-            if there is not None and (owner, name) not in self._stock:
+            if there is not None and self._stock.get((owner, name), (there,))[0] is there:
                 ours = self._standing_in(there, offer)
                 self._stock[owner, name] = (there, ours)
                 hooks.put(owner, name, ours)
