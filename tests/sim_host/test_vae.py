@@ -38,6 +38,13 @@ def test_what_fits_is_the_host_s_bit_for_bit(found: Any, case: str) -> None:
     assert whole["spread"] > 0.01, "a constant result would equal anything"
 
 
+def test_a_picture_s_latent_with_a_time_axis_is_decoded_as_without(found: Any) -> None:
+    whole, tiled = found["a_picture_with_time"]
+    assert (whole["tile"], whole["equal"]) == (None, True)
+    assert tiled["tile"] is not None
+    assert tiled["equal"]
+
+
 def test_where_the_model_lays_its_own_tiles_their_size_is_chosen_here_all_the_same(found: Any) -> None:
     told = found["tiles_that_the_model_lays"]
     assert told["shape"]

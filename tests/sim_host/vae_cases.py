@@ -148,6 +148,15 @@ def case_batch_picture_by_picture() -> Any:
     return _compared(vae, lambda vae: vae.decode(latents), one_by_one)
 
 
+def case_a_picture_with_time() -> Any:
+    """A latent (N, C, 1, H, W), whole and in tiles, beside the same without time."""
+    latent, vae, found = _noise(1, 4, SIDE // 8, SIDE // 8), _placed("kl"), []
+    for total_bytes in (PLENTY_BYTES, 400 * MIB):
+        _with_total(total_bytes)
+        found.append(_compared(vae, lambda vae: vae.decode(latent[:, :, None]), vae.decode(latent)))
+    return found
+
+
 def _video(vae: Any) -> torch.Tensor:
     """Nine frames that differ little, as those of a video do."""
     return vae.decode(_noise(1, 16, 1, SIDE // 8, SIDE // 8) + 0.2 * _noise(1, 16, 3, SIDE // 8, SIDE // 8))

@@ -130,6 +130,9 @@ class PlacedVAE(comfy.sd.VAE):
         apply(decision, self)
 
     def _decode(self, samples_in: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
+        if self.latent_dim == 2 and samples_in.ndim == 5:
+            samples_in = samples_in[:, :, 0]  # a picture of a model that knows of time: newer hosts decode its first
+
         def whole() -> torch.Tensor:
             return super(PlacedVAE, self).decode(samples_in, *arguments, **options)
 
