@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -125,6 +126,19 @@ def test_on_and_off_give_the_same_picture(machine: Machine, graph: Callable[[], 
         on, _ = finished(server, graph(), number)
     assert np.array_equal(on, off)
     assert not np.array_equal(other, off)
+
+
+def test_what_was_loaded_while_it_was_off_survives_too(tmp_path: Path) -> None:
+    lost = {"step": 1, "operator": "aten::addmm", "kind": "device_lost"}
+    number = next(_numbers)
+    with faulty_server(tmp_path, "controlnet-sd15-tiny", devices=2, packs=PACKS, arguments=()) as machine:
+        server, _ = machine
+        expected, _ = finished(server, controlnet(), number)
+        finished(server, controlnet(), next(_numbers))  # keeps what was loaded, and not what was sampled
+        with switched_on(server), next_fault(machine, "sampler", **lost):
+            found, rungs = finished(server, controlnet(), number)
+    assert rungs
+    assert np.array_equal(found, expected)
 
 
 @pytest.mark.parametrize("graph", GRAPHS, ids=lambda graph: graph.__name__)

@@ -18,11 +18,12 @@ from ..inventory import as_default
 from ..placing.placed import follow
 from ..recovery.moving import relocate
 from ..recovery.rungs import carry_on
+from ..recovery.weights import allow_a_host_copy
 from ..stages import decided, run_stage
 from ..target import retarget, unload
 from .obstacles import served, why_not
 from .touches import Touch, Work
-from .twins import Twins, allow_a_host_copy
+from .twins import Twins
 
 # What a hook is called -> the node that is there where ComfyUI has such models; their class, and its method. All have a
 # patcher, and beside it the device that they take their input to.

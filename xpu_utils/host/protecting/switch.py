@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+import comfy.model_management as model_management
 import execution
 from server import PromptServer
 
 from ...weights.pinned import limit_locked
 from .. import hooks
 from ..recovery import takeover
+from ..recovery.weights import allow_a_host_copy
 from .exempt import leave_alone
 from .loaders import Loaders
 from .repeating import Repeating
@@ -43,6 +45,8 @@ class Switch:
         leave_alone(protection.exempt)
         with self._lock:
             if protection != self._twins.protection:
+                if protection.on and not self._twins.protection.on:
+                    _secure_loaded()
                 self._twins.forget()
                 self._twins.protection = protection
                 effective = protection if protection.on else Protection()
@@ -57,6 +61,13 @@ class Switch:
                     touch.apply()
         if not protection.on:
             _record_off()
+
+
+def _secure_loaded() -> None:
+    """Has what was loaded while the switch was off outlive its device."""
+    for loaded in list(model_management.current_loaded_models):
+        if loaded.model is not None:
+            allow_a_host_copy(loaded.model)
 
 
 def _record_off() -> None:

@@ -16,13 +16,13 @@ from ...recovery.faults import is_lost, lost_devices
 from ..inventory import host_inventory, placement_for
 from ..placing.placed import follow
 from ..recovery import takeover
-from ..recovery.weights import source_of
+from ..recovery.weights import allow_a_host_copy
 from ..running import noise
 from ..running.clip import PlacedCLIP, place_clip
 from ..running.clip_vision import PlacedClipVision, place_clip_vision
 from ..running.sampling import place_model
 from ..running.vae import PlacedVAE, place_vae
-from ..target import HOST, unload
+from ..target import unload
 from .settings import AS_COMFYUI, Protection
 
 
@@ -111,17 +111,6 @@ class Twins:
         for twin in list(self._twins.values()):
             _drop(twin)
         self._twins.clear()
-
-
-def allow_a_host_copy(patcher: Any) -> None:
-    """Takes weights that nothing says how to read again to the host, where a copy of them is kept if there is room.
-
-    Those of a model that was loaded while the switch was off, say.
-    """
-    device = patcher.model.device
-    known = source_of(patcher) is not None or device in (None, HOST) or is_lost(device)
-    if not known and model_management.get_free_memory(HOST) > 3 * patcher.model_size():
-        unload(patcher)
 
 
 def _drop(twin: _Twin) -> None:

@@ -60,6 +60,17 @@ def remember(patcher: Any, what: str, load: Callable[[], Any]) -> None:
     patcher.set_attachments(SOURCE, WeightSource(what, lambda: dict(_tensors(load()))))
 
 
+def allow_a_host_copy(patcher: Any) -> None:
+    """Takes weights that nothing says how to read again to the host, where a copy of them is kept if there is room.
+
+    Those of a model that was loaded while the switch was off, say.
+    """
+    device = patcher.model.device
+    known = source_of(patcher) is not None or device in (None, HOST) or is_lost(device)
+    if not known and model_management.get_free_memory(HOST) > 3 * patcher.model_size():
+        target.unload(patcher)
+
+
 def make_ready(patcher: Any) -> None:
     """Before a patcher's weights are used: what was lost is recovered, what may be lost is kept.
 

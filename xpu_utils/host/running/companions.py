@@ -10,7 +10,7 @@ import torch
 
 from ...recovery.faults import is_lost
 from ..placing.placed import placement_of
-from ..recovery.weights import make_ready
+from ..recovery.weights import allow_a_host_copy, make_ready
 from ..target import retarget, unload
 
 
@@ -24,6 +24,7 @@ class Companions:
     def follow(self, device: torch.device) -> None:
         """Has them load where the model does; what was on a lost device comes back."""
         for patcher in self._patchers():
+            allow_a_host_copy(patcher)
             make_ready(patcher)
             if placement_of(patcher) is None and patcher.load_device != device and not _is_copy(patcher):
                 self._came_from.append((patcher, patcher.load_device))
