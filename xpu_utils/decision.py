@@ -194,7 +194,7 @@ def _format(asked: Placement, subject: Subject, plan: CpuPlan | None, test: Test
     wanted, reason = dtype_of(asked.precision), ""
     if plan is not None and asked.precision == AUTO:
         wanted = plan.dtype
-    elif plan is not None and not plan.computes(asked.precision):
+    elif plan is not None and not plan.computes(asked.precision) and (formats is None or wanted in formats):
         wanted, reason = torch.float32, f"this CPU only emulates {asked.precision}, computing in fp32"
     elif asked.precision == AUTO and asked.device.type != "cpu" and formats != (torch.float32,):
         wanted, reason = _tested(asked.device, chosen, test)

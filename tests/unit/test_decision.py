@@ -149,6 +149,12 @@ def test_what_the_cpu_only_emulates_is_computed_in_fp32_and_said(kind: Kind) -> 
     assert decision.placement.reason == "this CPU only emulates bf16, computing in fp32"
 
 
+def test_an_image_encoder_s_reason_is_the_same_on_every_cpu() -> None:
+    for plan in (PLAN, BF16_PLAN):
+        decision = decided(on(CPU, "bf16"), Subject(Kind.CLIP_VISION, FP32), plan=plan)
+        assert decision.placement.reason == "a CLIP vision model computes in fp32 on cpu, not in bf16"
+
+
 def test_auto_on_the_cpu_leaves_a_format_that_it_only_emulates() -> None:
     decision = decided(on(CPU), MODEL, plan=PLAN)
     assert (decision.dtype, decision.placement.reason) == (FP32, "")
