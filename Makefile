@@ -67,7 +67,7 @@ SIM_SAMPLING := tests/sim_host/test_sampling.py tests/sim_host/test_left_behind.
 sim-sampling: $(READY)
 	$(ON_HOST) -m pytest $(SIM_SAMPLING)
 
-# All of the matrices of which `make test` runs a covering part, and a benchmark from end to end.
+# All samplers, of which `make test` runs some of every kind, and the CPU benchmark from end to end.
 matrices: prepare
 	OMP_NUM_THREADS=1 $(ON_HOST) -m pytest -m matrix tests/sim_host tests/host
 

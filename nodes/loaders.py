@@ -127,7 +127,7 @@ class XPULoadCLIP(XPUNode):
         precision: str = AUTO,
         **further: str,
     ) -> io.NodeOutput:
-        names = [clip_name, *(name for name in further.values() if name != "none")]
+        names = [clip_name, *(name for _, name in sorted(further.items()) if name != "none")]  # in no order in a prompt
         device = AUTO if device == "default" else device  # as the stock loader's own device input calls it
         return cls.run(lambda: loading.load_clip(names, type, asked_for(device, precision)))
 

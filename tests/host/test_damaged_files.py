@@ -168,6 +168,15 @@ def test_every_file_of_a_text_encoder_is_looked_into(server: Server, folder: Pat
     assert_one_sentence(server.client.run(graph), f"{path.name} is a web page")
 
 
+def test_files_of_a_text_encoder_keep_their_order_however_a_prompt_lists_them(server: Server, folder: Path) -> None:
+    graph = graph_of("XPULoadCLIP", "clip-l.safetensors")
+    for further in ("clip_name4", "clip_name2"):
+        path = folder / "text_encoders" / f"order-{further}.pt"
+        write_page(path)
+        graph["load"]["inputs"][further] = path.name
+    assert_one_sentence(server.client.run(graph), "order-clip_name2.pt is a web page")
+
+
 def test_a_text_encoder_with_nan_is_named(server: Server, make: Callable[..., str]) -> None:
     file = make("XPULoadCLIP", with_nan("text_model.encoder.layers.3.mlp.fc1.bias"), "clip-nan")
     graph = graph_of("XPULoadCLIP", file)

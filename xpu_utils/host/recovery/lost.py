@@ -76,15 +76,14 @@ def _forget_loaded(device: torch.device) -> None:
 
 def _replace_default(device: torch.device) -> None:
     """Has ComfyUI, whose default is PyTorch's current device, use another one if the lost one was it."""
-    module = torch.get_device_module(device.type)
-    if module.current_device() != device.index or hooks.switched_off(NEW_DEFAULT_HOOK):
+    if torch.get_device_module(device.type).current_device() != device.index or hooks.switched_off(NEW_DEFAULT_HOOK):
         return
     best = host_inventory().best
     if best.type == "cpu":
         hooks.put(model_management, "cpu_state", model_management.CPUState.CPU)  # what --cpu does
         _record_default(device, best)
         return
-    module.set_device(best.index)
+    torch.get_device_module(best.type).set_device(best.index)
     _default_to_a_living_device()
     _record_default(device, best)
 
