@@ -7,7 +7,7 @@ READY := .venv/.ready
 # Python with the packages of the ComfyUI at COMFYUI_PATH, or of the registry's HOST_VERSION.
 ON_HOST := $(BIN)/python -m tests.harness.environment
 
-.PHONY: demo test suites prepare lint texts unit contract contract-check contract-news nix sim-tests sim-host sim-faults sim-sampling browser front-ends browser-newest pictures host hosts host-core host-own matrices sim bench-cpu reliability
+.PHONY: demo test suites prepare lint texts unit contract contract-check contract-news nix nix-service sim-tests sim-host sim-faults sim-sampling browser front-ends browser-newest pictures host hosts host-core host-own matrices sim bench-cpu reliability
 demo: $(READY)
 	$(ON_HOST) -m tests.harness.demo --device $(DEVICE)
 
@@ -88,9 +88,14 @@ pictures: $(READY)
 	$(ON_HOST) -m tests.browser.pictures
 	$(ON_HOST) -m tests.harness.gallery
 
-# Packaging; with NIXPKGS_LIB= and FLAKE_PARTS= also the modules (see docs/nix.md).
+# Packaging, ComfyUI started from the Nix store; with NIXPKGS_LIB= and FLAKE_PARTS= also the modules, with WHEELS=1
+# Intel's runtime from its wheels, 1 GB (see docs/nix.md).
 nix: $(READY)
 	$(BIN)/pytest tests/nix
+
+# The service under the real systemd, in namespaces: needs root and NIXPKGS_LIB=.
+nix-service: $(READY)
+	$(BIN)/python -m tests.nix.service
 
 # The pack inside the real server, on the newest host that the registry offers.
 host: $(READY)

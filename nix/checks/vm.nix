@@ -1,11 +1,15 @@
 # The service in a virtual machine, on the CPU: a graph through the API, with a generated checkpoint, and a node
 # that needs a Python package of its own.
-{ testers, runCommand, comfyui-xpu }:
+{ lib, testers, runCommand, comfyui-xpu }:
 let
   package = comfyui-xpu.override { acceleration = "cpu"; };
+  generator = lib.fileset.toSource {
+    root = ../..;
+    fileset = lib.fileset.unions [ ../../tests/__init__.py ../../tests/harness ../../tests/training ];
+  };
   models = runCommand "comfyui-test-models" { } ''
     export HOME=$TMPDIR PYTHONPATH=${package.server}/share/comfyui
-    cd ${../..}
+    cd ${generator}
     ${package.environment}/bin/python -m tests.harness.synthetic $out sd15-tiny
   '';
   node = runCommand "vm-node" { passthru.pythonDependencies = python: [ python.gguf ]; } ''
@@ -39,6 +43,8 @@ testers.runNixOSTest {
     machine.wait_for_open_port(8188, timeout=300)
     machine.succeed("test -L /var/lib/comfyui-xpu/custom_nodes/vm-node")
     machine.succeed("systemctl show comfyui-xpu -p NoNewPrivileges | grep -q yes")
+    machine.succeed("grep -q 'CapEff:.0000000000000000' /proc/$(systemctl show comfyui-xpu -P MainPID)/status")
+    machine.succeed("systemd-analyze security --threshold=15 comfyui-xpu.service")
     assert {"XPUOllamaPrompt", "VMNode"} <= api("/object_info").keys()
 
     doctor = machine.succeed("systemctl show comfyui-xpu-doctor -p Result -p ExecMainExitTimestampMonotonic")

@@ -1,13 +1,13 @@
 # Outputs of our flake, or of a flake of someone who imports our flake module, through the real flake-parts.
 { user ? null }:
 let
-  lib = import (builtins.getEnv "NIXPKGS_LIB" + "/lib");
+  lib = import ../lib.nix;
   flakeParts = import (builtins.getEnv "FLAKE_PARTS" + "/flake.nix");
   flake-parts = flakeParts.outputs {
     self = flake-parts;
     nixpkgs-lib = { inherit lib; };
   } // { outPath = builtins.getEnv "FLAKE_PARTS"; };
-  nixpkgs = { outPath = ./nixpkgs; inherit lib; };
+  nixpkgs = { outPath = ../nixpkgs; inherit lib; };
   ours = (import ../../../flake.nix).outputs { self = self ours; inherit nixpkgs flake-parts; };
   theirs = flake-parts.lib.mkFlake { inputs = { self = self theirs; inherit nixpkgs flake-parts; }; } {
     systems = [ "x86_64-linux" "aarch64-linux" ];

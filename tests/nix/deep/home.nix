@@ -1,7 +1,7 @@
 # Our Home Manager module in the real module system, with stubs for what it touches of Home Manager.
 { settings }:
 let
-  lib = import (builtins.getEnv "NIXPKGS_LIB" + "/lib");
+  lib = import ../lib.nix;
   inherit (lib) mkOption types;
   anything = mkOption { type = types.anything; default = { }; };
   stubs = {
@@ -11,7 +11,7 @@ let
       xdg.dataHome = mkOption { type = types.str; default = "/home/ann/.local/share"; };
       home.packages = mkOption { type = types.listOf types.package; default = [ ]; };
     };
-    config._module.args.pkgs = import ./nixpkgs { overlays = [ (import ../../../nix/overlay.nix) ]; };
+    config._module.args.pkgs = import ../nixpkgs { overlays = [ (import ../../../nix/overlay.nix) ]; };
   };
   inherit (lib.evalModules { modules = [ stubs ../../../nix/home-manager.nix settings ]; }) config;
 in

@@ -42,7 +42,7 @@ USER = """{ pkgs, ... }: {
 
 def test_the_machine_of_the_vm_test_loads_a_node_with_its_python_package() -> None:
     test = evaluate(
-        "let pkgs = import ./tests/nix/deep/nixpkgs { overlays = [ (import ./nix/overlay.nix) ]; };"
+        "let pkgs = import ./tests/nix/nixpkgs { overlays = [ (import ./nix/overlay.nix) ]; };"
         " inherit (pkgs.callPackage ./nix/checks/vm.nix { }) test;"
         " service = test.nodes.machine.services.comfyui-xpu;"
         " names = map (package: package.name); in { inherit (test) testScript; nodes = builtins.mapAttrs"
@@ -83,7 +83,7 @@ def test_the_module_can_be_switched_off() -> None:
 
 def test_without_flakes_the_same_parts_are_there() -> None:
     parts = evaluate(
-        "let parts = import ./. { pkgs = import ./tests/nix/deep/nixpkgs { }; };"
+        "let parts = import ./. { pkgs = import ./tests/nix/nixpkgs { }; };"
         " in { torch = parts.torch-xpu.name; comfyui = parts.comfyui-xpu.name; names = builtins.attrNames parts; }"
     )
     assert (parts["torch"], parts["comfyui"]) == ("torch-2.13.0", "comfyui-xpu-0.37.0")

@@ -22,7 +22,7 @@ WHEELS = json.loads((ROOT / "nix/wheels.json").read_text(encoding="utf-8"))
 def packages(expression: str, *, overlay: str = "overlay", arguments: str = "") -> Any:
     """Value of an expression over ``pkgs`` with our overlay."""
     return evaluate(
-        f"let pkgs = import ./tests/nix/deep/nixpkgs {{ overlays = [ (import ./nix/{overlay}.nix) ]; {arguments} }};"
+        f"let pkgs = import ./tests/nix/nixpkgs {{ overlays = [ (import ./nix/{overlay}.nix) ]; {arguments} }};"
         f" in {expression}"
     )
 
@@ -190,7 +190,7 @@ def test_a_comfyui_of_another_overlay_does_not_replace_nixpkgs_own(first: bool) 
     """utensils' comfyui-nix puts a plain derivation under that name."""
     overlays = ["(import ./nix/overlay.nix)", "(final: prev: { comfyui = prev.zlib; })"]
     answer = evaluate(
-        "let pkgs = import ./tests/nix/deep/nixpkgs { overlays = ["
+        "let pkgs = import ./tests/nix/nixpkgs { overlays = ["
         f" {' '.join(overlays if first else overlays[::-1])} ]; }};"
         " in { theirs = pkgs.comfyui.name; ours = pkgs.comfyui-xpu.server.name; }"
     )

@@ -1,9 +1,9 @@
 # A stand-in for nixpkgs: the names that our packages ask for, as derivations that remember what they were given.
-# Nothing here can be built. `generation` is "extra" (nixpkgs' comfyui composes the caller's package overrides,
-# 0.37) or "plain" (it replaces them, 0.34).
+# Nothing here can be built; ../buildable.nix changes that. `generation` is "extra" (nixpkgs' comfyui composes the
+# caller's package overrides, 0.37) or "plain" (it replaces them, 0.34).
 { system ? "x86_64-linux", config ? { }, overlays ? [ ], generation ? "extra" }:
 let
-  lib = import (builtins.getEnv "NIXPKGS_LIB" + "/lib");
+  lib = import ../lib.nix;
 
   derivation = name: attributes: {
     type = "derivation";
@@ -26,11 +26,11 @@ let
     lib.genAttrs [
       "filelock" "fsspec" "jinja2" "networkx" "numpy" "ollama" "packaging" "pillow" "psutil" "pytest" "ruff" "mypy"
       "platformdirs" "setuptools" "sympy" "typing-extensions" "aiohttp" "gguf"
-    ] (name: derivation "python-${name}" { })
+    ] nixpkgs.pythonModule
     // {
       callPackage = lib.callPackageWith (nixpkgs // self);
       buildPythonPackage = mkDerivation;
-      fetchPypi = fetch;
+      inherit (nixpkgs) fetchPypi;
       torch = lib.makeOverridable
         ({ cudaSupport ? true, cudaPackages ? "12" }: derivation "torch-nixpkgs" { inherit cudaSupport cudaPackages; })
         { };
@@ -48,7 +48,7 @@ let
           libPrefix = "python3.12";
           sitePackages = "lib/python3.12/site-packages";
           buildEnv = lib.makeOverridable
-            ({ extraLibs ? [ ] }: derivation "python3-3.12-env" { inherit extraLibs; })
+            ({ extraLibs ? [ ] }: nixpkgs.pythonEnvironment extraLibs)
             { };
           withPackages = choose: result.buildEnv.override { extraLibs = choose pkgs; };
         };
@@ -72,6 +72,9 @@ let
       callPackage = lib.callPackageWith final;
       extend = overlay: import ./. { inherit system config generation; overlays = overlays ++ [ overlay ]; };
       fetchurl = fetch;
+      fetchPypi = fetch;
+      pythonModule = name: derivation "python-${name}" { };
+      pythonEnvironment = extraLibs: derivation "python3-env" { inherit extraLibs; };
       linkFarm = name: entries: derivation name { inherit entries; };
       writeText = file;
       writeShellScript = file;
