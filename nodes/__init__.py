@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import benchmark, doctor, info, loaders, ollama, placing, sampling, upscaling, vae
+from . import benchmark, doctor, loaders, memory, ollama, placing, sampling, upscaling, vae
 
-MODULES = (loaders, placing, sampling, vae, upscaling, info, ollama, doctor, benchmark)
+MODULES = (loaders, placing, sampling, vae, upscaling, memory, ollama, doctor, benchmark)
 
 
 class XPUExtension(ComfyExtension):
+    async def on_load(self) -> None:
+        await doctor.replace_device_info()
+
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [node for module in MODULES for node in module.NODES]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from inspect import cleandoc
 from typing import Any
 
@@ -58,6 +58,10 @@ class XPUNode(io.ComfyNode):
         return []
 
     @classmethod
+    def outputs(cls) -> list[io.Output]:
+        return [kind.Output() for kind in cls.OUTPUTS]
+
+    @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id=cls.__name__,
@@ -65,7 +69,7 @@ class XPUNode(io.ComfyNode):
             category=cls.CATEGORY,
             description=cleandoc(cls.__doc__ or ""),
             inputs=[*cls.inputs(), device_input(cls.LEAVES_PLACED), precision_input(), *cls.last_inputs()],
-            outputs=[kind.Output() for kind in cls.OUTPUTS],
+            outputs=cls.outputs(),
             **aliases(*cls.ALIASES, *MEMORY_ALIASES),
         )
 
@@ -138,6 +142,18 @@ def known_to(described: Callable[..., Any], **keywords: Any) -> dict[str, Any]:
     """Those of a node's or input's keywords that this ComfyUI has: newer ones have it found or shown better."""
     parameters = inspect.signature(described).parameters
     return {name: value for name, value in keywords.items() if name in parameters}
+
+
+def passed_through(name: str, kinds: Sequence[Any], tooltip: str) -> tuple[io.Input, io.Output]:
+    """An input of several types, and the output of whichever is connected there.
+
+    Where the editor is not told which outputs match which inputs, the output fits everywhere.
+    """
+    if hasattr(io.NodeInfoV1, "output_matchtypes"):
+        template = io.MatchType.Template(name, list(kinds))
+        matched = io.MatchType.Input(name, template=template, tooltip=tooltip)
+        return matched, io.MatchType.Output(id=name, template=template, display_name=name)
+    return io.MultiType.Input(name, list(kinds), tooltip=tooltip), io.AnyType.Output(display_name=name)
 
 
 def accepted(**values: object) -> bool | str:

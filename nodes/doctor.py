@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from comfy_api.latest import io
+from comfy_api.latest import ComfyAPI, io
 
 from ..xpu_utils.doctor.examine import as_text
 from ..xpu_utils.host.panel.diagnosis import diagnose
+from ..xpu_utils.host.panel.report import device_report
 from .base import ToolNode
 
 _KERNELS = "Run a real kernel on every device, each in a process of its own: some seconds a device."
@@ -15,11 +16,12 @@ _PACKS = "Also read the source of the other packs and name the places that insis
 class XPUDoctor(ToolNode):
     """Says why a device is not used, or not well, and what to paste to mend it.
 
+    Then it lists the devices of this machine, why others cannot be used, and what the pack changed in ComfyUI.
     With `run_kernels` a real kernel runs on every device, each in a process of its own, which takes some seconds.
     """
 
     TITLE = "XPU Doctor"
-    ALIASES = ("diagnose", "driver", "not working")
+    ALIASES = ("diagnose", "driver", "not working", "devices", "gpu", "vram")
 
     @classmethod
     def inputs(cls) -> list[io.Input]:
@@ -35,8 +37,17 @@ class XPUDoctor(ToolNode):
     @classmethod
     def execute(cls, run_kernels: bool, scan_packs: bool) -> io.NodeOutput:
         machine, findings = diagnose(kernels=run_kernels, packs=scan_packs, in_node=True)
-        text = as_text(findings, machine.system)
+        text = f"{as_text(findings, machine.system)}\n\n{device_report()}"
         return io.NodeOutput(text, ui={"text": [text]})
+
+
+async def replace_device_info() -> None:
+    """Has the doctor take the place of XPU Device Info in older workflows, where ComfyUI can replace nodes."""
+    report_only = [{"new_id": name, "set_value": False} for name in ("run_kernels", "scan_packs")]
+    same_output = [{"new_idx": 0, "old_idx": 0}]
+    if hasattr(io, "NodeReplace"):
+        old = io.NodeReplace("XPUDoctor", "XPUDeviceInfo", input_mapping=report_only, output_mapping=same_output)
+        await ComfyAPI().node_replacement.register(old)
 
 
 NODES = (XPUDoctor,)

@@ -8,10 +8,13 @@ from comfy_api.latest import io
 
 from ..xpu_utils.choice import AUTO
 from ..xpu_utils.host.running.clip import place_clip
+from ..xpu_utils.host.running.place import place
 from ..xpu_utils.host.running.sampling import place_model
 from ..xpu_utils.host.running.vae import place_vae
 from ..xpu_utils.placement import Placement
-from .base import PLACE, XPUModelNode, XPUNode, asked_for
+from .base import PLACE, XPUModelNode, XPUNode, asked_for, passed_through
+
+ANY = (io.Model, io.Clip, io.Vae, io.ControlNet, io.ClipVision, io.UpscaleModel, io.Custom("MODEL_PATCH"))
 
 
 class PlaceNode(XPUNode):
@@ -68,4 +71,26 @@ class XPUPlaceVAE(PlaceNode):
     place = staticmethod(place_vae)
 
 
-NODES = (XPUPlaceModel, XPUPlaceCLIP, XPUPlaceVAE)
+class XPUPlace(XPUModelNode):
+    """Moves whatever a loader made to the chosen device: MODEL, CLIP, VAE, CONTROL_NET, CLIP_VISION or UPSCALE_MODEL.
+
+    A MODEL_PATCH runs where its model runs: it is passed through. The input resident is for a MODEL.
+    """
+
+    TITLE, STAGE, CATEGORY = "XPU Place", "place", PLACE
+    ALIASES = ("move", "controlnet", "clip vision", "upscale model", "audio vae", "video vae")
+
+    @classmethod
+    def inputs(cls) -> list[io.Input]:
+        return [passed_through("anything", ANY, "What to move, from any loader.")[0]]
+
+    @classmethod
+    def outputs(cls) -> list[io.Output]:
+        return [passed_through("anything", ANY, "")[1]]
+
+    @classmethod
+    def execute(cls, anything: Any, device: str = AUTO, precision: str = AUTO, resident: str = AUTO) -> io.NodeOutput:
+        return cls.run(lambda: place(anything, asked_for(device, precision, resident)))
+
+
+NODES = (XPUPlace, XPUPlaceModel, XPUPlaceCLIP, XPUPlaceVAE)

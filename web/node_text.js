@@ -5,7 +5,6 @@ import { text } from "./texts.js";
 /** Nodes whose answer is meant to be read, and the room it takes. */
 const SIZES = {
   XPUBenchmark: [620, 420],
-  XPUDeviceInfo: [520, 300],
   XPUDoctor: [480, 380],
   XPUFreeMemory: [280, 120],
 };

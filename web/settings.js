@@ -75,7 +75,7 @@ export const settings = [
   choice("locked", "System memory that may be page-locked", ["auto", "50%", "25%", "10%", "0%"],
     "For copies to a GPU while it computes. auto: as much as the system allows."),
   beside("hooks", "Changes to ComfyUI that are left out",
-    "Names that XPU Device Info lists, separated by commas: protected VAEs, protected loading",
+    "Names that XPU Doctor lists, separated by commas: protected VAEs, protected loading",
     { type: "text", defaultValue: "" }),
 ];
 

@@ -25,7 +25,7 @@ from tests.harness.models import ensure_models
 from tests.harness.programs import ensure_chromium
 from tests.harness.server import Server
 from tests.harness.simulated import simulated_server
-from tests.harness.workflows import node, text_to_image, with_our_nodes
+from tests.harness.workflows import REPORT, text_to_image, with_our_nodes
 from tests.training.checkpoint import NAME
 from tests.unit.broken_machines import A770, inventory, machine
 from tests.unit.recorded import b580, xpu
@@ -47,14 +47,14 @@ PLACES = {
     "CLIPTextEncode": (300, 0),
     "XPUKSampler": (670, 0),
     "XPUVAEDecode": (970, 0),
-    "XPUDeviceInfo": (0, 470),
+    "XPUDoctor": (0, 470),
     "SaveImage": (670, 420),
 }
 """Where the nodes stand, so that the window holds those that matter at a zoom at which they can be read."""
 
 ARRANGE = """(places) => {
     const sizes = {
-        CLIPTextEncode: [330, 180], XPUVAEDecode: [230, 120], XPUDeviceInfo: [640, 330], SaveImage: [260, 330],
+        CLIPTextEncode: [330, 180], XPUVAEDecode: [230, 120], XPUDoctor: [640, 330], SaveImage: [260, 330],
     };
     const seen = {};
     for (const node of window.app.graph.nodes) {
@@ -104,7 +104,7 @@ def _warm_up(page: Page, server: Server) -> None:
     workflow["decode"]["inputs"]["device"] = "xpu:1"
     workflow["positive"]["inputs"]["text"] = "octopus"
     workflow["negative"]["inputs"]["text"] = ""
-    workflow["info"] = node("XPUDeviceInfo")
+    workflow["info"] = REPORT
     start(page, workflow, "Octopus")
     page.evaluate(CLOSE_OTHERS)
     page.evaluate(ARRANGE, PLACES)

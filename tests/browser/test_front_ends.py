@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.harness.front_ends import NEWER, OLDEST
 from tests.harness.server import Server
-from tests.harness.workflows import node, text_to_image, with_our_nodes
+from tests.harness.workflows import REPORT, text_to_image, with_our_nodes
 from tests.xpu_sim.control import Client as Simulation
 
 from .acting import TOGGLE_TAB, badges, eventually, open_panel, setting, shown_text, start, wait_done
@@ -115,7 +115,10 @@ def assert_told_on_vue_nodes(page: Page, server: Server) -> None:
     """Runs a workflow twice on nodes that Vue builds: what they say changes with what happened."""
     setting(page, "Comfy.VueNodes.Enabled", True)
     try:
-        workflow = {**with_our_nodes(text_to_image(steps=1)), "info": node("XPUDeviceInfo")}
+        workflow = {
+            **with_our_nodes(text_to_image(steps=1)),
+            "info": REPORT,
+        }
         workflow["sampler"]["inputs"]["device"] = "xpu:7"
         start(page, workflow)
         wait_done(server)
@@ -124,8 +127,8 @@ def assert_told_on_vue_nodes(page: Page, server: Server) -> None:
         page.evaluate("() => window.app.queuePrompt(0)")
         eventually(lambda: badges(page)["XPUKSampler"] == [["xpu:0", BLUE]])
         wait_done(server)
-        eventually(lambda: "Arc(TM) B580" in shown_text(page, "XPUDeviceInfo")[0])
-        assert shown_text(page, "XPUDeviceInfo")[1]
+        eventually(lambda: "Arc(TM) B580" in shown_text(page, "XPUDoctor")[0])
+        assert shown_text(page, "XPUDoctor")[1]
     finally:
         setting(page, "Comfy.VueNodes.Enabled", VUE_NODES["Comfy.VueNodes.Enabled"])
 

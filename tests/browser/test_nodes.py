@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import re
 
-import pytest
 from playwright.sync_api import Page, expect
 
 from tests.harness.server import Server
-from tests.harness.workflows import node, text_to_image, with_our_nodes
+from tests.harness.workflows import REPORT, node, text_to_image, with_our_nodes
 from tests.xpu_sim.control import Client as Simulation
 
 from .acting import badges, eventually, open_workflow, shown_text, start, wait_done
@@ -43,15 +42,18 @@ def test_the_job_shows_where_its_stages_ran_and_the_node_wears_a_red_badge(page:
 
 
 def test_badges_and_reports_are_there_again_after_a_workflow_is_opened_again(page: Page, server: Server) -> None:
-    workflow = {**with_our_nodes(text_to_image(steps=1, seed=3)), "info": node("XPUDeviceInfo")}
+    workflow = {
+        **with_our_nodes(text_to_image(steps=1, seed=3)),
+        "info": REPORT,
+    }
     start(page, workflow)
     wait_done(server)
-    eventually(lambda: len(badges(page)["XPUVAEDecode"]) == 1 and "Arc" in shown_text(page, "XPUDeviceInfo")[0])
-    worn, text = badges(page), shown_text(page, "XPUDeviceInfo")
+    eventually(lambda: len(badges(page)["XPUVAEDecode"]) == 1 and "Arc" in shown_text(page, "XPUDoctor")[0])
+    worn, text = badges(page), shown_text(page, "XPUDoctor")
     saved = page.evaluate("() => JSON.stringify(window.app.graph.serialize())")
     page.evaluate("() => window.app.loadGraphData()")
     page.evaluate("(saved) => window.app.loadGraphData(JSON.parse(saved))", saved)
-    eventually(lambda: badges(page) == worn and shown_text(page, "XPUDeviceInfo") == text)
+    eventually(lambda: badges(page) == worn and shown_text(page, "XPUDoctor") == text)
     page.evaluate("(saved) => window.app.loadGraphData({...JSON.parse(saved), id: crypto.randomUUID()})", saved)
     assert badges(page)["XPUVAEDecode"] == []  # the same nodes in another workflow did not run
 
@@ -69,33 +71,28 @@ def test_a_rung_is_told_on_the_node(page: Page, server: Server, simulation: Simu
     assert [text for text, _ in badges(page)["XPUKSampler"]] == ["xpu:0", fault["rung"]]
 
 
-@pytest.mark.parametrize(
-    ("node_type", "inputs", "expected"),
-    [
-        ("XPUDoctor", {"run_kernels": False, "scan_packs": False}, "PyTorch is an XPU build"),
-        ("XPUDeviceInfo", {}, "Intel(R) Arc(TM) B580 Graphics"),
-    ],
-)
-def test_a_report_is_read_on_its_node(
-    page: Page, server: Server, node_type: str, inputs: dict[str, object], expected: str
-) -> None:
-    start(page, {"report": node(node_type, **inputs)})
-    eventually(lambda: expected in shown_text(page, node_type)[0], timeout_s=200)
-    assert shown_text(page, node_type)[1]
+def test_a_report_is_read_on_its_node(page: Page, server: Server) -> None:
+    start(page, {"report": REPORT})
+    for expected in ("PyTorch is an XPU build", "Intel(R) Arc(TM) B580 Graphics"):
+        eventually(lambda expected=expected: expected in shown_text(page, "XPUDoctor")[0], timeout_s=200)
+    assert shown_text(page, "XPUDoctor")[1]
     wait_done(server)
-    page.evaluate(CENTRE, node_type)
-    screenshot(page, node_type)
+    page.evaluate(CENTRE, "XPUDoctor")
+    screenshot(page, "XPUDoctor")
 
 
 def test_a_report_is_neither_sent_nor_saved(page: Page, server: Server) -> None:
-    workflow = {"info": node("XPUDeviceInfo"), "free": node("XPUFreeMemory", anything=["info", 0])}
+    workflow = {
+        "info": REPORT,
+        "free": node("XPUFreeMemory", anything=["info", 0]),
+    }
     workflow["show"] = node("PreviewAny", source=["free", 0])
     start(page, workflow)
     wait_done(server)
     eventually(lambda: "freed" in shown_text(page, "XPUFreeMemory")[0])
     prompt, saved = page.evaluate("async () => [(await app.graphToPrompt()).output, app.graph.serialize()]")
     ours = [entry["inputs"] for entry in prompt.values() if entry["class_type"].startswith("XPU")]
-    assert [sorted(inputs) for inputs in ours] == [[], ["anything"]]
+    assert [sorted(inputs) for inputs in ours] == [["run_kernels", "scan_packs"], ["anything"]]
     assert not re.search("Arc", str(saved))
 
 

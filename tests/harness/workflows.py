@@ -27,6 +27,10 @@ def node(class_type: str, **inputs: Any) -> dict[str, Any]:
     return {"class_type": class_type, "inputs": inputs}
 
 
+REPORT = node("XPUDoctor", run_kernels=False, scan_packs=False)
+"""The node that reports on findings and devices, and runs nothing on them."""
+
+
 def text_to_image(
     checkpoint: str = "sd15-tiny.safetensors",
     *,

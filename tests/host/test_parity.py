@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tests.harness.server import Server
 from tests.harness.workflows import OURS, Workflow, node, text_to_image, with_our_nodes
 
-from .conftest import dumped
+from .conftest import dumped, run_ok
 from .graphs import (
     GRAPHS,
     controlnet,
@@ -62,6 +63,50 @@ def test_place_nodes_leave_a_stock_graph_unchanged(server: Server) -> None:
     expected = dumped(server, custom_sampler(text_to_image(), placed=False), ["decode", 0], "custom-stock")
     actual = dumped(server, custom_sampler(text_to_image(), placed=True), ["decode", 0], "custom-placed")
     assert torch.equal(actual, expected)
+
+
+@pytest.mark.core
+def test_the_place_node_for_any_object_leaves_a_stock_graph_unchanged(server: Server) -> None:
+    stock = controlnet()
+    stock["upscaler"] = node("UpscaleModelLoader", model_name="upscaler-2x.safetensors")
+    stock["upscaled"] = node("ImageUpscaleWithModel", upscale_model=["upscaler", 0], image=["decode", 0])
+    placed = {name: node("XPUPlace", anything=[*source], device="cpu", precision="fp32") for name, source in LOADED}
+    graph = {**redirected(stock, {tuple(source): [name, 0] for name, source in LOADED}), **placed}
+    result = run_ok(server, {**graph, "dump": node("TestDump", anything=["upscaled", 0], name="any-placed")})
+    assert [result.outputs[name]["xpu"][0]["effective"] for name in placed] == ["cpu"] * len(placed)
+    expected = dumped(server, stock, ["upscaled", 0], "any-stock")
+    assert torch.equal(load_file(result.outputs["dump"]["path"][0])["value"], expected)
+
+
+LOADED = tuple(
+    (f"place {name} {index}", (name, index))
+    for name, index in (("checkpoint", 0), ("checkpoint", 1), ("checkpoint", 2), ("control", 0), ("upscaler", 0))
+)
+"""Names for place nodes, and what they place: MODEL, CLIP, VAE, CONTROL_NET and UPSCALE_MODEL."""
+
+
+def redirected(graph: Workflow, sources: dict[tuple[object, ...], list[object]]) -> Workflow:
+    """A graph whose links from some outputs come from others."""
+    return {
+        name: {
+            **entry,
+            "inputs": {
+                key: sources.get(tuple(value), value) if isinstance(value, list) else value
+                for key, value in entry["inputs"].items()
+            },
+        }
+        for name, entry in graph.items()
+    }
+
+
+def test_what_is_no_model_is_not_placed(server: Server) -> None:
+    graph = {
+        "encoded": node("PrimitiveInt", value=3),
+        "placed": node("XPUPlace", anything=["encoded", 0], device="cpu"),
+        "show": node("PreviewAny", source=["placed", 0]),
+    }
+    error = server.client.run(graph).message
+    assert "mismatch" in error or "XPU Place was given int, which does not run on a device" in error
 
 
 def test_clip_vision_gives_the_stock_nodes_result(server: Server) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 
 from tests.harness.client import Result
 from tests.harness.server import Server
-from tests.harness.workflows import Workflow, node, text_to_image, with_our_nodes
+from tests.harness.workflows import REPORT, Workflow, node, text_to_image, with_our_nodes
 
 from .conftest import dumped, run_ok
 
@@ -58,10 +59,21 @@ def progress(result: Result, node_id: str) -> list[tuple[int, int]]:
     return [(data["value"], data["max"]) for data in told]
 
 
-def test_device_info_lists_the_devices_and_the_hooks(server: Server) -> None:
-    (text,) = run_ok(server, {"info": node("XPUDeviceInfo")}).outputs["info"]["text"]
+def test_the_doctor_node_lists_the_devices_and_the_changes_to_comfyui(server: Server) -> None:
+    (text,) = run_ok(server, {"info": REPORT}).outputs["info"]["text"]
     assert re.search(r"^cpu: ", text, re.MULTILINE), text
     assert "change to ComfyUI, free memory: " in text
+
+
+def test_a_workflow_with_the_device_info_of_old_gets_the_doctor_where_comfyui_replaces_nodes(
+    server: Server, host: Path
+) -> None:
+    old = {"info": node("XPUDeviceInfo"), "show": node("PreviewAny", source=["info", 0])}
+    result = server.client.run({name: {**entry, "_meta": {"title": name}} for name, entry in old.items()})
+    if (host / "app" / "node_replace_manager.py").is_file():
+        assert "cpu: " in result.outputs["show"]["text"][0]
+    else:
+        assert "XPUDeviceInfo" in result.message
 
 
 def test_free_memory_passes_its_input_through_and_what_follows_is_right(server: Server) -> None:

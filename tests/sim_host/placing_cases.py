@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 import comfy.clip_vision
+import comfy.controlnet
 import comfy.model_management as model_management
 import comfy.sd
 import folder_paths
@@ -31,6 +32,7 @@ from xpu_utils.host.running import coding, sampling
 from xpu_utils.host.running.clip import place_clip
 from xpu_utils.host.running.clip_vision import place_clip_vision
 from xpu_utils.host.running.controlnet import BRIDGE, place_controlnet
+from xpu_utils.host.running.place import place
 from xpu_utils.host.running.upscaling import PlacedUpscaler, upscale
 from xpu_utils.host.target import unload
 from xpu_utils.placement import Placement
@@ -190,6 +192,32 @@ def _kept(placed: Any, kind: type, placement: Placement) -> dict[str, Any]:
     """Whether a placed object is still of the pack's kind, worked as that does, and was watched by us."""
     ran = placement_after(placed.patcher, dataclasses.replace(placement, device=cpu()))
     return {"kind": isinstance(placed, kind), "encoded": placed.encoded, "ran_on": ran.device.id}
+
+
+class _Encoder:
+    """As ComfyUI's audio encoders are."""
+
+    def __init__(self) -> None:
+        self.patcher = ModelPatcher(torch.nn.Linear(8, 8), torch.device("xpu:0"), torch.device("cpu"))
+
+
+def case_whatever_a_loader_made() -> Any:
+    """Where the place node for any object puts what is not loaded by other cases' loaders, and what it says."""
+    weights = random_weights(LAYOUTS["upscaler-2x"][1](), seed=0, dtype=torch.float32)
+    things = {
+        "MODEL": comfy.sd.load_diffusion_model(str(MODELS / "diffusion_models" / "sd15-tiny-unet.safetensors")),
+        "VAE": loading.load_vae("vae-sd15.safetensors", placement_for("xpu:0", "fp32"))[0],
+        "CONTROL_NET": comfy.controlnet.load_controlnet(str(MODELS / "controlnet" / CONTROLNET)),
+        "UPSCALE_MODEL": ModelLoader().load_from_state_dict(weights).eval(),
+        "MODEL_PATCH": ModelPatcher(torch.nn.Linear(8, 8), torch.device("xpu:0"), torch.device("cpu")),
+        "AUDIO_ENCODER": _Encoder(),
+    }
+    found = {}
+    for kind, thing in things.items():
+        placed, placement = place(thing, placement_for("xpu:1", "auto"))
+        patcher = getattr(placed, "control_model_wrapped", getattr(placed, "patcher", placed))
+        found[kind] = [str(patcher.load_device), placement.device.id, placement.reason]
+    return found
 
 
 def case_a_t2i_adapter() -> Any:

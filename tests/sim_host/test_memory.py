@@ -18,7 +18,7 @@ from tests.harness.client import Result
 from tests.harness.hosts import host_environment
 from tests.harness.models import ensure_models
 from tests.harness.server import Server
-from tests.harness.workflows import Workflow, node, text_to_image, with_our_nodes
+from tests.harness.workflows import REPORT, Workflow, node, text_to_image, with_our_nodes
 from tests.xpu_sim.control import Client
 
 from .conftest import SimServer
@@ -73,7 +73,7 @@ def outcome(result: Result) -> dict[str, Any]:
 
 
 def report(server: Server) -> str:
-    return str(server.client.run({"info": node("XPUDeviceInfo")}).outputs["info"]["text"][0])
+    return str(server.client.run({"info": REPORT}).outputs["info"]["text"][0])
 
 
 def faults(server: Server, result: Result) -> list[Any]:

@@ -75,6 +75,22 @@ def test_a_placed_clip_has_options_of_its_own(found: Any) -> None:
     assert found["another_pack_s_clip"]["options_of_the_original"] == {}
 
 
+@pytest.mark.parametrize("kind", ["MODEL", "VAE", "CONTROL_NET", "UPSCALE_MODEL"])
+def test_one_node_places_whatever_a_loader_made(found: Any, kind: str) -> None:
+    assert found["whatever_a_loader_made"][kind] == ["xpu:1", "xpu:1", ""]
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("MODEL_PATCH", "a model patch runs where the model runs that it is for"),
+        ("AUDIO_ENCODER", "ComfyUI alone decides where this kind of model runs"),
+    ],
+)
+def test_what_cannot_be_placed_stays_and_is_said(found: Any, kind: str, reason: str) -> None:
+    assert found["whatever_a_loader_made"][kind] == ["xpu:0", "xpu:0", reason]
+
+
 def test_a_t2i_adapter_does_not_claim_the_device_that_was_asked_for(found: Any) -> None:
     told = found["a_t2i_adapter"]
     assert (told["requested"], told["device"]) == ("xpu:1", "xpu:0")

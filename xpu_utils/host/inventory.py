@@ -93,6 +93,13 @@ def placement_over(already: Placement | None, device: str, precision: str) -> Pl
     return dataclasses.replace(already, precision=asked.precision, carried_over=False)
 
 
+def left_where_it_is(asked: Placement, why: str) -> Placement:
+    """Where something runs that does not go where it was asked to, but where ComfyUI has it."""
+    stays = dataclasses.replace(placement_for(AUTO, AUTO), requested=asked.requested)
+    differs = (stays.device, AUTO) != (asked.device, asked.precision)
+    return stays.because(why) if differs else stays.noting(why)
+
+
 @contextlib.contextmanager
 def as_default(device: torch.device) -> Iterator[None]:
     """Makes a device ComfyUI's default for the block, so that its loaders choose formats for that device.

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from ...choice import AUTO
 from ...cpu.layers import stock_forward
 from ...decision import Kind, Subject
 from ...placement import Placement
 from .. import hooks
-from ..inventory import placement_for
+from ..inventory import left_where_it_is
 from ..placing.apply import apply
 from ..placing.deciding import decide
 from ..target import clone_for
@@ -28,9 +26,7 @@ def place_controlnet(control: Any, asked: Placement) -> tuple[Any, Placement]:
     placed = control.copy()
     obstacle = _why_not_bridged(placed)
     if obstacle:
-        default = dataclasses.replace(placement_for(AUTO, AUTO), requested=asked.requested)
-        differs = (default.device, AUTO) != (asked.device, asked.precision)
-        return placed, default.because(obstacle) if differs else default.noting(obstacle)
+        return placed, left_where_it_is(asked, obstacle)
     held_in = placed.control_model.dtype
     computes_in = placed.manual_cast_dtype or held_in
     decision = decide(asked, Subject(Kind.CONTROLNET, computes_in, formats=(held_in, computes_in)))

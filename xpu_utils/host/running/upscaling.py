@@ -15,7 +15,7 @@ from ...decision import Decision, Kind, Subject
 from ...placement import Placement
 from ...recovery.faults import FaultKind, NotFiniteError
 from ...recovery.ladder import Failure, Rung
-from ..inventory import placement_for, placement_over
+from ..inventory import placement_over
 from ..placing.apply import apply
 from ..placing.deciding import decide
 from ..placing.formats import WorkFormat
@@ -46,17 +46,21 @@ def upscale(model: Any, image: torch.Tensor, device: str, precision: str) -> tup
     Raises:
         LadderExhaustedError: neither this device nor another can do it.
     """
-    placed = model
-    if not isinstance(model, PlacedUpscaler):
-        placed = PlacedUpscaler.of(model, placement_for(device, precision))
-    elif (device, precision) != (AUTO, AUTO):
-        placed = model.placed_again(placement_over(model.placement, device, precision))
+    placed, already = model, model.placement if isinstance(model, PlacedUpscaler) else None
+    if already is None or (device, precision) != (AUTO, AUTO):
+        placed, _ = place_upscaler(model, placement_over(already, device, precision))
     decided(placed.placement)
     try:
         result = _in_tiles(placed, image.movedim(-1, -3))
     finally:
         placed.end()
     return result.movedim(-3, -1).clamp(0, 1), placement_after(placed.patcher, placed.placement)
+
+
+def place_upscaler(model: Any, asked: Placement) -> tuple[PlacedUpscaler, Placement]:
+    """Places an UPSCALE_MODEL."""
+    placed = model.placed_again(asked) if isinstance(model, PlacedUpscaler) else PlacedUpscaler.of(model, asked)
+    return placed, placed.placement
 
 
 def _in_tiles(placed: PlacedUpscaler, pictures: torch.Tensor) -> Any:
