@@ -34,6 +34,21 @@ def test_the_stand_in_sees_replaced_weights() -> None:
     torch.testing.assert_close(forward(given), given)
 
 
+def test_a_compiled_layer_is_the_compilers() -> None:
+    """PyTorch's compiler does not stand oneDNN's operator, which it makes of linear layers itself."""
+    ((_, forward),) = fast_linears(torch.nn.Sequential(torch.nn.Linear(8, 6).requires_grad_(False)), BOTH)
+    seen: list[str] = []
+
+    def note(graph: torch.fx.GraphModule, _: object) -> torch.fx.GraphModule:
+        seen.extend(str(node.target) for node in graph.graph.nodes)
+        return graph
+
+    with torch.inference_mode():
+        torch.compile(lambda given: forward(given), backend=note)(torch.randn(3, 8))
+    assert seen
+    assert not [target for target in seen if "mkldnn" in target]
+
+
 class _Pointwise(torch.nn.Linear):
     """As in Mochi's VAE: channels are the first dimension, not the last."""
 

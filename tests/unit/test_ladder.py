@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xpu_utils.recovery.faults import FaultKind, NotFiniteError, classify, first_line, is_dead
+from xpu_utils.recovery.faults import FaultKind, MisplacedError, NotFiniteError, classify, first_line, is_dead
 from xpu_utils.recovery.ladder import ADVICE, ORDER, Failure, LadderExhaustedError, Rung, climb
 
 
@@ -68,7 +68,17 @@ from xpu_utils.recovery.ladder import ADVICE, ORDER, Failure, LadderExhaustedErr
         (RuntimeError("DispatchStub: missing kernel for xpu"), FaultKind.OPERATOR_MISSING),
         (RuntimeError("your picture could not be used"), FaultKind.UNKNOWN),
         (RuntimeError("could not get the file descriptor of a socket"), FaultKind.UNKNOWN),
-        (RuntimeError("Expected all tensors to be on the same device, but found xpu:0 and cpu"), FaultKind.UNKNOWN),
+        (RuntimeError("Expected all tensors to be on the same device, but found xpu:0 and cpu"), FaultKind.MISPLACED),
+        (RuntimeError("indices should be either on cpu or on the same device as the indexed"), FaultKind.MISPLACED),
+        (RuntimeError("Input type (XPUHalfType) and weight type (HalfTensor) should be the same"), FaultKind.MISPLACED),
+        (MisplacedError("patch of a pack: found at least two devices, cpu and xpu:0"), FaultKind.MISPLACED),
+        (RuntimeError("Triton Error [ZE]: 0x78000011"), FaultKind.DRIVER),
+        (RuntimeError("piProgramBuild failed"), FaultKind.DRIVER),
+        (RuntimeError("zeCommandQueueSynchronize returned 0x70000001"), FaultKind.DRIVER),
+        (RuntimeError("No device of requested type available"), FaultKind.DRIVER),
+        (RuntimeError("mkl_lapack: computation error"), FaultKind.DRIVER),
+        (RuntimeError("the url could not be opened"), FaultKind.UNKNOWN),
+        (RuntimeError("pick a size above zero"), FaultKind.UNKNOWN),
         (RuntimeError("UR_RESULT_ERROR_INVALID_BUFFER_SIZE"), FaultKind.ALLOCATION_TOO_LARGE),
         (RuntimeError("the tokenizer failed with error: 20"), FaultKind.UNKNOWN),
         (RuntimeError("shape '[2, 3]' is invalid for input of size 5"), FaultKind.UNKNOWN),
@@ -81,6 +91,14 @@ def test_failures_are_classified_by_type_and_message(error: BaseException, kind:
 
 MARKERS = (
     *("UR error", "UR_RESULT_ERROR_", "PI_ERROR_", "Native API", "level_zero", "Level Zero", "ZE_RESULT_ERROR_"),
+    *(
+        "piProgramBuild",
+        "urEnqueueKernelLaunch",
+        "zeKernelCreate",
+        "clEnqueueNDRangeKernel",
+        "unified runtime",
+        "CL_OUT_",
+    ),
     *("sycl::", "SYCL", "oneDNN", "dnnl_status", "MKL ", "oneMKL", "could not create a primitive"),
 )
 
@@ -95,6 +113,12 @@ def test_no_text_of_a_runtime_reaches_the_user_raw(before: str, marker: str, aft
 def test_a_runtimes_error_without_a_rule_of_its_own_climbs_from_memory_to_the_cpu() -> None:
     taken, _ = run([RuntimeError("UR error")] * 5, set(Rung))
     assert taken == [Rung.FREE, Rung.ATTENTION, Rung.FP32, Rung.ACCELERATOR, Rung.CPU]
+
+
+def test_the_sentence_names_the_first_fault_as_well() -> None:
+    elsewhere = RuntimeError("Expected all tensors to be on the same device, but found cpu and xpu:0")
+    with pytest.raises(LadderExhaustedError, match=r"data on two devices .* after out of memory .*is full.*: leave"):
+        run([torch.OutOfMemoryError("XPU is full"), elsewhere, elsewhere], {Rung.FREE})
 
 
 def test_a_failure_is_recognised_through_what_caused_it() -> None:

@@ -21,9 +21,17 @@ def linear(
     return result
 
 
-@functools.lru_cache(maxsize=8)
 def linear_works(dtype: torch.dtype) -> bool:
-    """Whether `linear` computes in this dtype here; tried out, as oneDNN can be told to use fewer instructions."""
+    """Whether `linear` computes in this dtype here.
+
+    Not while PyTorch's compiler looks on: it knows the operator only as what it makes of linear layers itself.
+    """
+    return not torch.compiler.is_compiling() and _linear_works(dtype)
+
+
+@functools.lru_cache(maxsize=8)
+def _linear_works(dtype: torch.dtype) -> bool:
+    """Tried out, as oneDNN can be told to use fewer instructions."""
     if not torch.backends.mkldnn.is_available():
         return False
     ones = torch.ones(2, 2, dtype=dtype)

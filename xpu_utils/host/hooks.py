@@ -155,6 +155,13 @@ def take_out(hook: str, entries: list[Any], entry: Any, does: str) -> None:
     record(hook, State.APPLIED, does)
 
 
+def ask_queue(hook: str, queue: Any, flag: str, does: str) -> None:
+    """Has the host's queue do something before the next prompt, unless that is switched off."""
+    if not switched_off(hook):
+        queue.set_flag(flag, True)
+        record(hook, State.APPLIED, does)
+
+
 def _as_it_is(hook: Hook) -> Hook:
     in_force, otherwise = _liveness.get(hook.name, (lambda: True, ""))
     if hook.state is State.APPLIED and not in_force():

@@ -21,6 +21,7 @@ from . import hooks
 from .neighbours import without_dynamic_vram
 
 DEFAULT_HOOK = hooks.named("default device while loading")
+RUNNING_HOOK = hooks.named("default device while sampling")
 
 
 def host_inventory() -> Inventory:
@@ -106,9 +107,29 @@ def as_default(device: torch.device) -> Iterator[None]:
 
     For the CPU this is what --cpu does; for an accelerator it is PyTorch's current device, which ComfyUI asks.
     """
+    does = "files for the CPU are loaded as with --cpu"
+    with_mapping = contextlib.nullcontext() if device.type != "cpu" else without_dynamic_vram()
+    with _default(device, DEFAULT_HOOK, does), with_mapping:
+        yield
+
+
+@contextlib.contextmanager
+def runs_on(device: torch.device) -> Iterator[None]:
+    """Makes the device that a model is called on ComfyUI's default for the block, if it is not.
+
+    Control-LoRAs, T2I adapters and functions of other packs put their tensors there.
+    """
+    if device == model_management.get_torch_device():
+        yield
+        return
+    with _default(device, RUNNING_HOOK, "what is made while a model computes on the CPU is made there"):
+        yield
+
+
+@contextlib.contextmanager
+def _default(device: torch.device, hook: str, does: str) -> Iterator[None]:
     if device.type == "cpu":
-        does, cpu = "files for the CPU are loaded as with --cpu", model_management.CPUState.CPU
-        with hooks.put_meanwhile(DEFAULT_HOOK, model_management, does, cpu_state=cpu), without_dynamic_vram():
+        with hooks.put_meanwhile(hook, model_management, does, cpu_state=model_management.CPUState.CPU):
             yield
     else:
         with torch.get_device_module(device.type).device(device.index):

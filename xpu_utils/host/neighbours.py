@@ -111,8 +111,15 @@ def distributed(patcher: Any) -> bool:
 
 
 def pack_of(function: Any) -> str:
-    """The pack that a function is from, by its module; ComfyUI names a pack's modules by the folder's whole path."""
-    return re.split(r"[\\/]", str(getattr(function, "__module__", "another pack")))[-1]
+    """The pack that a function is from, by its module."""
+    module = str(getattr(function, "__module__", "another pack"))
+    return pack_name(module) or module
+
+
+def pack_name(module: str) -> str:
+    """The pack that a module is of, empty for others: ComfyUI names a pack's modules by the folder's whole path."""
+    *path, name = re.split(r"[\\/]", module)
+    return name.partition(".")[0] if path else ""
 
 
 def default_device_is_anothers() -> bool:

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 from comfy_execution.utils import get_executing_context
+from server import PromptServer
+
+from . import hooks
+
+ANEW_HOOK = hooks.named("nodes after lost data")
 
 
 def current_prompt_id() -> str:
@@ -20,3 +25,10 @@ def current_node_id() -> str:
 def current_execution() -> object:
     """Equal within one execution of a node (for each item of a list there is one); None outside of any."""
     return get_executing_context()
+
+
+def execute_all_anew() -> None:
+    """Has ComfyUI forget what nodes have answered, before the next prompt: some of it is on a device that is gone."""
+    if PromptServer.instance is not None:  # as in a script
+        does = "all nodes are executed anew after data was lost with its device"
+        hooks.ask_queue(ANEW_HOOK, PromptServer.instance.prompt_queue, "free_memory", does)

@@ -17,6 +17,8 @@ class FaultKind(enum.Enum):
     DEVICE_LOST = "device lost"
     OPERATOR_MISSING = "operation not supported"
     NOT_FINITE = "NaN in the result"
+    MISPLACED = "data on two devices"
+    """Somebody's tensors are not where the model computes."""
     DRIVER = "driver error"
     """Any other text of the runtimes below PyTorch."""
     UNKNOWN = "unknown"
@@ -31,6 +33,10 @@ class NotFiniteError(RuntimeError):
     """A model call answered NaN or infinity."""
 
 
+class MisplacedError(RuntimeError):
+    """Data of another device was met; the message says whose."""
+
+
 @dataclasses.dataclass(frozen=True)
 class _Rule:
     kind: FaultKind
@@ -42,12 +48,14 @@ _RUNTIME = r"(level_zero|Native API|\bUR\b)[^\n]*\b(error|returns|code):? *"
 """Intel's runtimes before the number of an error; other libraries have other numbers."""
 
 _MARKERS = (
-    r"(?-i:\bUR\b|\bIGC\b)|\bUR_|\bPI_|\bZES?_|\bL0\b|Native API|level[_ ]?zero|sycl|dpc\+\+|dpcpp"
-    r"|onednn|dnnl|mkldnn|onemkl|oneapi|\bmkl\b|\bbuild (program|module)|program was built|module (build|creation)"
+    r"(?-i:\bUR\b|\bPI\b|\bIGC\b|\bNEO\b|\b(ur|pi|zes?|cl)[A-Z][A-Za-z]|\[ZE\])"
+    r"|\bUR_|\bPI_|\bZES?_|\bCL_|\bL0\b|Native API|level[_ ]?zero|unified[_ ]runtime|sycl|dpc\+\+|dpcpp"
+    r"|onednn|dnnl|mkldnn|onemkl|oneapi|(\b|_)mkl(\b|_)|torch[-_]xpu[-_]ops|\bxpu::|xpu error|initialize xpu"
+    r"|\bbuild (program|module)|program was built|module (build|creation)|backend compiler failed|spir-?v|ocloc"
     r"|could not (create|execute|initialize|get|set|reorder)\b[^\n]*(primitive|memory (object|descriptor)|engine)"
-    r"|work-(group|item)s?\b"
+    r"|work-(group|item)s?\b|no device of requested type|enqueue process failed|compute runtime|gpu hang|wedged"
 )
-"""What tells a text of UR, PI, Level Zero, SYCL, oneDNN or MKL, or of the compiler under them."""
+"""What tells a text of UR, PI, Level Zero, SYCL, oneDNN or MKL, or of the compiler or driver under them."""
 
 # First match wins. Messages: PyTorch's XPU allocator and SYCL runtime (pytorch #177714, #190972; torch-xpu-ops
 # #3155; unified-runtime's ur_result_t: 20 device lost, 39 out of device memory, 40 out of resources; PI's, which are
@@ -55,6 +63,7 @@ _MARKERS = (
 # later call of the process fails, as on a lost device.
 _RULES: tuple[_Rule, ...] = (
     _Rule(FaultKind.NOT_FINITE, (NotFiniteError,), ""),
+    _Rule(FaultKind.MISPLACED, (MisplacedError,), ""),
     _Rule(
         FaultKind.DEVICE_LOST,
         (RuntimeError,),
@@ -82,6 +91,12 @@ _RULES: tuple[_Rule, ...] = (
         r"UR_RESULT_ERROR_INVALID_ARGUMENT|UNSUPPORTED_FEATURE|Required aspect fp64|doesn't support tensor of type"
         r"|not supported (on the device|in oneDNN)|Could not run '.*' (with arguments )?from the"
         r"|not (currently )?implemented for|no kernel|missing kernel",
+    ),
+    _Rule(
+        FaultKind.MISPLACED,
+        (RuntimeError,),
+        r"expected all tensors to be on the same device|found at least two devices|either on cpu or on the same device"
+        r"|but expected (it|them) to be on (cpu|gpu|the same)|weight type \([\w.]+\) should be the same",
     ),
     _Rule(FaultKind.DRIVER, (RuntimeError,), _MARKERS),
 )

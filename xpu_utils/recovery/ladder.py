@@ -20,6 +20,7 @@ class Rung(enum.Enum):
     SPLIT = "the prompts one after the other"
     OFFLOAD = "part of the weights in main memory"
     FP32 = "fp32"
+    ALONG = "data of other nodes moved along"
     TILES = "smaller tiles"
     HOST = "main memory"
     ACCELERATOR = "another device"
@@ -36,6 +37,7 @@ ORDER: Mapping[FaultKind, tuple[Rung, ...]] = {
     FaultKind.DEVICE_LOST: (Rung.ACCELERATOR, Rung.CPU),
     FaultKind.OPERATOR_MISSING: (Rung.FP32, Rung.ACCELERATOR, Rung.CPU),
     FaultKind.NOT_FINITE: (Rung.FP32, Rung.ACCELERATOR, Rung.CPU),
+    FaultKind.MISPLACED: (Rung.ALONG,),
     FaultKind.DRIVER: (Rung.FREE, Rung.ATTENTION, Rung.FP32, Rung.ACCELERATOR, Rung.CPU),
 }
 
@@ -61,6 +63,9 @@ class Failure:
         """The first line of the error."""
         return first_line(self.error)
 
+    def __str__(self) -> str:
+        return f"{self.kind.value} ({self.message})"
+
 
 ADVICE: Mapping[FaultKind, str] = {
     FaultKind.OUT_OF_MEMORY: "make the picture or batch smaller, or free memory",
@@ -68,6 +73,7 @@ ADVICE: Mapping[FaultKind, str] = {
     FaultKind.DEVICE_LOST: "restart ComfyUI to get the device back",
     FaultKind.OPERATOR_MISSING: "update the driver and PyTorch, or choose another device",
     FaultKind.NOT_FINITE: "choose precision fp32, or leave out the LoRA, ControlNet or other patch that spoils it",
+    FaultKind.MISPLACED: "leave that node out, or leave the model on the device that ComfyUI takes by itself",
     FaultKind.DRIVER: "update the driver and PyTorch, or choose another device or precision",
 }
 """What the user can do when nothing was left to try."""
@@ -77,25 +83,26 @@ class LadderExhaustedError(RuntimeError):
     """Nothing was left to try; the message is one sentence."""
 
     @classmethod
-    def after(cls, failure: Failure, what: str, tried: Collection[Rung] = ()) -> LadderExhaustedError:
+    def after(
+        cls, failure: Failure, what: str, tried: Collection[Rung] = (), first: Failure | None = None
+    ) -> LadderExhaustedError:
         """The error of work that failed for good.
 
         Args:
             what: the work's name ("Sampling step 3").
             tried: the rungs that were taken.
+            first: the failure that it began with; told where it was of another kind.
         """
         done = ", ".join(rung.value for rung in Rung if rung in tried) or "nothing could be tried"
-        return cls(
-            f"{what} failed with {failure.kind.value} ({failure.message}) and was given up after {done}: "
-            f"{ADVICE[failure.kind]}."
-        )
+        began = "" if first is None or first.kind is failure.kind else f" after {first}"
+        return cls(f"{what} failed with {failure}{began} and was given up after {done}: {ADVICE[failure.kind]}.")
 
 
 RungAction = Callable[[Failure], "str | None"]
 """Prepares the next attempt and says what it did in a few words, or answers None where it cannot help."""
 
-REPEATED = frozenset({Rung.ACCELERATOR})
-"""Rungs that may be taken again, once for each device; their actions answer None when there is no other."""
+REPEATED = frozenset({Rung.ACCELERATOR, Rung.ALONG})
+"""Rungs that may be taken again, as on another device; their actions answer None when there is no more to do."""
 
 
 def climb(
@@ -148,9 +155,11 @@ class _Steps:
         self._left = dict(actions)
         self._what = what
         self._taken: set[Rung] = set()
+        self._first: Failure | None = None
 
     def after(self, failure: Failure) -> tuple[Rung, str]:
         """The next rung that applies, and what its action did."""
+        self._first = self._first or failure
         for rung in ORDER[failure.kind]:
             action = self._left.pop(rung, None)  # for good where it does not apply, or fails itself
             words = action and action(failure)
@@ -159,4 +168,4 @@ class _Steps:
                 if rung in REPEATED:
                     self._left[rung] = action
                 return rung, words
-        raise LadderExhaustedError.after(failure, self._what, self._taken) from failure.error
+        raise LadderExhaustedError.after(failure, self._what, self._taken, self._first) from failure.error

@@ -11,14 +11,14 @@ import comfy.model_management as model_management
 
 from ...machine.devices import Device
 from ...placement import Placement
-from ...recovery.faults import FaultKind, NotFiniteError, is_lost, lost_devices
+from ...recovery.faults import FaultKind, NotFiniteError, classify, is_lost, lost_devices
 from ...recovery.jobs import Fault, record_fault
 from ...recovery.ladder import Failure, LadderExhaustedError, Rung, RungAction, climb
 from ...weights.check import first_not_finite, tensors_in
 from ..inventory import host_inventory
 from ..memory import free_others
 from ..placing.placed import lead_to, placement_of
-from ..prompts import current_node_id, current_prompt_id
+from ..prompts import current_node_id, current_prompt_id, execute_all_anew
 from ..stages import decided
 from ..target import HOST, unload
 from . import takeover
@@ -97,7 +97,7 @@ class Recovery:
             if not dead and lost_devices():
                 raise LadderExhaustedError(
                     f"{self.stage.capitalize()} was given data that was left on a lost device "
-                    f"({', '.join(lost_devices())}): change an input of the node that made it, or restart ComfyUI."
+                    f"({', '.join(lost_devices())}): queue the prompt again, its nodes are then executed anew."
                 ) from failure.error
             self.failed_on = self._ran_on if self._ran_on in dead or not dead else dead[0]
         self._left.add(self.failed_on)
@@ -143,7 +143,9 @@ class Recovery:
                 what=what or self.stage.capitalize(),
                 passing=passing,
             )
-        except LadderExhaustedError:
+        except LadderExhaustedError as error:
+            if lost_devices() or classify(error) is FaultKind.MISPLACED:
+                execute_all_anew()
             if not is_lost(self.patcher.load_device):
                 unload(self.patcher)
             raise

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import comfy.sampler_helpers as sampler_helpers
+import comfy.samplers
 import torch
 
 from ...recovery.faults import is_lost
+from ..inventory import runs_on
 from ..placing.placed import placement_of
 from ..recovery.weights import allow_a_host_copy, make_ready
 from ..target import retarget, unload
@@ -20,6 +22,8 @@ class Companions:
     def __init__(self, guider: Any) -> None:
         self._guider = guider
         self._came_from: list[tuple[Any, torch.device]] = []
+        self._adapters: dict[int, tuple[Any, torch.device]] = {}
+        """T2I adapters, which no patcher holds, and where they were, by identity."""
 
     def follow(self, device: torch.device) -> None:
         """Has them load where the model does; what was on a lost device comes back."""
@@ -29,7 +33,18 @@ class Companions:
             if placement_of(patcher) is None and patcher.load_device != device and not _is_copy(patcher):
                 self._came_from.append((patcher, patcher.load_device))
                 _lead(patcher, device)
-        self._forget_hints()
+        for control in self.controls():
+            control.cond_hint = None  # kept on the device that it was first used on, and what follows from it as well
+            if hasattr(control, "t2i_model"):
+                self._adapters.setdefault(id(control), (control, control.device))
+                control.device, control.control_input = device, None
+
+    def prepare(self) -> None:
+        """Again what ComfyUI does before a run, after the model has moved: Control-LoRAs take its weights."""
+        model = self._guider.model_patcher.model
+        with runs_on(self._guider.model_patcher.load_device):
+            for conditions in self._guider.conds.values():
+                comfy.samplers.pre_run_control(model, conditions)
 
     def restore(self) -> None:
         """Leads them back to where they were, unless that device is gone: a stock graph may use them next."""
@@ -37,6 +52,9 @@ class Companions:
             if not is_lost(device):
                 _lead(patcher, device)
         self._came_from.clear()
+        for adapter, device in self._adapters.values():
+            adapter.device = device
+        self._adapters.clear()
 
     def loaded(self) -> list[Any]:
         """Those that ComfyUI loads with the model; none before it has."""
@@ -53,12 +71,8 @@ class Companions:
         found, _ = sampler_helpers.get_additional_models(self._guider.conds, model.model_dtype())
         found += sampler_helpers.get_additional_models_from_model_options(self._guider.model_options)
         found += model.get_nested_additional_models()
+        found += model.model_patches_models()
         return [patcher for patcher in dict.fromkeys(found) if hasattr(patcher, "load_device")]
-
-    def _forget_hints(self) -> None:
-        """ControlNets keep their picture on the device that it was first used on."""
-        for control in self.controls():
-            control.cond_hint = None
 
 
 def chain(control: Any) -> Iterator[Any]:

@@ -78,16 +78,3 @@ def _remember(group: Any, time: Callable[[torch.Tensor], object]) -> None:
     last = getattr(group, "_curr_t", None)
     if isinstance(last, torch.Tensor) and last.device != HOST:
         group._curr_t = time(last)
-
-
-def bring_records_to_host(options: Any) -> None:
-    """Takes to the host what attention patches recorded in a model call for the guidance that follows it there.
-
-    Such a pair (SelfAttentionGuidance has one) shares a variable: a tensor in the closure of the guidance function.
-    """
-    for function in options.get("sampler_post_cfg_function", ()):
-        for cell in getattr(function, "__closure__", None) or ():
-            with contextlib.suppress(ValueError):  # a variable without a value yet
-                recorded = cell.cell_contents
-                if isinstance(recorded, torch.Tensor) and recorded.device != HOST:
-                    cell.cell_contents = recorded.to(HOST)

@@ -28,6 +28,7 @@ from ...recovery.ladder import Failure, LadderExhaustedError, Rung, RungAction
 from ...weights.check import first_not_finite, tensors_in
 from .. import hooks
 from ..attention import BUDGET, OVERRIDE, placed_attention, smaller_budget_bytes
+from ..inventory import runs_on
 from ..placing.apply import apply
 from ..placing.deciding import decide
 from ..placing.formats import WorkFormat, compute_dtype
@@ -36,9 +37,10 @@ from ..recovery.rungs import Recovery, asked_in_fp32
 from ..recovery.weights import recover
 from ..target import HOST, unload
 from .companions import Companions, chain
-from .conditions import DeviceConditions, bring_records_to_host, keyframes_on_host, moved
+from .conditions import DeviceConditions, keyframes_on_host, moved
 from .cpu_controls import ControlsOnCpu
 from .noise import drawn_where_comfyui_does
+from .patches import Patches
 
 WRAPPER = "xpu_nodes.model_call"
 HOOK = hooks.named("model calls")
@@ -122,6 +124,7 @@ class SamplingRun:
         self._budget_bytes: int | None = None
         self._conditions = DeviceConditions()
         self._companions = Companions(guider)
+        self._patches = Patches(guider)
         self._loaded = True
         """False between a rung that has the model loaded anew and the next attempt."""
         self._threads: HostThreads | None = None
@@ -136,7 +139,8 @@ class SamplingRun:
             self._settle()
             self._loaded = True  # by ComfyUI, before the first call
             self._use_cpu_engine()
-            return attempt()
+            with runs_on(self.patcher.load_device):
+                return attempt()
 
         what, on_failure = "Loading for sampling", self._on_failure_outside_a_call
         return self._recovery.carry_on(start, self._rungs(), on_failure=on_failure, what=what)
@@ -156,6 +160,7 @@ class SamplingRun:
 
     def restore(self) -> None:
         """After the run, has the model go back to where it was asked to be, unless that device is gone."""
+        self._patches.restore()
         self._controls.restore()
         self._format.restore()
         self._companions.restore()
@@ -184,6 +189,7 @@ class SamplingRun:
             Rung.SPLIT: functools.partial(self._split_conditions, count=sum(len(cond or ()) for cond in conds)),
             Rung.OFFLOAD: self._offload,
             Rung.FP32: self._compute_in_fp32,
+            Rung.ALONG: self._take_along,
         }
         step = self._step(timestep)
 
@@ -208,9 +214,9 @@ class SamplingRun:
             model_options=options,
         )
         one_a_batch = _one_condition_a_batch(self.patcher.model) if self._split else contextlib.nullcontext()
-        with one_a_batch, keyframes_on_host(call.get("conds"), call.get("timestep")):
+        keyframes = keyframes_on_host(call.get("conds"), call.get("timestep"))
+        with one_a_batch, keyframes, self._patches.where_the_model_is(options, device):
             answers = there.on(executor)
-        bring_records_to_host(options)
         return [answer.to(HOST) for answer in answers]
 
     def _options_on(self, options: Any, device: torch.device) -> Any:
@@ -295,6 +301,11 @@ class SamplingRun:
         apply(decide(asked, Subject(Kind.MODEL, compute_dtype(self.patcher))), self.patcher)
         return "the step repeated in fp32"
 
+    def _take_along(self, failure: Failure) -> str | None:
+        device = self.patcher.load_device
+        moved = self._patches.move_all(device)
+        return f"{moved} things of other nodes moved to {device}" if moved else None
+
     def _go_elsewhere(self, failure: Failure, *, accelerator: bool) -> str | None:
         self._loaded = False  # also where the move fails half way
         return self._recovery.go_elsewhere(failure, accelerator=accelerator)
@@ -330,6 +341,7 @@ class SamplingRun:
         )
         model_management.load_models_gpu([self.patcher, *self._companions.loaded()])
         self.patcher.model.current_patcher = self.patcher
+        self._companions.prepare()
         self.keep_schedule_on_host()
         self._loaded = True
 
@@ -341,11 +353,13 @@ class SamplingRun:
         """Gets what was lost back to the host, ready to load to the model's device."""
         recover(self.patcher)
         self._companions.follow(self.patcher.load_device)
+        self._patches.recover(self.patcher.load_device)
         self._conditions.forget()
 
     def _on_failure(self, failure: Failure) -> None:
         self._alone = True
         self._conditions.forget()
+        self._patches.take_back()
         self._recovery.on_failure(failure)
 
 
