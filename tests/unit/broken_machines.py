@@ -85,10 +85,16 @@ BROKEN: dict[str, tuple[dict[str, Any], State, str, str]] = {
         "firmware",
     ),
     "kernel-driver-other": (
-        {"gpus": (Gpu(0xE20B, "vfio-pci", 0, integrated=False),)},
+        {"gpus": (Gpu(0xE20B, "vfio-pci", 0, integrated=False),), "inventory": NOTHING},
         State.ERROR,
         "not i915 or xe",
         "vfio-pci.ids",
+    ),
+    "kernel-driver-guest": (
+        {"gpus": (*TWO_GPUS[:1], Gpu(0x56A0, "vfio-pci", 0, integrated=False))},
+        State.NOTE,
+        "vfio-pci holds it",
+        "Nothing is wrong",
     ),
     "kernel-driver-old": (
         {"gpus": (Gpu(0xE20B, "i915", 0, integrated=False),)},
@@ -251,6 +257,12 @@ BROKEN: dict[str, tuple[dict[str, Any], State, str, str]] = {
         State.ERROR,
         "!level_zero:*",
         "export ONEAPI_DEVICE_SELECTOR=level_zero:gpu",
+    ),
+    "selector-quoted": (
+        {"environment": {"ONEAPI_DEVICE_SELECTOR": '"level_zero:0"'}, "inventory": NOTHING},
+        State.ERROR,
+        'ONEAPI_DEVICE_SELECTOR="level_zero:0"',
+        "export ONEAPI_DEVICE_SELECTOR=level_zero:0",
     ),
     "selector, a GPU that is not there": (
         {"environment": {"ONEAPI_DEVICE_SELECTOR": "level_zero:7"}, "inventory": NOTHING},

@@ -41,7 +41,7 @@ from .broken_machines import (
     machine,
     torch_build,
 )
-from .recorded import b580, lay_out
+from .recorded import GIB, b580, lay_out
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTATION = ROOT / "docs" / "doctor.md"
@@ -52,6 +52,22 @@ def test_a_healthy_machine_has_only_good_findings() -> None:
     assert {finding.state for finding in found} == {State.OK}
     assert exit_code(found) == 0
     assert {finding.code for finding in found} >= {"kernel-driver", "torch-xpu", "device", "level-zero", "pyzes"}
+
+
+@pytest.mark.parametrize(
+    "environment", [{"ONEAPI_DEVICE_SELECTOR": "level_zero:1"}, {"ZE_AFFINITY_MASK": "1"}, {"ZE_AFFINITY_MASK": "0.1"}]
+)
+def test_the_second_tile_of_a_data_center_max_is_a_device(environment: dict[str, str]) -> None:
+    card = Gpu(0x0BD5, "i915", 128 * GIB, integrated=False)
+    found = examine(machine(gpus=(card,), environment=environment))
+    assert not [finding.code for finding in found if finding.code in ("selector", "affinity-mask")]
+
+
+def test_a_card_that_a_virtual_machine_has_needs_no_render_node() -> None:
+    kept = Gpu(0x56A0, "vfio-pci", 0, integrated=False)
+    nodes = (RenderNode("renderD128", "render", usable=True), RenderNode("renderD129", "video", usable=False))
+    found = examine(machine(gpus=(*machine().gpus, kept), render_nodes=nodes))
+    assert not [finding.code for finding in found if finding.state in (State.ERROR, State.WARNING)]
 
 
 def test_a_healthy_windows_machine_has_only_good_findings() -> None:

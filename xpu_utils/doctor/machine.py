@@ -124,6 +124,11 @@ class Machine:
         return tuple(gpu for gpu in self.gpus if gpu.architecture is not Architecture.BEFORE_XE)
 
     @property
+    def present(self) -> int:
+        """How many of those are this system's: one that vfio-pci holds is a virtual machine's."""
+        return sum(gpu.driver != "vfio-pci" for gpu in self.candidates)
+
+    @property
     def shown(self) -> int:
         """How many Intel GPUs PyTorch shows; what is below it works then."""
         return sum(device.type == "xpu" for device in self.inventory.devices)

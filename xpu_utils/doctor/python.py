@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ..machine.devices import TORCH_NEEDED
 from ..machine.pip import install_torch, pip
-from ..machine.profiles import OVERRIDES_VARIABLE
+from ..machine.profiles import OVERRIDES_VARIABLE, Architecture
 from ..machine.selector import leaves, shows
 from .findings import Finding, State, everywhere
 from .machine import Machine
@@ -120,10 +120,17 @@ def kernel_cache(machine: Machine) -> Iterator[Finding]:
 
 def hiding(machine: Machine) -> Iterator[Finding]:
     """Variables that leave out devices: an error where none is left, else a note, as it may be meant."""
-    variables, gpus = machine.environment, len(machine.candidates) or 1
+    variables, gpus = machine.environment, machine.present or 1
     state = State.NOTE if machine.shown else State.ERROR
-    selector = variables.get("ONEAPI_DEVICE_SELECTOR", "")
-    left = sum(shows(selector, position) for position in range(gpus))
+    selector = variables.get("ONEAPI_DEVICE_SELECTOR", "").strip()
+    if selector[:1] in ("'", '"'):
+        selector, given = selector.strip("'\""), selector
+        what = "ONEAPI_DEVICE_SELECTOR holds quotes, which SYCL takes for a part of it"
+        fixes = _setting("ONEAPI_DEVICE_SELECTOR", selector)
+        yield Finding("selector-quoted", state, what, f"ONEAPI_DEVICE_SELECTOR={given}", fixes)
+    # Each tile of a Data Center Max counts as a device.
+    tiles = 2 if any(gpu.architecture is Architecture.DATA_CENTER_MAX for gpu in machine.candidates) else 1
+    left = sum(shows(selector, position) for position in range(tiles * gpus))
     if left < gpus:
         what = f"ONEAPI_DEVICE_SELECTOR leaves {left} of {gpus} Level Zero GPUs, and PyTorch takes no others"
         fixes = _setting("ONEAPI_DEVICE_SELECTOR", "level_zero:gpu")
@@ -133,7 +140,7 @@ def hiding(machine: Machine) -> Iterator[Finding]:
         what, evidence = "SYCL_DEVICE_FILTER leaves out Level Zero", f"SYCL_DEVICE_FILTER={older}"
         yield Finding("sycl-filter", state, what, evidence, _unsetting("SYCL_DEVICE_FILTER"))
     mask = variables.get("ZE_AFFINITY_MASK", "")
-    left = sum(leaves(mask, position) for position in range(gpus))
+    left = sum(leaves(mask, position) for position in range(tiles * gpus))
     if left < gpus:
         what, evidence = f"ZE_AFFINITY_MASK leaves {left} of {gpus} GPUs", f"ZE_AFFINITY_MASK={mask}"
         yield Finding("affinity-mask", state, what, evidence, _unsetting("ZE_AFFINITY_MASK"))

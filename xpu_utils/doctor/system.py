@@ -69,6 +69,9 @@ def kernel_driver(machine: Machine) -> Iterator[Finding]:
         name = f"Intel GPU {gpu.pci_device_id:#06x}"
         if gpu.driver in DRIVERS or (gpu.driver and machine.system == "windows"):
             yield Finding("kernel-driver", State.OK, f"{name} has a driver", f"{gpu.driver}, kernel {machine.kernel}")
+        elif gpu.driver == "vfio-pci" and machine.shown:
+            what, fixes = f"{name} is kept for a virtual machine", everywhere("Nothing is wrong, if that is meant.")
+            yield Finding("kernel-driver-guest", State.NOTE, what, "vfio-pci holds it", fixes)
         elif gpu.driver:
             fixes = everywhere(f"Release the card from {gpu.driver}: remove its id from vfio-pci.ids and restart.")
             yield Finding(
@@ -99,7 +102,7 @@ def render_permission(machine: Machine) -> Iterator[Finding]:
     """This user may open the render nodes; where PyTorch shows every GPU, those that remain are of other makers."""
     if machine.system == "windows" or not any(gpu.driver for gpu in machine.candidates):
         return
-    needed = machine.shown < len(machine.candidates)
+    needed = machine.shown < machine.present
     if needed and not machine.render_nodes:
         fixes = everywhere("In a container: start it with --device /dev/dri (docker, podman).", windows="")
         evidence = "/dev/dri has no renderD* of an Intel GPU"

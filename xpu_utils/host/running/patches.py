@@ -96,12 +96,16 @@ class Patches:
         return sum(self._lead(each, lambda tensor: _moved(tensor, device), lambda _: device) for each in held)
 
     def restore(self) -> None:
-        """After the run, what was moved goes back, unless something else is there now or its device is gone."""
+        """After the run, what was moved goes back, unless something else is there now or its device is gone.
+
+        What the last call left may be asked for by the next prompt, so it is copied like the rest.
+        """
         for held in self._of_the_model():
             before, now = self._led.get(held.place, (None, None))
             if now is held.value and not _is_lost(dataclasses.replace(held, value=before)):
                 held.put(before)
         self._led.clear()
+        self._copy([held for held in self._of_the_model() if not _is_lost(held)])
 
     def _prepare(self, device: torch.device) -> None:
         """What stays in main memory while the model is on an accelerator is left there: it may be meant to."""
