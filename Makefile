@@ -7,7 +7,7 @@ READY := .venv/.ready
 # Python with the packages of the ComfyUI at COMFYUI_PATH, or of the registry's HOST_VERSION.
 ON_HOST := $(BIN)/python -m tests.harness.environment
 
-.PHONY: demo test suites prepare lint texts unit contract contract-check contract-news nix nix-service sim-tests sim-host sim-faults sim-sampling browser front-ends browser-newest pictures host hosts host-core host-own matrices sim bench-cpu reliability
+.PHONY: demo test suites prepare lint texts unit contract contract-check contract-news nix nix-service sim-tests sim-host sim-faults sim-sampling browser front-ends browser-newest pictures examples host hosts host-core host-own matrices sim bench-cpu reliability
 demo: $(READY)
 	$(ON_HOST) -m tests.harness.demo --device $(DEVICE)
 
@@ -87,6 +87,10 @@ browser-newest: $(READY)
 pictures: $(READY)
 	$(ON_HOST) -m tests.browser.pictures
 	$(ON_HOST) -m tests.harness.gallery
+
+# The examples of the template browser and their pictures, and the blueprints, by the real editor.
+examples: $(READY)
+	$(ON_HOST) -m tests.browser.examples
 
 # Packaging, ComfyUI started from the Nix store; with NIXPKGS_LIB= and FLAKE_PARTS= also the modules, with WHEELS=1
 # Intel's runtime from its wheels, 1 GB (see docs/nix.md).

@@ -1,6 +1,6 @@
 import { events, newestJob } from "./connection.js";
 import { bytes, element, icon, quantity } from "./dom.js";
-import { text } from "./texts.js";
+import { text, word } from "./texts.js";
 
 const STATES = { running: "spinner pi-spin", done: "check", stopped: "ban" };
 
@@ -61,17 +61,23 @@ function stageLine(stage) {
   figures.push(stage.state === "running" ? text("running") : quantity(stage.seconds, "s", 1));
   if (stage.state === "stopped") figures.push(text("stopped"));
   if (stage.peak_bytes !== null && stage.state !== "running") figures.push(text("peak", { bytes: bytes(stage.peak_bytes) }));
-  const line = element("span", {}, element("b", { text: `${stage.name} ` }), figures.join(" · "));
+  const line = element("span", {}, element("b", { text: `${word(stage.name)} ` }), figures.join(" · "));
   const remarks = [stage.reason, ...stage.notes].filter(Boolean);
   line.append(...remarks.map((remark) => element("span", { class: "xpu-remark", text: remark })));
   if (!stage.reason) return element("li", { class: `xpu-${stage.state}` }, icon(STATES[stage.state]), line);
   return element("li", { class: `xpu-differs xpu-${stage.state}` }, icon("exclamation-triangle"), line);
 }
 
+/** What failed where, and what was done about it. */
+export function faultText(fault) {
+  const stage = word(fault.stage);
+  const where = fault.step === null ? stage : text("atStep", { ...fault, stage });
+  const end = fault.rung ? text("continued", { what: word(fault.rung_name, fault.rung) }) : text("failed");
+  return text("fault", { kind: word(fault.kind), where, end });
+}
+
 function faultLine(fault) {
-  const where = fault.step === null ? fault.stage : text("atStep", fault);
-  const end = fault.rung ? text("continued", { what: fault.rung }) : text("failed");
-  const line = element("span", {}, element("b", { text: `${fault.device} ` }), text("fault", { ...fault, where, end }));
+  const line = element("span", {}, element("b", { text: `${fault.device} ` }), faultText(fault));
   const severity = fault.rung ? "warning" : "error";
   const sign = fault.rung ? "exclamation-triangle" : "times-circle";
   return element("li", { class: `xpu-fault xpu-${severity}` }, icon(sign), line);

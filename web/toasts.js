@@ -1,5 +1,6 @@
 import { app } from "../../scripts/app.js";
 import { events } from "./connection.js";
+import { faultText } from "./job.js";
 import { findNode } from "./node_results.js";
 import { setting, TOASTS } from "./settings.js";
 
@@ -7,7 +8,8 @@ import { setting, TOASTS } from "./settings.js";
 export function startToasts() {
   events.addEventListener("fault", ({ detail }) => {
     const node = detail.node_id ? findNode(detail.node_id) : null;
-    const text = node?.title ? `${node.title}, ${detail.text}` : detail.text;
+    const told = `${detail.device}: ${faultText(detail)}`;
+    const text = node?.title ? `${node.title}, ${told}` : told;
     if (setting(TOASTS)) announce(text, detail.rung ? "warn" : "error");
   });
 }

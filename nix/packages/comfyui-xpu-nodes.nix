@@ -15,6 +15,7 @@ let
     "web"
     "locales"
     "example_workflows"
+    "subgraphs"
   ]);
 in
 stdenvNoCC.mkDerivation {

@@ -36,7 +36,11 @@ HOST_SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.InstalledVersion": "1.3
 FRONT_END = os.environ.get("FRONT_END")
 VUE_NODES = {"Comfy.VueNodes.Enabled": os.environ.get("VUE_NODES") == "1"}
 
-PACKS = {PACK_NAME: ROOT, "front-ends": Path(__file__).with_name("front_end_pack")}
+PACKS = {
+    PACK_NAME: ROOT,
+    "front-ends": Path(__file__).with_name("front_end_pack"),
+    "gguf": Path(__file__).with_name("gguf_pack"),
+}
 
 
 @pytest.fixture(scope="session")

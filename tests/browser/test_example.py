@@ -1,12 +1,15 @@
-"""The example workflow in the real editor: complete, and the same as the one for the API."""
+"""Example workflows and blueprints in the real editor: complete, and the same as the graphs for the API."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
+import pytest
 from playwright.sync_api import Page
 
+from tests.harness.examples import BLUEPRINTS
+from tests.harness.examples import EXAMPLES as GRAPHS
 from tests.harness.hosts import ROOT
 
 EXAMPLES = ROOT / "example_workflows"
@@ -25,8 +28,9 @@ def typed(entry: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in sorted(entry["inputs"].items()) if not isinstance(value, list)}
 
 
-def test_the_example_opens_without_a_missing_node_and_is_the_one_for_the_api(page: Page) -> None:
-    workflow = json.loads((EXAMPLES / "text_to_image.json").read_text(encoding="utf-8"))
+@pytest.mark.parametrize("name", sorted(path.stem for path in EXAMPLES.glob("*.json")))
+def test_an_example_opens_without_a_missing_node_and_is_the_one_for_the_api(page: Page, name: str) -> None:
+    workflow = json.loads((EXAMPLES / f"{name}.json").read_text(encoding="utf-8"))
     page.evaluate("async (data) => { await window.app.loadGraphData(data); }", workflow)
     opened = page.evaluate(
         "() => window.app.graph.nodes.map((node) => [node.type, node.type in window.LiteGraph.registered_node_types])"
@@ -34,8 +38,18 @@ def test_the_example_opens_without_a_missing_node_and_is_the_one_for_the_api(pag
     assert sorted(kind for kind, _ in opened) == sorted(node["type"] for node in workflow["nodes"])
     assert all(known for _, known in opened), opened
     prompt = page.evaluate("async () => (await window.app.graphToPrompt()).output")
-    expected = json.loads((EXAMPLES / "api" / "text_to_image.json").read_text(encoding="utf-8"))
-    assert contents(prompt) == contents(expected)
+    api = EXAMPLES / "api" / f"{name}.json"
+    assert contents(prompt) == contents(json.loads(api.read_text("utf-8")) if api.is_file() else GRAPHS[name].graph)
     assert sum(isinstance(value, list) for entry in prompt.values() for value in entry["inputs"].values()) == len(
         workflow["links"]
     )
+
+
+@pytest.mark.parametrize("name", BLUEPRINTS)
+def test_a_blueprint_opens_as_one_node_of_ours_inside(page: Page, name: str) -> None:
+    blueprint = json.loads((ROOT / "subgraphs" / f"{name}.json").read_text(encoding="utf-8"))
+    page.evaluate("async (data) => { await window.app.loadGraphData(data); }", blueprint)
+    inside = page.evaluate("() => window.app.graph.nodes.map((node) => node.subgraph.nodes.map(({type}) => type))")
+    assert [sorted(types) for types in inside] == [sorted(BLUEPRINTS[name])]
+    typed = page.evaluate("() => window.app.graph.nodes[0].widgets.map(({name}) => name)")
+    assert len([widget for widget in typed if "device" in widget]) == len(BLUEPRINTS[name])

@@ -127,7 +127,7 @@ def test_a_fault_shows_its_toast_and_stays_in_the_job(page: Page, server: Server
     simulation.set_faults({"operator": "convolution", "kind": "out_of_device_memory", "nth": 60})
     try:
         start(page, with_our_nodes(text_to_image(steps=6, seed=8)))
-        told = re.compile(r"xpu:0: .+ at step \d: continued with .+")
+        told = re.compile(r"xpu:0: .+ \(sample, step \d\): continued with .+")
         expect(page.get_by_role("alert").filter(has_text=told).last).to_be_visible(timeout=60_000)
         expect(page.locator(".xpu-job .xpu-fault")).to_contain_text("continued with")
         screenshot(page, "fault-toast")
@@ -175,6 +175,27 @@ def test_the_report_is_copied_without_what_identifies_a_machine(page: Page) -> N
     assert report["devices"][0]["name"] == "Intel(R) Arc(TM) B580 Graphics"
     assert "uuid" not in json.dumps(report)
     assert {"code": "torch-xpu", "state": "ok", "what": "PyTorch is an XPU build"} in report["findings"]
+
+
+def test_a_fault_is_told_in_the_user_s_language(page: Page) -> None:
+    say = """async ([locale, fault]) => {
+        await window.app.extensionManager.setting.set("Comfy.Locale", locale);
+        await (await import("/extensions/xpu-nodes/texts.js")).loadTexts();
+        return (await import("/extensions/xpu-nodes/job.js")).faultText(fault);
+    }"""
+    fault = {
+        "kind": "out of memory",
+        "stage": "sample",
+        "step": 3,
+        "rung": "395 MiB freed",
+        "rung_name": "memory freed",
+    }
+    try:
+        german = "kein Speicher mehr frei (Sampling, Schritt 3): weiter mit freigegebenem Speicher"
+        assert page.evaluate(say, ["de", fault]) == german
+    finally:
+        english = page.evaluate(say, ["en", fault])
+    assert english == "out of memory (sample, step 3): continued with 395 MiB freed"
 
 
 def test_a_note_is_shown_without_a_warning(page: Page) -> None:

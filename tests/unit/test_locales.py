@@ -10,12 +10,24 @@ from typing import Any
 
 import pytest
 
+from xpu_utils.recovery.faults import FaultKind
+from xpu_utils.recovery.ladder import Rung
+
 ROOT = Path(__file__).resolve().parents[2]
 LOCALES = ROOT / "locales"
 OTHERS = sorted(path.name for path in LOCALES.iterdir() if path.name != "en")
 FILES = sorted(path.name for path in (LOCALES / "en").iterdir())
 
+WORDS = "xpuWords"
+"""Where the words of the server are, which speaks English; its sentences stay English."""
+
 _KEYS = re.compile(r'\btext\((?:[^"(),]+\? )?"([^"]+)"(?: : "([^"]+)")?')
+
+
+_STAGES = re.compile(
+    r'STAGE\b[^=\n]* = (?:"XPU [^"]+", )?"([^"]+)"|(?:stage=|run_stage\(|_staged\(|_carried\()"([^"]+)"'
+)
+"""How a stage is named in the source."""
 
 
 def texts(language: str, name: str) -> dict[tuple[str, ...], str]:
@@ -34,7 +46,8 @@ def texts(language: str, name: str) -> dict[tuple[str, ...], str]:
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("language", OTHERS)
 def test_a_language_has_the_texts_of_english_with_the_same_places_to_fill(language: str, name: str) -> None:
-    english, other = texts("en", name), texts(language, name)
+    english = texts("en", name)
+    other = {key: text for key, text in texts(language, name).items() if key[0] != WORDS}
     assert other.keys() == english.keys()
     for key, text in other.items():
         assert text.strip(), key
@@ -46,3 +59,18 @@ def test_every_text_that_the_panel_asks_for_is_there() -> None:
     asked = {key for script in scripts for keys in _KEYS.findall(script) for key in keys if key}
     assert len(asked) > 40
     assert asked <= {key for _, key in texts("en", "main.json")}
+
+
+@pytest.mark.parametrize("language", OTHERS)
+def test_a_language_has_a_word_for_every_stage_fault_and_way_on(language: str) -> None:
+    known = {key[1] for key in texts(language, "main.json") if key[0] == WORDS}
+    assert known == {*STAGES, *(kind.value for kind in FaultKind), *(rung.value for rung in Rung)}
+
+
+STAGES = {
+    stage
+    for path in (*(ROOT / "nodes").glob("*.py"), *(ROOT / "xpu_utils").rglob("*.py"))
+    for names in _STAGES.findall(path.read_text(encoding="utf-8"))
+    for stage in names
+    if stage
+}

@@ -58,6 +58,7 @@ def test_it_holds_what_users_need_and_nothing_else(package: Path) -> None:
         "prestartup_script.py",
         "pyproject.toml",
         "requirements.txt",
+        "subgraphs",
         "web",
         "xpu_utils",
     ]
