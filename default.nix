@@ -22,5 +22,5 @@ in
   homeManagerModules.default = ./nix/home-manager.nix;
 }
 // (if pkgs == null then { } else {
-  inherit (extended) comfyui-xpu comfyui-xpu-nodes ollama-xpu torch-xpu;
+  inherit (extended) comfyui-xpu comfyui-xpu-image comfyui-xpu-nodes ollama-xpu torch-xpu;
 })

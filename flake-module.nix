@@ -59,6 +59,7 @@ in
       config = mkIf cfg.enable {
         packages = {
           comfyui-xpu = cfg.package;
+          comfyui-xpu-image = cfg.pkgs.comfyui-xpu-image.override { comfyui-xpu = cfg.package; };
           inherit (cfg.pkgs) comfyui-xpu-nodes ollama-xpu torch-xpu;
         };
         apps = {

@@ -29,7 +29,7 @@
         xpuNodes.vmTest = true;
         packages.default = config.packages.comfyui-xpu;
         devShells.default = pkgs.mkShell {
-          packages = [ (pkgs.python312.withPackages (python: [ python.pytest python.ruff python.mypy ])) ];
+          packages = [ (pkgs.python3.withPackages (python: [ python.pytest python.ruff python.mypy ])) ];
         };
       };
     }

@@ -5,6 +5,9 @@ rec {
 
   isLoopback = host: builtins.match "127(\\.[0-9]+){3}|::1|localhost" host != null;
 
+  # The addresses of `host`, which the module system has made a list.
+  addresses = cfg: if builtins.isList cfg.host then cfg.host else [ cfg.host ];
+
   # The address at which this machine reaches a server that listens on `host` and `port`.
   urlOf = host: port:
     let
@@ -40,7 +43,7 @@ rec {
     [
       "--base-directory=${cfg.dataDir}"
       "--database-url=sqlite:///${cfg.dataDir}/user/comfyui.db"
-      "--listen=${cfg.host}"
+      "--listen=${builtins.concatStringsSep "," (addresses cfg)}"
       "--port=${toString cfg.port}"
     ]
     ++ (if modelPaths == null then [ ] else [ "--extra-model-paths-config=${modelPaths}" ])
@@ -53,14 +56,22 @@ rec {
       PYTHONDONTWRITEBYTECODE = "1";
       XPU_NODES_OLLAMA_HOSTS = builtins.concatStringsSep "," cfg.ollama.hosts;
       XPU_NODES_OLLAMA_SHARES_DEVICE = if cfg.ollama.shareGpu then "1" else "0";
+      # /tmp, where it would be, is another one after each start.
+      TORCHINDUCTOR_CACHE_DIR = "${cfg.dataDir}/.cache/torchinductor";
     }
-    // (if cfg.acceleration == "cpu" then { } else deviceEnvironment cfg.device)
+    // (if cfg.acceleration == "cpu" then { } else deviceEnvironment cfg)
     // cfg.environment
   );
 
-  deviceEnvironment = device:
-    # Sysman before the driver starts: without it no free memory is reported on some cards.
-    { ZES_ENABLE_SYSMAN = "1"; ONEAPI_DEVICE_SELECTOR = device.selector; }
+  deviceEnvironment = { device, dataDir, ... }:
+    {
+      # Sysman before the driver starts: without it no free memory is reported on some cards.
+      ZES_ENABLE_SYSMAN = "1";
+      ONEAPI_DEVICE_SELECTOR = device.selector;
+      # SYCL keeps no compiled kernels unless told to.
+      SYCL_CACHE_PERSISTENT = "1";
+      SYCL_CACHE_DIR = "${dataDir}/.cache/libsycl_cache";
+    }
     // (if device.affinity == null then { } else { ZE_AFFINITY_MASK = device.affinity; });
 
   # Shell lines that put what was declared into the writable folder. Links into the store are ours:
@@ -126,7 +137,16 @@ rec {
     "--oneapi-device-selector" = "device.selector";
   };
 
+  # Arguments of ComfyUI that make no sense for a service on an Intel GPU, with why.
+  uselessArguments = {
+    "--auto-launch" = "opens a browser, which a service has not";
+    "--windows-standalone-build" = "opens a browser, which a service has not";
+    "--quick-test-for-ci" = "ends ComfyUI as soon as it has started";
+    "--cuda-device" = "chooses among NVIDIA's cards only; device.affinity chooses among Intel's";
+  };
+
   ownedEnvironment = {
+    PYTHONPATH = "extraPackages";
     ONEAPI_DEVICE_SELECTOR = "device.selector";
     ZE_AFFINITY_MASK = "device.affinity";
     XPU_NODES_OLLAMA_HOSTS = "ollama.hosts";
@@ -137,7 +157,7 @@ rec {
   problems = cfg: map (problem: "${namespace}.${problem}") (builtins.concatLists [
     (placeProblems cfg)
     (nodeProblems cfg.customNodes)
-    (modelProblems cfg.models)
+    (modelProblems cfg)
     (argumentProblems cfg)
     (deviceProblems cfg)
     (ollamaProblems cfg.ollama)
@@ -149,16 +169,25 @@ rec {
     writableProblems "dataDir" cfg.dataDir
     ++ builtins.concatMap (writableProblems "extraArgs") (writtenFolders cfg)
     ++ hiddenProblems cfg [ "/tmp" "/var/tmp" ]
-    ++ unless (builtins.match ".*(/|[[:space:]]).*" cfg.host == null)
-      "host: ${cfg.host} is not an address; write the address alone and the port into ${namespace}.port.";
+    ++ unless (cfg.port != 0)
+      "port: 0 would be another one at each start; choose one from 1024 on."
+    ++ unless (addresses cfg != [ ])
+      "host: there must be an address to listen on, such as 127.0.0.1."
+    ++ builtins.concatMap
+      (host: unless (host != "" && builtins.match ".*(/|,|[[:space:]]).*" host == null)
+        "host: ${builtins.toJSON host} is not an address; write each alone and the port into ${namespace}.port.")
+      (addresses cfg);
 
   writableProblems = option: folder:
     unless (hasPrefix "/" folder && builtins.match ".*/\\.\\.?(/.*)?" folder == null)
       "${option}: ${folder} is not an absolute path without dots."
     ++ unless (!isBelow "/nix/store" folder)
       "${option}: ${folder} lies in the read-only store; choose a writable folder."
-    ++ unless (folder != "/" && builtins.match ".*[ %\"'].*" folder == null)
-      "${option}: ${folder} cannot be used; choose a folder of its own, without spaces, quotes or %.";
+    ++ unless (folder != "/" && isPlain folder)
+      "${option}: ${folder} cannot be used; choose a folder of its own, without blanks, colons, quotes or %.";
+
+  # systemd reads nothing into it.
+  isPlain = path: builtins.match ".*[[:space:]:%\"'\\].*" path == null;
 
   # Folders that the service's hardening shows it empty, and what is needed from below them.
   hiddenProblems = cfg: hidden: builtins.concatMap
@@ -197,7 +226,7 @@ rec {
         "customNodes: ${name} is ComfyUI's own; give the node another name.")
     (builtins.attrNames nodes);
 
-  modelProblems = models:
+  modelProblems = { models, dataDir, ... }:
     builtins.concatMap
       (name:
         let file = models.files.${name}; in
@@ -213,8 +242,13 @@ rec {
           "models.files: the url of ${builtins.toJSON name} is not an http, https or file address.")
       (builtins.attrNames models.files)
     ++ builtins.concatMap
-      (folder: unless (hasPrefix "/" folder)
-        "models.folders: ${folder} is not an absolute path.")
+      (folder:
+        unless (hasPrefix "/" folder)
+          "models.folders: ${folder} is not an absolute path."
+        ++ unless (isPlain folder)
+          "models.folders: ${folder} cannot be used; choose one without blanks, colons, quotes or %."
+        ++ unless (folder != "${dataDir}/models")
+          "models.folders: ${folder} is read anyway, as it lies in dataDir; remove it.")
       models.folders;
 
   argumentProblems = cfg:
@@ -224,12 +258,16 @@ rec {
         unless (!(ownedArguments ? ${name}))
           "extraArgs: ${name} is written by ${namespace}.${ownedArguments.${name}}; set that instead."
         ++ unless (builtins.match "--(input|output|temp|user)-directory" argument == null)
-          "extraArgs: ${name} and its folder must be one argument; write ${name}=/folder.")
+          "extraArgs: ${name} and its folder must be one argument; write ${name}=/folder."
+        ++ unless (!(uselessArguments ? ${name}))
+          "extraArgs: ${name} ${uselessArguments.${name}}; remove it.")
       cfg.extraArgs
     ++ builtins.concatMap
       (name:
         unless (!(ownedEnvironment ? ${name}))
           "environment: ${name} is written by ${namespace}.${ownedEnvironment.${name}}; set that instead."
+        ++ unless (name != "LD_LIBRARY_PATH" || builtins.match "(.*:)?(/usr)?/lib.*" cfg.environment.${name} == null)
+          "environment: ${name} names the distribution's libraries, whose C library is not Nix's; leave them out."
         ++ unless (builtins.match "[A-Za-z_][A-Za-z0-9_]*" name != null)
           "environment: ${builtins.toJSON name} cannot be a variable's name.")
       (builtins.attrNames cfg.environment);
@@ -254,15 +292,21 @@ rec {
       ollama.hosts;
 
   # Only for NixOS: what the service's user, firewall and neighbours rule out.
-  systemProblems = { cfg, neighbour, ollamaPort }: map (problem: "${namespace}.${problem}") (
+  systemProblems = { cfg, neighbour, ollamaPort, ollamaHasBackend ? true }: map (problem: "${namespace}.${problem}") (
     unless (cfg.user != "root")
       "user: root would give every node in a graph the whole machine; choose another user."
-    ++ hiddenProblems cfg [ "/home" "/root" "/run/user" ]
-    ++ unless (!(cfg.openFirewall && isLoopback cfg.host))
-      ("openFirewall: no other machine reaches a server whose ${namespace}.host is ${cfg.host}; "
-        + "set host to 0.0.0.0 or openFirewall to false.")
+    ++ hiddenProblems cfg [ "/run/user" ]
+    ++ builtins.concatMap
+      ({ option, path }: unless (!builtins.elem path homes)
+        "${option}: ${path} would show the service every file of its users; choose a folder of its own below it.")
+      (usedPaths cfg)
+    ++ unless (!(cfg.openFirewall && builtins.all isLoopback (addresses cfg)))
+      ("openFirewall: no other machine reaches a server whose ${namespace}.host is "
+        + "${builtins.concatStringsSep " and " (addresses cfg)}; set host to 0.0.0.0 or openFirewall to false.")
     ++ unless (!(cfg.ollama.enable && cfg.port == ollamaPort))
       "port: ${toString cfg.port} is Ollama's port too; choose another."
+    ++ unless ollamaHasBackend
+      "ollama.backend: this nixpkgs' Ollama has no ${cfg.ollama.backend}; use vulkan."
     ++ unless (neighbour == null || (neighbour.port or null) != cfg.port)
       "port: ${toString cfg.port} is services.comfyui's port too; choose another, or disable services.comfyui."
     ++ unless (neighbour == null || (neighbour.dataDir or null) != cfg.dataDir)
@@ -276,7 +320,11 @@ rec {
   # systemd settings that keep the server to its folder and the GPU.
   # Not set, because they break the GPU: MemoryDenyWriteExecute (the driver compiles kernels),
   # PrivateUsers (the render group would not be seen), ProcSubset=pid (the driver reads /proc/meminfo).
-  hardening = cfg: {
+  # Of /home and /root the service sees nothing but what it is given from there.
+  homes = [ "/home" "/root" ];
+  inHomes = path: builtins.any (home: isBelow home path) homes;
+
+  hardening = cfg: let written = [ cfg.dataDir ] ++ writtenFolders cfg; in {
     NoNewPrivileges = true;
     PrivateTmp = true;
     PrivateDevices = cfg.acceleration == "cpu";
@@ -284,8 +332,13 @@ rec {
     DeviceAllow = if cfg.acceleration == "cpu" then [ ] else [ "char-drm rw" ];
     SupplementaryGroups = if cfg.acceleration == "cpu" then [ ] else [ "render" "video" ];
     ProtectSystem = "strict";
-    ReadWritePaths = [ cfg.dataDir ] ++ writtenFolders cfg;
-    ProtectHome = true;
+    ReadWritePaths = builtins.filter (path: !inHomes path) written;
+    ProtectHome = "tmpfs";
+    BindPaths = builtins.filter inHomes written;
+    # Those that are missing are left out.
+    BindReadOnlyPaths = map (path: "-${path}") (builtins.filter
+      (path: inHomes path && !builtins.elem path written)
+      (map ({ path, ... }: path) (usedPaths cfg)));
     ProtectClock = true;
     ProtectControlGroups = true;
     ProtectHostname = true;
@@ -305,10 +358,15 @@ rec {
     UMask = "0077";
   };
 
+  pins = builtins.fromJSON (builtins.readFile ./wheels.json);
+
+  # nixpkgs' name of the Python that PyTorch's wheels are for.
+  interpreter = builtins.replaceStrings [ "cp" ] [ "python" ] pins.interpreter;
+
   # Version, hash and origin of every wheel, by list and name.
   wheels = builtins.mapAttrs
     (_: list: builtins.listToAttrs (map (wheel: { inherit (wheel) name; value = wheel; }) list))
-    (builtins.fromJSON (builtins.readFile ./wheels.json));
+    pins.wheels;
 
   # A wheel on PyPI in the parts that nixpkgs' fetchPypi wants.
   pypiWheel = wheel: {

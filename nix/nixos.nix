@@ -17,6 +17,10 @@ let
   ollamaAcceleration =
     options.services.ollama ? acceleration && (options.services.ollama.acceleration.visible or true) != false;
 
+  ollamaPackage = pkgs.ollama-xpu.override { acceleration = cfg.ollama.backend; };
+  # nixpkgs' package throws at a back end that it does not know.
+  ollamaHasBackend = !cfg.ollama.enable || (builtins.tryEval "${ollamaPackage}").success;
+
   unit = {
     inherit (service) environment;
     serviceConfig = logic.hardening cfg // {
@@ -24,6 +28,8 @@ let
       Group = cfg.group;
       WorkingDirectory = cfg.dataDir;
     };
+    # Where it lies on a disk of its own, or on the network.
+    unitConfig.RequiresMountsFor = map ({ path, ... }: path) (logic.usedPaths cfg);
   };
 in
 {
@@ -42,6 +48,13 @@ in
         default = "comfyui-xpu";
         description = "Group of the service; the default one is created.";
       };
+      finalPackage = mkOption {
+        type = types.package;
+        readOnly = true;
+        internal = true;
+        default = service.package;
+        description = "The package with `acceleration`, nodes and Python packages as they are set.";
+      };
       openFirewall = mkEnableOption "access to the port from other machines";
       healthCheck = mkOption {
         type = types.bool;
@@ -52,13 +65,21 @@ in
         '';
       };
       ollama.enable = mkEnableOption "Ollama on this machine, for the node XPUOllamaPrompt";
+      ollama.backend = mkOption {
+        type = types.enum [ "vulkan" "sycl" ];
+        default = "vulkan";
+        description = "What Ollama computes with; SYCL where nixpkgs' Ollama has it, which none had in November 2026.";
+      };
     };
 
   config = mkIf cfg.enable (mkMerge [
     {
       assertions = map (message: { assertion = false; inherit message; }) (
         logic.problems cfg
-        ++ logic.systemProblems { inherit cfg neighbour; ollamaPort = config.services.ollama.port or null; }
+        ++ logic.systemProblems {
+          inherit cfg neighbour ollamaHasBackend;
+          ollamaPort = config.services.ollama.port or null;
+        }
       );
 
       systemd.services.comfyui-xpu = lib.recursiveUpdate unit {
@@ -76,7 +97,7 @@ in
       };
 
       # comfyui-xpu-doctor and comfyui-xpu-bench, with the service's Python.
-      environment.systemPackages = [ service.package ];
+      environment.systemPackages = [ cfg.finalPackage ];
 
       systemd.tmpfiles.settings.comfyui-xpu.${cfg.dataDir}.d = {
         inherit (cfg) user group;
@@ -128,11 +149,13 @@ in
       hardware.graphics.enable = true;
       services.ollama = {
         enable = true;
-        package = mkDefault pkgs.ollama-xpu;
+        package = mkDefault ollamaPackage;
         # nixpkgs' wrapper does not set it on every version.
-        environmentVariables = lib.mapAttrs (_: mkDefault) ({ OLLAMA_VULKAN = "1"; }
-          // optionalAttrs cfg.ollama.shareGpu { OLLAMA_KEEP_ALIVE = "0"; OLLAMA_MAX_LOADED_MODELS = "1"; });
-      } // optionalAttrs ollamaAcceleration { acceleration = mkDefault "vulkan"; };
+        environmentVariables = lib.mapAttrs (_: mkDefault) (
+          optionalAttrs (cfg.ollama.backend == "vulkan") { OLLAMA_VULKAN = "1"; }
+          // optionalAttrs cfg.ollama.shareGpu { OLLAMA_KEEP_ALIVE = "0"; OLLAMA_MAX_LOADED_MODELS = "1"; }
+        );
+      } // optionalAttrs (ollamaAcceleration && ollamaHasBackend) { acceleration = mkDefault cfg.ollama.backend; };
       services.comfyui-xpu.ollama.hosts =
         let inherit (config.services.ollama) host port; in mkDefault [ (logic.urlOf host port) ];
       systemd.services.comfyui-xpu.after = [ "ollama.service" ];

@@ -20,9 +20,10 @@ in
   };
 
   host = mkOption {
-    type = types.str;
+    type = types.coercedTo types.str lib.singleton (types.listOf types.str);
     default = "127.0.0.1";
-    description = "Address to listen on. ComfyUI knows no passwords: open it to networks you trust.";
+    example = [ "127.0.0.1" "::1" ];
+    description = "Address or addresses to listen on. ComfyUI knows no passwords: open it to networks you trust.";
   };
 
   port = mkOption {

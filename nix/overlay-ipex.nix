@@ -1,13 +1,13 @@
 # overlays.ipex: Intel Extension for PyTorch, the last step of the old flake, off by default. Intel ended the
-# project at 2.8, which needs torch 2.8 exactly: it is a Python of its own (CPU only), for scripts that still
-# import it. The GPU needs no IPEX: torch-xpu has it built in.
+# project at 2.8, which needs torch 2.8 exactly: it is a Python of its own (3.12, CPU only), for scripts that
+# still import it. The GPU needs no IPEX: torch-xpu has it built in.
 final: _:
 let
   inherit (import ./lib.nix) wheels;
   ipexPackages = python: _: {
-    torch = python.callPackage ./packages/torch-for-ipex.nix { wheel = wheels.pytorch.torch-for-ipex; };
+    torch = python.callPackage ./packages/torch-for-ipex.nix { wheel = wheels.ipex.torch-for-ipex; };
     intel-extension-for-pytorch = python.callPackage ./packages/ipex.nix {
-      wheel = wheels.python.intel-extension-for-pytorch;
+      wheel = wheels.ipex.intel-extension-for-pytorch;
     };
   };
 in

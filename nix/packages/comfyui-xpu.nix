@@ -10,7 +10,7 @@
   intel-compute-runtime,
   intel-graphics-compiler,
   level-zero,
-  python312,
+  python,
   comfyui,
   comfyui-xpu-nodes,
   xpuPackages,
@@ -29,8 +29,8 @@ assert lib.assertMsg
 let
   # nixpkgs' comfyui calls `python3.override` with package overrides of its own, which set CUDA versions in its
   # torch, and older ones drop the caller's. Ours are therefore added to that call, after its own.
-  pythonWithXpu = python312 // {
-    override = arguments: python312.override (old:
+  pythonWithXpu = python // {
+    override = arguments: python.override (old:
       let theirs = lib.toFunction arguments old; in
       theirs // {
         packageOverrides = lib.composeExtensions (theirs.packageOverrides or (_: _: { })) xpuPackages;
@@ -65,6 +65,7 @@ runCommand "comfyui-xpu-${server.version}"
     passthru = {
       inherit server environment acceleration customNodes;
       inherit (server) version python;
+      pythonEnv = environment;
     };
     meta = {
       description = "ComfyUI for Intel GPUs";
@@ -79,6 +80,9 @@ runCommand "comfyui-xpu-${server.version}"
       --add-flags "--extra-model-paths-config=${nodePaths}" \
       --unset PYTHONPATH --unset NIX_PYTHONPATH \
       --set PYTHONDONTWRITEBYTECODE 1 ${driverPaths}
+    # What nixpkgs' services.comfyui takes from its package.
+    ln -s comfyui-xpu $out/bin/comfyui
+    ln -s ${server}/share $out/share
     ${verb "doctor"}
     ${verb "bench"}
   ''

@@ -27,6 +27,11 @@ stdenvNoCC.mkDerivation {
       if [ -d wheel/*.data/data/lib ]; then cp -r wheel/*.data/data/lib/. $out/lib; fi
       rm -r wheel
     done
+    find $out/lib -name '*.a' -delete  # only for those who link programs
+    # A wheel has copies where a library's other names were links.
+    find $out/lib -type f -exec sha256sum {} + | sort | while read -r digest file; do
+      if [ "$digest" = "''${last-}" ]; then ln -sfr "$kept" "$file"; else last=$digest kept=$file; fi
+    done
     runHook postInstall
   '';
   # All that the libraries of these wheels need and neither they nor buildInputs have: the driver's loader is the

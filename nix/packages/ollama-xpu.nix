@@ -1,4 +1,4 @@
 # Mainline Ollama on Vulkan (Mesa's ANV): Ollama has no SYCL back end, and a fork built with DPC++ is what
 # broke in the old flake.
-{ ollama }:
-ollama.override { acceleration = "vulkan"; }
+{ ollama, acceleration ? "vulkan" }:
+ollama.override { inherit acceleration; }

@@ -8,7 +8,7 @@ let
   };
 
   little = rec {
-    inherit (builtins) attrValues concatMap concatStringsSep foldl' head length mapAttrs;
+    inherit (builtins) attrValues concatMap concatStringsSep elem foldl' head length mapAttrs;
     licenses = genAttrs [ "asl20" "bsd3" "gpl3Only" "issl" "mit" ] (shortName: { inherit shortName; });
     platforms.linux = [ "x86_64-linux" ];
     sourceTypes.binaryNativeCode = "binaryNativeCode";

@@ -69,6 +69,14 @@ def test_both_variants_have_every_program_and_only_one_brings_a_driver(
         assert ("level-zero" in text) is driver
 
 
+def test_the_package_is_one_that_nixpkgs_service_takes(store: Store) -> None:
+    """services.comfyui overrides extraPackages, copies folders of share/comfyui and calls the main program."""
+    (package,) = store.build("cpu")
+    assert all((package / "share/comfyui" / name).is_dir() for name in ("custom_nodes", "input", "output", "models"))
+    done = subprocess.run([package / "bin/comfyui", "--help"], capture_output=True, text=True)
+    assert "--base-directory" in done.stdout, done.stderr
+
+
 def test_the_doctor_of_the_store_answers_without_the_repository(store: Store, folder: Path) -> None:
     (package,) = store.build("cpu")
     command = [*UNPRIVILEGED, str(package / "bin/comfyui-xpu-doctor"), "--json", "--need", "xpu"]

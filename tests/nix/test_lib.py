@@ -43,6 +43,9 @@ def test_the_environment_selects_level_zero_and_never_opencl() -> None:
     assert evaluate(f"{LIB}.environment {nix(RIGHT)}") == {
         "ONEAPI_DEVICE_SELECTOR": "level_zero:gpu",
         "PYTHONDONTWRITEBYTECODE": "1",
+        "SYCL_CACHE_DIR": "/var/lib/comfyui-xpu/.cache/libsycl_cache",
+        "SYCL_CACHE_PERSISTENT": "1",
+        "TORCHINDUCTOR_CACHE_DIR": "/var/lib/comfyui-xpu/.cache/torchinductor",
         "XPU_NODES_OLLAMA_HOSTS": "http://127.0.0.1:11434",
         "XPU_NODES_OLLAMA_SHARES_DEVICE": "1",
         "ZES_ENABLE_SYSMAN": "1",
@@ -65,7 +68,7 @@ def test_the_environment_takes_affinity_hosts_and_the_user_s_own() -> None:
 
 def test_the_cpu_gets_no_gpu_environment() -> None:
     names = evaluate(f"{LIB}.environment {nix(configured(acceleration='cpu'))}").keys()
-    assert not names & {"ONEAPI_DEVICE_SELECTOR", "ZE_AFFINITY_MASK", "ZES_ENABLE_SYSMAN"}
+    assert not names & {"ONEAPI_DEVICE_SELECTOR", "ZE_AFFINITY_MASK", "ZES_ENABLE_SYSMAN", "SYCL_CACHE_DIR"}
 
 
 def test_the_gpu_is_the_only_device_and_the_cpu_needs_none() -> None:
@@ -82,6 +85,27 @@ def test_hardening_leaves_out_what_breaks_the_driver() -> None:
     assert not hardening.keys() & {"MemoryDenyWriteExecute", "PrivateUsers", "ProcSubset"}
     assert hardening.items() >= {("NoNewPrivileges", True), ("PrivateTmp", True), ("ProtectSystem", "strict")}
     assert hardening["ReadWritePaths"] == ["/var/lib/comfyui-xpu"]
+
+
+def test_of_the_users_homes_the_service_sees_what_it_is_given_from_there() -> None:
+    cfg = configured(
+        dataDir="/home/ann/comfyui",
+        extraArgs=["--output-directory=/srv/pics"],
+        models={"folders": ["/home/ann/models", "/srv/models"], "files": {"vae/a": {"path": "/root/a"}}},
+    )
+    hardening = evaluate(f"{LIB}.hardening {nix(cfg)}")
+    assert hardening["ProtectHome"] == "tmpfs"
+    assert hardening["BindPaths"] == ["/home/ann/comfyui"]
+    assert hardening["BindReadOnlyPaths"] == ["-/home/ann/models", "-/root/a"]
+    assert hardening["ReadWritePaths"] == ["/srv/pics"]
+    arguments = {"cfg": cfg, "neighbour": None, "ollamaPort": 11434}
+    assert evaluate(f"{LIB}.systemProblems {nix(arguments)}") == []
+
+
+def test_it_listens_on_every_address_that_is_named() -> None:
+    cfg = configured(host=["127.0.0.1", "::1"])
+    assert "--listen=127.0.0.1,::1" in evaluate(f"{LIB}.arguments {{ cfg = {nix(cfg)}; }}")
+    assert evaluate(f"{LIB}.problems {nix(cfg)}") == []
 
 
 def test_model_folders_become_paths_that_comfyui_reads() -> None:
@@ -204,13 +228,15 @@ def test_a_wrong_configuration_is_refused_by_one_sentence(settings: dict[str, An
     ("settings", "neighbour", "words"),
     [
         ({"user": "root"}, None, "user: root would give"),
-        ({"dataDir": "/home/ann/comfyui"}, None, "dataDir: /home/ann/comfyui is hidden"),
-        ({"dataDir": "/root"}, None, "dataDir: /root is hidden"),
-        ({"models": {"folders": ["/home/ann/models"]}}, None, "models.folders: /home/ann/models is hidden"),
+        ({"dataDir": "/root"}, None, "dataDir: /root would show the service every file of its users"),
+        ({"models": {"folders": ["/home"]}}, None, "models.folders: /home would show the service every file"),
         ({"models": {"files": {"vae/a": {"path": "/run/user/1/a"}}}}, None, "models.files: /run/user/1/a is hidden"),
-        ({"extraArgs": ["--output-directory=/home/ann/pics"]}, None, "extraArgs: /home/ann/pics is hidden"),
         ({"openFirewall": True}, None, "openFirewall: no other machine reaches"),
-        ({"openFirewall": True, "host": "127.0.0.2"}, None, "openFirewall: no other machine reaches"),
+        (
+            {"openFirewall": True, "host": ["127.0.0.2", "::1"]},
+            None,
+            "whose services.comfyui-xpu.host is 127.0.0.2 and ::1",
+        ),
         ({"port": 11434, "ollama": {"enable": True}}, None, "port: 11434 is Ollama's port too"),
         ({}, {"port": 8188, "dataDir": "/var/lib/comfyui"}, "port: 8188 is services.comfyui's port too"),
         ({}, {"port": 1, "dataDir": "/var/lib/comfyui-xpu"}, "is services.comfyui's folder too"),

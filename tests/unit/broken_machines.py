@@ -32,6 +32,7 @@ def machine(**changes: Any) -> Machine:
         "ram_bytes": 32 * GIB,
         "free_disk_bytes": 100 * GIB,
         "host": host(),
+        "compiler": "/usr/bin/g++",
     }
     return Machine(**{**facts, **changes})
 
@@ -148,6 +149,7 @@ BROKEN: dict[str, tuple[dict[str, Any], State, str, str]] = {
         "SETVARS_COMPLETED=1",
         "setvars.sh was not run",
     ),
+    "compiler-missing": ({"compiler": ""}, State.NOTE, "none on the PATH or in CXX", "sudo apt install g++"),
     "kernel-cache-off": (
         {"environment": {"NEO_CACHE_PERSISTENT": "0"}},
         State.NOTE,

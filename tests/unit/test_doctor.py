@@ -82,6 +82,9 @@ def test_a_healthy_windows_machine_has_only_good_findings() -> None:
         {"loader": "", "level_zero_driver": ""},  # of conda or Guix, or an alternative driver's
         {"render_nodes": (RenderNode("renderD128", "render", True), RenderNode("renderD129", "video", False))},
         {"render_nodes": (RenderNode("renderD128", "nogroup", False),)},
+        {
+            "packages": {"torchaudio": "2.11.0+cpu", "torchvision": "0.29.0+xpu"}
+        },  # all operators of torchaudio are the CPU's
     ],
 )
 def test_where_the_device_works_what_lies_elsewhere_or_is_another_maker_s_is_no_error(changes: dict[str, Any]) -> None:

@@ -101,6 +101,8 @@ class Machine:
     """What the kernel says of a GPU that it has given up; looked for where PyTorch does not show all."""
     adapter_problem: str = ""
     """Why PyTorch's library for Level Zero cannot be loaded; looked at where it shows no device."""
+    compiler: str = ""
+    """The C++ compiler that torch.compile finds, or empty."""
 
     @property
     def wsl(self) -> bool:
@@ -179,12 +181,19 @@ def look(
         host=host,
         dxg=(dri.parent / "dxg").exists(),
         dxcore=_library("dxcore"),
+        compiler=next(filter(None, map(shutil.which, _compilers())), ""),
     )
     if not machine.driven or machine.shown >= max(1, len(machine.candidates)):
         return machine
     failed = any(entry.what.split(":")[0] == "xpu" for entry in inventory.rejected)
     problem = "" if machine.shown or failed or not machine.torch_build.xpu else adapter_problem()
     return dataclasses.replace(machine, given_up=given_up(), adapter_problem=problem)
+
+
+def _compilers() -> tuple[str, ...]:
+    """What torch.compile calls: $CXX, or the system's own."""
+    own = os.environ.get("CXX")
+    return (own,) if own else ("cl",) if sys.platform == "win32" else ("g++", "clang++")
 
 
 _VARIABLES = ("ONEAPI_", "SETVARS_", "ZE_", "ZES_", "SYCL_", "UR_", "PYTORCH_", "NEO", "XPU_NODES_")

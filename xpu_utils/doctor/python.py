@@ -45,7 +45,8 @@ def companions(machine: Machine) -> Iterator[Finding]:
     for name in ("torchvision", "torchaudio"):
         version = machine.packages.get(name, "")
         other = version.partition("+")[2]
-        if flavour and other and other != flavour:
+        fits = other == flavour or (name == "torchaudio" and other == "cpu")  # all of its operators are the CPU's
+        if flavour and other and not fits:
             what = f"{name} was built for another PyTorch: its operators will be missing"
             evidence = f"torch {machine.torch_build.version}, {name} {version}"
             yield Finding("torch-companions", State.WARNING, what, evidence, _TORCH_FIX)
@@ -116,6 +117,23 @@ def kernel_cache(machine: Machine) -> Iterator[Finding]:
         if machine.environment.get(variable) == "0":
             what = "The driver keeps nothing of what it compiles: every start of ComfyUI compiles it again"
             yield Finding("kernel-cache-off", State.NOTE, what, f"{variable}=0", _unsetting(variable))
+
+
+COMPILER = {
+    "debian": "sudo apt install g++",
+    "fedora": "sudo dnf install gcc-c++",
+    "arch": "sudo pacman -S gcc",
+    "nixos": 'services.comfyui-xpu.environment.CXX = "${pkgs.gcc}/bin/g++";',
+    "windows": "Install the Visual Studio Build Tools with C++, and start ComfyUI from their command prompt.",
+}
+
+
+def compiler(machine: Machine) -> Iterator[Finding]:
+    """torch.compile finds a C++ compiler."""
+    if not machine.compiler:
+        what = "torch.compile finds no C++ compiler: nodes that compile a model fail"
+        evidence = "none on the PATH or in CXX"
+        yield Finding("compiler-missing", State.NOTE, what, evidence, COMPILER)
 
 
 def hiding(machine: Machine) -> Iterator[Finding]:
@@ -227,4 +245,4 @@ def devices(machine: Machine) -> Iterator[Finding]:
         )
 
 
-CHECKS = (torch_build, companions, sysman, environment, sourced, kernel_cache, profiles, processor, devices)
+CHECKS = (torch_build, companions, sysman, environment, sourced, kernel_cache, compiler, profiles, processor, devices)

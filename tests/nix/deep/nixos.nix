@@ -1,8 +1,8 @@
 # What our NixOS module makes of settings, as values that JSON can hold; see system.nix for the arguments.
-{ ollama ? "option", ... }@given:
+{ ollama ? "option", backends ? [ "vulkan" ], ... }@given:
 let
   lib = import ../lib.nix;
-  pkgs = import ../nixpkgs { overlays = [ (import ../../../nix/overlay.nix) ]; };
+  pkgs = import ../nixpkgs { inherit backends; overlays = [ (import ../../../nix/overlay.nix) ]; };
   system = import ./system.nix given;
   inherit (system) config;
   paths = map (package: package.name);

@@ -2,7 +2,8 @@
 # `ollama`: which generation of services.ollama; `neighbour`: settings of someone's services.comfyui, or null.
 {
   settings,
-  pkgs ? import ../nixpkgs { overlays = [ (import ../../../nix/overlay.nix) ]; },
+  pkgs ? import ../nixpkgs { inherit backends; overlays = [ (import ../../../nix/overlay.nix) ]; },
+  backends ? [ "vulkan" ],
   ollama ? "option",
   neighbour ? null,
   module ? ../../../nix/nixos.nix,
@@ -38,7 +39,10 @@ let
         host = mkOption { type = types.str; default = "127.0.0.1"; };
       } // lib.genAttrs [ "models" "user" "group" ] (_: mkOption { type = types.str; default = "unset"; })
       // lib.optionalAttrs (ollama == "option") {
-        acceleration = mkOption { type = types.nullOr (types.enum [ false "rocm" "cuda" "vulkan" ]); default = null; };
+        acceleration = mkOption {
+          type = types.nullOr (types.enum ([ false "rocm" "cuda" ] ++ backends));
+          default = null;
+        };
       };
     };
     config._module.args.pkgs = pkgs;

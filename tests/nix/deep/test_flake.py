@@ -12,10 +12,11 @@ def test_our_flake_exports_what_its_documentation_names() -> None:
     assert outputs["packages"] == {
         "x86_64-linux": {
             "comfyui-xpu": "comfyui-xpu-0.37.0",
+            "comfyui-xpu-image": "stream-comfyui-xpu",
             "comfyui-xpu-nodes": "comfyui-xpu-nodes-0.1.0",
             "default": "comfyui-xpu-0.37.0",
             "ollama-xpu": "ollama",
-            "torch-xpu": "torch-2.13.0",
+            "torch-xpu": "torch-2.14.0",
         }
     }
     assert outputs["apps"]["x86_64-linux"] == {
@@ -46,7 +47,7 @@ def test_the_machine_of_the_vm_test_loads_a_node_with_its_python_package() -> No
         " inherit (pkgs.callPackage ./nix/checks/vm.nix { }) test;"
         " service = test.nodes.machine.services.comfyui-xpu;"
         " names = map (package: package.name); in { inherit (test) testScript; nodes = builtins.mapAttrs"
-        " (_: node: names (node.pythonDependencies pkgs.python312.pkgs)) service.customNodes; }"
+        " (_: node: names (node.pythonDependencies pkgs.python313.pkgs)) service.customNodes; }"
     )
     assert test["nodes"] == {"vm-node": ["python-gguf"]}
     script = ast.unparse(ast.parse(test["testScript"]))
@@ -60,6 +61,7 @@ def test_someone_s_flake_gets_comfyui_with_its_nodes() -> None:
     assert {"torch-nixpkgs", "python-gguf", "python-ollama"} <= set(outputs["python"])
     assert outputs["packages"]["x86_64-linux"].keys() == {
         "comfyui-xpu",
+        "comfyui-xpu-image",
         "comfyui-xpu-nodes",
         "ollama-xpu",
         "torch-xpu",
@@ -86,7 +88,7 @@ def test_without_flakes_the_same_parts_are_there() -> None:
         "let parts = import ./. { pkgs = import ./tests/nix/nixpkgs { }; };"
         " in { torch = parts.torch-xpu.name; comfyui = parts.comfyui-xpu.name; names = builtins.attrNames parts; }"
     )
-    assert (parts["torch"], parts["comfyui"]) == ("torch-2.13.0", "comfyui-xpu-0.37.0")
+    assert (parts["torch"], parts["comfyui"]) == ("torch-2.14.0", "comfyui-xpu-0.37.0")
     assert {"overlays", "nixosModules", "homeManagerModules"} <= set(parts["names"])
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from xpu_utils.commands.doctor import NEEDED_IS_MISSING
+from xpu_utils.doctor.python import COMPILER
 from xpu_utils.doctor.system import RUNTIME
 
 from ..evaluate import NixError, evaluate, nix
@@ -73,7 +74,8 @@ def test_the_service_is_confined_to_its_folder_and_the_gpu() -> None:
     answer = xpu({})
     config = answer["unit"]["serviceConfig"]
     assert (config["User"], config["Group"]) == ("comfyui-xpu", "comfyui-xpu")
-    assert config["NoNewPrivileges"] is config["PrivateTmp"] is config["ProtectHome"] is True
+    assert config["NoNewPrivileges"] is config["PrivateTmp"] is True
+    assert config["ProtectHome"] == "tmpfs"
     assert (config["ProtectSystem"], config["ReadWritePaths"]) == ("strict", ["/var/lib/comfyui-xpu"])
     assert (config["DevicePolicy"], config["DeviceAllow"]) == ("closed", ["char-drm rw"])
     assert config["SupplementaryGroups"] == ["render", "video"]
@@ -102,9 +104,17 @@ def test_the_doctor_asks_for_what_the_module_installs() -> None:
     assert "intel-compute-runtime.drivers" in named, "Level Zero's driver is in this output"
 
 
+def test_the_doctor_s_compiler_is_one_that_the_service_can_be_given() -> None:
+    answer = evaluate(
+        "let pkgs = import ./tests/nix/nixpkgs { }; in (import ./tests/nix/deep/nixos.nix { settings = {"
+        f" services.comfyui-xpu.enable = true; {COMPILER['nixos']} }}; }}).unit.environment.CXX"
+    )
+    assert answer == "/nix/store/gcc/bin/g++"
+
+
 def test_the_python_of_the_service_has_torch_for_xpu() -> None:
     packages = xpu({})["python"]["packages"]
-    assert {"torch-2.13.0", "torchvision-0.28.0", "torchaudio-2.11.0", "python-ollama"} <= set(packages)
+    assert {"torch-2.14.0", "torchvision-0.29.0", "torchaudio-2.11.0", "python-ollama"} <= set(packages)
     assert not any("nixpkgs" in name for name in packages)
 
 
@@ -154,7 +164,7 @@ def test_what_the_doctor_finds_neither_fails_nor_holds_up_the_system_but_for_a_m
 
 def test_a_server_that_always_fails_is_left_alone_and_the_doctor_is_not_asked_each_time() -> None:
     answer = xpu({})
-    assert answer["unit"]["unitConfig"] == {"StartLimitIntervalSec": 300, "StartLimitBurst": 5}
+    assert answer["unit"]["unitConfig"].items() >= {("StartLimitIntervalSec", 300), ("StartLimitBurst", 5)}
     assert answer["doctor"]["serviceConfig"]["RemainAfterExit"] is True
 
 
@@ -166,6 +176,23 @@ def test_what_a_user_sets_for_ollama_wins() -> None:
     own = {"OLLAMA_KEEP_ALIVE": "10m"}
     settings = {"comfyui-xpu": {"enable": True, "ollama": {"enable": True}}, "ollama": {"environmentVariables": own}}
     assert system(settings)["ollama"]["environmentVariables"].items() >= own.items()
+
+
+def test_the_service_waits_for_the_disks_that_it_uses() -> None:
+    answer = xpu({"dataDir": "/srv/comfy", "models": {"folders": ["/mnt/models"]}})
+    assert answer["unit"]["unitConfig"]["RequiresMountsFor"] == ["/srv/comfy", "/mnt/models"]
+    assert answer["doctor"]["unitConfig"]["RequiresMountsFor"] == ["/srv/comfy", "/mnt/models"]
+
+
+def test_sycl_is_there_for_the_ollama_that_has_it() -> None:
+    settings = {"ollama": {"enable": True, "backend": "sycl"}}
+    services = nix({"comfyui-xpu": {"enable": True} | settings})
+    (failure,) = evaluate(f"(import ./tests/nix/deep/nixos.nix {{ settings.services = {services}; }}).failures")
+    assert failure.startswith("services.comfyui-xpu.ollama.backend: this nixpkgs' Ollama has no sycl")
+    answer = xpu(settings, backends=["vulkan", "sycl"])
+    assert answer["failures"] == []
+    assert answer["ollama"]["backend"] == "sycl"
+    assert "OLLAMA_VULKAN" not in answer["ollama"]["environmentVariables"]
 
 
 def test_the_firewall_opens_only_when_asked() -> None:
@@ -273,7 +300,7 @@ def test_a_package_that_takes_no_nodes_is_refused() -> None:
 @pytest.mark.parametrize(
     ("old", "option", "expected", "warning"),
     [
-        ({"host": "0.0.0.0"}, "host", "0.0.0.0", "renamed to `services.comfyui-xpu.host'"),
+        ({"host": "0.0.0.0"}, "host", ["0.0.0.0"], "renamed to `services.comfyui-xpu.host'"),
         ({"port": 9001}, "port", 9001, "renamed to `services.comfyui-xpu.port'"),
         ({"user": "ann"}, "user", "ann", "renamed to `services.comfyui-xpu.user'"),
         ({"group": "users"}, "group", "users", "renamed to `services.comfyui-xpu.group'"),

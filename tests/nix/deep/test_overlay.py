@@ -16,7 +16,7 @@ from xpu_utils.doctor.python import sysman
 
 from ..evaluate import ROOT, NixError, evaluate
 
-WHEELS = json.loads((ROOT / "nix/wheels.json").read_text(encoding="utf-8"))
+WHEELS = json.loads((ROOT / "nix/wheels.json").read_text(encoding="utf-8"))["wheels"]
 
 
 def packages(expression: str, *, overlay: str = "overlay", arguments: str = "") -> Any:
@@ -30,7 +30,7 @@ def packages(expression: str, *, overlay: str = "overlay", arguments: str = "") 
 def test_the_runtime_is_every_intel_wheel_in_one_derivation() -> None:
     hashes = packages("map (source: source.hash) pkgs.intel-xpu-runtime.srcs")
     assert sorted(hashes) == sorted(wheel["hash"] for wheel in WHEELS["intel"])
-    assert packages("pkgs.intel-xpu-runtime.version") == "2026.0.0"
+    assert packages("pkgs.intel-xpu-runtime.version") == "2026.1.0"
     assert packages("pkgs.intel-xpu-runtime.meta.license.shortName") == "issl"
 
 
@@ -43,20 +43,20 @@ def test_torch_is_the_xpu_wheel_linked_to_the_runtime() -> None:
     pin = next(wheel for wheel in WHEELS["pytorch"] if wheel["name"] == "torch")
     assert (torch["url"], torch["hash"]) == (pin["url"], pin["hash"])
     assert (torch["cudaSupport"], torch["xpuSupport"]) == (False, True)
-    assert "intel-xpu-runtime-2026.0.0" in torch["inputs"]
-    assert {"triton-xpu-3.7.2", "pyzes-0.1.1"} <= set(torch["dependencies"])
+    assert "intel-xpu-runtime-2026.1.0" in torch["inputs"]
+    assert {"triton-xpu-3.8.0", "pyzes-0.1.2"} <= set(torch["dependencies"])
 
 
 def test_wheels_of_pytorch_keep_the_name_that_pip_reads() -> None:
-    """From the address alone Nix would make torch-2.13.0-2Bxpu, which is another version."""
+    """From the address alone Nix would make torch-2.14.0-2Bxpu, which is another version."""
     names = packages(
         "map (package: package.src.name) (with pkgs.python-xpu.pkgs; [ torch torchvision torchaudio triton-xpu ])"
     )
-    assert [name.split("-cp312-")[0] for name in names] == [
-        "torch-2.13.0+xpu",
-        "torchvision-0.28.0+xpu",
-        "torchaudio-2.11.0+xpu",
-        "triton_xpu-3.7.2",
+    assert [name.split("-cp313-")[0] for name in names] == [
+        "torch-2.14.0+xpu",
+        "torchvision-0.29.0+xpu",
+        "torchaudio-2.11.0+cpu",
+        "triton_xpu-3.8.0",
     ]
 
 
@@ -70,19 +70,19 @@ def pip_accepts(site_packages: Path, requirement: str) -> bool:
 
 def test_comfyui_finds_all_that_torch_says_it_needs(tmp_path: Path) -> None:
     """nixpkgs' comfyui stops its build where pip misses a package; here Intel's libraries are none."""
-    site_packages = tmp_path / "lib/python3.12/site-packages"
-    metadata = site_packages / "torch-2.13.0+xpu.dist-info/METADATA"
+    site_packages = tmp_path / "lib/python3.13/site-packages"
+    metadata = site_packages / "torch-2.14.0+xpu.dist-info/METADATA"
     metadata.parent.mkdir(parents=True)
     needs = ["filelock", *(f"{wheel['name']}=={wheel['version']}" for wheel in WHEELS["intel"])]
-    lines = ["Metadata-Version: 2.1", "Name: torch", "Version: 2.13.0+xpu"]
+    lines = ["Metadata-Version: 2.1", "Name: torch", "Version: 2.14.0+xpu"]
     lines += [f'Requires-Dist: {need}; platform_system == "Linux"' for need in needs]
     metadata.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    assert not pip_accepts(site_packages, "torch==2.13.0")
+    assert not pip_accepts(site_packages, "torch==2.14.0")
 
     script = packages("pkgs.torch-xpu.postInstall")
     subprocess.run(["sh", "-eu", "-c", script], check=True, env=os.environ | {"out": str(tmp_path)})
     assert "Requires-Dist: filelock" in metadata.read_text(encoding="utf-8")
-    assert pip_accepts(site_packages, "torch==2.13.0")
+    assert pip_accepts(site_packages, "torch==2.14.0")
 
 
 @pytest.mark.parametrize("generation", ["extra", "plain"])
@@ -92,7 +92,7 @@ def test_comfyui_gets_torch_for_xpu_whatever_it_overrides_itself(generation: str
         "map (package: package.name) pkgs.comfyui-xpu.environment.extraLibs",
         arguments=f'generation = "{generation}";',
     )
-    assert {"torch-2.13.0", "torchvision-0.28.0", "torchaudio-2.11.0"} <= set(names)
+    assert {"torch-2.14.0", "torchvision-0.29.0", "torchaudio-2.11.0"} <= set(names)
     assert not any("nixpkgs" in name for name in names)
 
 
@@ -101,9 +101,9 @@ def test_the_companions_are_linked_to_the_same_torch() -> None:
         "map (name: map (package: package.name) pkgs.python-xpu.pkgs.${name}.dependencies)"
         ' [ "torchvision" "torchaudio" ]'
     )
-    assert all("torch-2.13.0" in names for names in dependencies)
+    assert all("torch-2.14.0" in names for names in dependencies)
     assert packages("pkgs.python-xpu.pkgs.torchvision.appendRunpaths") == [
-        "/nix/store/torch-2.13.0/lib/python3.12/site-packages/torch/lib"
+        "/nix/store/torch-2.14.0/lib/python3.13/site-packages/torch/lib"
     ]
 
 
@@ -131,6 +131,17 @@ def test_a_node_brings_its_python_packages() -> None:
     assert {"python-gguf", "python-ollama"} <= set(names)
 
 
+def test_nixpkgs_service_can_override_and_start_the_package() -> None:
+    """As services.comfyui does it: further Python packages by an override, then the main program."""
+    made = packages(
+        "let final = pkgs.comfyui-xpu.override (old: { extraPackages = python:"
+        " (old.extraPackages or (_: [ ])) python ++ [ python.gguf ]; }); in"
+        " { program = pkgs.lib.getExe final; libraries = map (library: library.name) final.pythonEnv.extraLibs; }"
+    )
+    assert made["program"] == "/nix/store/comfyui-xpu-0.37.0/bin/comfyui-xpu"
+    assert {"python-gguf", "torch-2.14.0", "python-ollama"} <= set(made["libraries"])
+
+
 def test_the_pack_in_the_store_holds_what_comfyui_loads_and_no_tests() -> None:
     made = packages("{ inherit (pkgs.comfyui-xpu-nodes) name installPhase; }")
     assert made["name"] == "comfyui-xpu-nodes-0.1.0"
@@ -143,6 +154,22 @@ def test_the_pack_in_the_store_holds_what_comfyui_loads_and_no_tests() -> None:
 
 def test_ollama_is_the_mainline_one_on_vulkan() -> None:
     assert packages("{ inherit (pkgs.ollama-xpu) name acceleration; }") == {"name": "ollama", "acceleration": "vulkan"}
+
+
+def test_the_image_starts_comfyui_for_everybody_outside_and_keeps_everything_in_its_volume() -> None:
+    image = packages("pkgs.comfyui-xpu-image.arguments")
+    config = image["config"]
+    assert (image["name"], image["tag"]) == ("comfyui-xpu", "0.37.0")
+    assert config["Entrypoint"][:2] == ["/nix/store/comfyui-xpu-0.37.0/bin/comfyui-xpu", "--base-directory=/data"]
+    assert {"--listen=0.0.0.0", "--port=8188"} <= set(config["Entrypoint"])
+    assert (config["ExposedPorts"], config["Volumes"]) == ({"8188/tcp": {}}, {"/data": {}})
+    assert {"HOME=/data", "ONEAPI_DEVICE_SELECTOR=level_zero:gpu"} <= set(config["Env"])
+    assert not config["User"].startswith(("0", "root"))
+
+
+def test_the_image_of_the_cpu_s_variant_runs_on_the_cpu() -> None:
+    cpu = 'pkgs.comfyui-xpu-image.override { comfyui-xpu = pkgs.comfyui-xpu.override { acceleration = "cpu"; }; }'
+    assert "--cpu" in packages(f"({cpu}).arguments.config.Entrypoint")
 
 
 def test_pyzes_looks_for_the_loader_where_nix_has_it() -> None:

@@ -1,7 +1,7 @@
 # A stand-in for nixpkgs: the names that our packages ask for, as derivations that remember what they were given.
 # Nothing here can be built; ../buildable.nix changes that. `generation` is "extra" (nixpkgs' comfyui composes the
 # caller's package overrides, 0.37) or "plain" (it replaces them, 0.34).
-{ system ? "x86_64-linux", config ? { }, overlays ? [ ], generation ? "extra" }:
+{ system ? "x86_64-linux", config ? { }, overlays ? [ ], generation ? "extra", backends ? [ "vulkan" ] }:
 let
   lib = import ../lib.nix;
 
@@ -38,15 +38,15 @@ let
       torchaudio = derivation "torchaudio-nixpkgs" { };
     };
 
-  mkPython = nixpkgs: lib.makeOverridable
+  mkPython = nixpkgs: version: lib.makeOverridable
     ({ packageOverrides ? (_: _: { }), self ? null }:
       let
         pkgs = lib.fix (lib.extends packageOverrides (final:
           pythonPackages nixpkgs final // { python = result; }));
-        result = derivation "python3-3.12" {
+        result = derivation "python3-${version}" {
           inherit pkgs;
-          libPrefix = "python3.12";
-          sitePackages = "lib/python3.12/site-packages";
+          libPrefix = "python${version}";
+          sitePackages = "lib/python${version}/site-packages";
           buildEnv = lib.makeOverridable
             ({ extraLibs ? [ ] }: nixpkgs.pythonEnvironment extraLibs)
             { };
@@ -59,7 +59,7 @@ let
   base = final:
     lib.genAttrs [
       "autoPatchelfHook" "unzip" "zlib" "level-zero" "makeBinaryWrapper" "coreutils" "findutils" "mkl"
-      "intel-graphics-compiler"
+      "intel-graphics-compiler" "gcc"
     ] (name: derivation name { })
     // {
       intel-compute-runtime = derivation "intel-compute-runtime" {
@@ -70,7 +70,7 @@ let
       stdenvNoCC = { inherit mkDerivation; };
       addDriverRunpath.driverLink = "/run/opengl-driver";
       callPackage = lib.callPackageWith final;
-      extend = overlay: import ./. { inherit system config generation; overlays = overlays ++ [ overlay ]; };
+      extend = overlay: import ./. { inherit system config generation backends; overlays = overlays ++ [ overlay ]; };
       fetchurl = fetch;
       fetchPypi = fetch;
       pythonModule = name: derivation "python-${name}" { };
@@ -80,15 +80,20 @@ let
       writeShellScript = file;
       runCommand = name: attributes: script: derivation name (attributes // { inherit script; });
       mkShell = arguments: derivation "shell" arguments;
+      dockerTools = {
+        streamLayeredImage = arguments: derivation "stream-${arguments.name}" { inherit arguments; };
+      } // lib.genAttrs [ "fakeNss" "caCertificates" ] (name: derivation name { });
       testers.runNixOSTest = test: derivation "vm-test-${test.name}" { inherit test; };
-      python312 = mkPython final;
-      python312Packages = final.python312.pkgs;
-      python3 = final.python312;
+      python312 = mkPython final "3.12";
+      python313 = mkPython final "3.13";
+      python3 = mkPython final "3.14";
       path = ./.;
       inherit derivation generation;
       comfyui = final.callPackage ./pkgs/by-name/co/comfyui/package.nix { };
       ollama = lib.makeOverridable
-        ({ acceleration ? null }: derivation "ollama" { inherit acceleration; })
+        ({ acceleration ? null }:
+          lib.throwIfNot (lib.elem acceleration ([ null ] ++ backends)) "ollama: no ${acceleration}"
+            (derivation "ollama" { inherit acceleration; }))
         { };
       blas = lib.makeOverridable ({ blasProvider ? null }: derivation "blas" { inherit blasProvider; }) { };
       lapack = lib.makeOverridable ({ lapackProvider ? null }: derivation "lapack" { inherit lapackProvider; }) { };
