@@ -26,6 +26,10 @@ TRACKED = subprocess.run(
     text=True,
     check=True,
 ).stdout.split()
+# Arguments that our own files give each other, and names in our overlays.
+OURS = frozenset(
+    {"acceleration", "customNodes", "extraPackages", "python-ipex", "pyzes", "triton-xpu", "wheel", "xpuPackages"}
+)
 WHEELS = json.loads((ROOT / "nix/wheels.json").read_text(encoding="utf-8"))["wheels"]
 
 
@@ -67,6 +71,20 @@ def test_untidy_lines_are_found(line: str) -> None:
     assert untidy_lines(line) == [f"1: {line}"]
 
 
+def test_every_name_of_nixpkgs_that_we_refer_to_is_listed_with_where_it_was_seen() -> None:
+    packages = [name for name in TRACKED if name.startswith(("nix/packages/", "nix/checks/vm.nix"))]
+    asked = evaluate(
+        f"map (file: builtins.attrNames (builtins.functionArgs (import file))) [ ./{' ./'.join(packages)} ]"
+    )
+    texts = [(ROOT / name).read_text(encoding="utf-8") for name in TRACKED if name.startswith("nix/")]
+    code = re.sub(r"#.*", "", "\n".join(texts))
+    code = re.sub(r'"[^"$]*"', "", code)
+    named = set(re.findall(r"\b(?:pkgs|final|prev)\.([a-zA-Z][\w-]*)", code))
+    names = named.union(*asked) - OURS - set(evaluate("builtins.attrNames (import ./nix/overlay.nix { } { })"))
+    listed = json.loads((ROOT / "tests/nix/attributes.json").read_text(encoding="utf-8"))
+    assert names - listed["pkgs"].keys() - listed["python"].keys() == set()
+
+
 def test_every_part_is_reachable() -> None:
     """A file that nothing names would rot unseen."""
     texts = {name: (ROOT / name).read_text(encoding="utf-8") for name in TRACKED}
@@ -81,6 +99,20 @@ def test_the_documentation_says_what_was_checked() -> None:
     assert f"{len(WRONG)} wrong configurations" in text
     newest, oldest = CARRIERS
     assert f"`make host` on {newest}, its core on {oldest}" in text
+
+
+def test_the_lock_is_of_the_flake_s_inputs() -> None:
+    """As Nix checks it before it uses a lock."""
+    nodes = json.loads((ROOT / "flake.lock").read_text(encoding="utf-8"))["nodes"]
+    inputs = evaluate("builtins.mapAttrs (_: input: input.url) (import ./flake.nix).inputs")
+    assert nodes["root"]["inputs"].keys() == inputs.keys()
+    for name, url in inputs.items():
+        kind, _, path = url.partition(":")
+        original = nodes[name]["original"]
+        assert [original["type"], original["owner"], original["repo"]] == [kind, *path.split("/")[:2]]
+        assert original.get("ref") == [*path.split("/"), None][2]
+        assert len(base64.b64decode(nodes[name]["locked"]["narHash"].removeprefix("sha256-"), validate=True)) == 32
+    assert nodes["flake-parts"]["inputs"]["nixpkgs-lib"] == ["nixpkgs"]
 
 
 def test_pins_have_a_real_hash_each() -> None:

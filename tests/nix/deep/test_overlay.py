@@ -152,6 +152,11 @@ def test_the_pack_in_the_store_holds_what_comfyui_loads_and_no_tests() -> None:
     assert not listed & {"tests", "nix", "docs"}
 
 
+def test_nixos_modules_that_choose_ollama_s_back_end_by_an_override_can_do_so() -> None:
+    """As services.ollama does it where it has the option acceleration."""
+    assert packages('(pkgs.ollama-xpu.override { acceleration = "vulkan"; }).acceleration') == "vulkan"
+
+
 def test_ollama_is_the_mainline_one_on_vulkan() -> None:
     assert packages("{ inherit (pkgs.ollama-xpu) name acceleration; }") == {"name": "ollama", "acceleration": "vulkan"}
 

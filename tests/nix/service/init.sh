@@ -4,6 +4,7 @@
 #   init.sh FOLDER SYSTEMD
 set -eu
 at=$1
+cd /
 mount --make-rprivate /
 findmnt --real --raw --noheadings --output TARGET | while read -r place; do
   [ "$place" = "$at" ] || mount -o remount,bind,ro "$(printf %b "$place")" 2> /dev/null || true
@@ -35,7 +36,7 @@ mount --bind "$at/console" /dev/console
 systemd-tmpfiles --create "$at/tmpfiles"
 (
   sleep 2
-  if python3 "$at/machine.py" "$at/script" > "$at/status.new" 2>&1; then
+  if "$at/python3" "$at/machine.py" "$at/script" > "$at/status.new" 2>&1; then
     systemd-analyze security --no-pager comfyui-xpu.service 2>&1 | tail -n 1 >> "$at/status.new"
     echo passed >> "$at/status.new"
   else
