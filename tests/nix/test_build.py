@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,13 +25,23 @@ from .build import Store
 from .right import configured
 
 NOBODY = 65534
-# Python may lie below /root: this user reads everything, but writes only what is his.
-READS_ALL = (
-    *("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--no-new-privs"),
-    *(f"--{kind}-caps=-all,+dac_read_search" for kind in ("inh", "ambient")),
-    "--bounding-set=-all,+dac_read_search",
-)
-UNPRIVILEGED = READS_ALL if os.geteuid() == 0 else ()
+
+
+def unprivileged() -> tuple[str, ...]:
+    """What to put before a command, so that it runs as a user who may write only what is his.
+
+    Where Python lies below a folder that is closed to others, such as /root, that user may read everything.
+    """
+    if os.geteuid() != 0:
+        return ()
+    homes = [Path(folder).resolve() for folder in (sys.base_prefix, sys.prefix)]
+    closed = any(not folder.stat().st_mode & 0o001 for home in homes for folder in (home, *home.parents))
+    kept = "-all,+dac_read_search" if closed else "-all"
+    capabilities = (f"--{kind}={kept}" for kind in ("inh-caps", "ambient-caps", "bounding-set"))
+    return ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--no-new-privs", *capabilities)
+
+
+UNPRIVILEGED = unprivileged()
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +102,8 @@ def test_comfyui_from_the_store_draws_the_demo_s_picture(store: Store, pack: Pat
     data.mkdir()
     if UNPRIVILEGED:
         os.chown(data, NOBODY, NOBODY)
-    model = ensure_models(NAME) / "checkpoints" / f"{NAME}.safetensors"
+    model = folder / f"{NAME}.safetensors"
+    shutil.copyfile(ensure_models(NAME) / "checkpoints" / model.name, model)  # his to read, wherever ours lies
     files = {f"checkpoints/{model.name}": {"path": str(model)}}
     settings = configured(
         acceleration="cpu", dataDir=str(data), port=port, models={"files": files}, extraArgs=["--disable-auto-launch"]
