@@ -6,7 +6,7 @@ let
   inherit (import ./lib.nix) interpreter;
   python = final.${interpreter}
     or (throw "comfyui-xpu: PyTorch's wheels are for ${interpreter}, which this nixpkgs has not; take one that has.");
-  xpuPackages = import ./python-xpu.nix;
+  xpuPackages = import ./python-xpu.nix python.pkgs;
   # nixpkgs' comfyui, also where another overlay (utensils' comfyui-nix) has put a package without these under its name.
   takesPython = package: package ? override && package ? python && package ? pythonEnv;
   recipe = final.path + "/pkgs/by-name/co/comfyui/package.nix";

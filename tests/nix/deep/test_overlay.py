@@ -96,6 +96,13 @@ def test_comfyui_gets_torch_for_xpu_whatever_it_overrides_itself(generation: str
     assert not any("nixpkgs" in name for name in names)
 
 
+def test_what_only_tests_with_torch_is_taken_from_nixpkgs_cache_and_what_is_built_again_is_not_tested_again() -> None:
+    made = packages(
+        "{ inherit (pkgs.python-xpu.pkgs.safetensors) name; inherit (pkgs.python-xpu.pkgs.torchsde) doCheck; }"
+    )
+    assert made == {"name": "safetensors-torch-nixpkgs", "doCheck": False}
+
+
 def test_the_companions_are_linked_to_the_same_torch() -> None:
     dependencies = packages(
         "map (name: map (package: package.name) pkgs.python-xpu.pkgs.${name}.dependencies)"

@@ -34,6 +34,9 @@ let
       torch = lib.makeOverridable
         ({ cudaSupport ? true, cudaPackages ? "12" }: derivation "torch-nixpkgs" { inherit cudaSupport cudaPackages; })
         { };
+      # torch is among the inputs of its tests.
+      safetensors = derivation "safetensors-${self.torch.name}" { };
+      torchsde = derivation "torchsde" { overridePythonAttrs = change: derivation "torchsde" (change { }); };
       torchvision = derivation "torchvision-nixpkgs" { };
       torchaudio = derivation "torchaudio-nixpkgs" { };
     };
