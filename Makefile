@@ -7,7 +7,7 @@ READY := .venv/.ready
 # Python with the packages of the ComfyUI at COMFYUI_PATH, or of the registry's HOST_VERSION.
 ON_HOST := $(BIN)/python -m tests.harness.environment
 
-.PHONY: demo test suites prepare lint texts unit contract contract-check contract-news nix nix-service sim-tests sim-host sim-faults sim-sampling browser front-ends browser-newest pictures examples host hosts host-core host-own matrices sim bench-cpu reliability
+.PHONY: demo test suites prepare lint texts unit contract contract-check contract-news nix nix-service sim-tests sim-host sim-faults sim-sampling browser front-ends browser-newest pictures examples host hosts host-core host-own matrices sim bench-cpu reliability families family-tests
 demo: $(READY)
 	$(ON_HOST) -m tests.harness.demo --device $(DEVICE)
 
@@ -15,7 +15,7 @@ demo: $(READY)
 test: $(READY)
 	OMP_NUM_THREADS=1 $(MAKE) --no-print-directory --output-sync=target -j3 suites
 
-SHARING := host sim-host sim-faults sim-sampling host-own host-core sim-tests browser nix contract-check
+SHARING := host sim-host sim-faults sim-sampling family-tests host-own host-core sim-tests browser nix contract-check
 suites: $(SHARING) unit lint
 
 # Hosts, models and programs, before the suites that share them run side by side.
@@ -66,6 +66,14 @@ sim-faults: $(READY)
 SIM_SAMPLING := tests/sim_host/test_sampling.py tests/sim_host/test_left_behind.py
 sim-sampling: $(READY)
 	$(ON_HOST) -m pytest $(SIM_SAMPLING)
+
+# A dozen families of models there, tiny and in one process.
+family-tests: $(READY)
+	$(ON_HOST) -m pytest tests/families
+
+# All families of the ComfyUI at COMFYUI_PATH, or those in FAMILIES; writes docs/models.md.
+families: prepare
+	$(ON_HOST) -m tests.families $(FAMILIES)
 
 # All samplers, of which `make test` runs some of every kind, and the CPU benchmark from end to end.
 matrices: prepare

@@ -12,7 +12,7 @@ from . import host_suite
 from .hosts import ROOT, host_path, host_version
 from .outcomes import FINE, Row, run_tests, table
 
-OURS = ("tests/sim_host", "tests/host", "tests/browser")
+OURS = ("tests/sim_host", "tests/families", "tests/host", "tests/browser")
 OUT = ROOT / "out" / "hosts"
 
 

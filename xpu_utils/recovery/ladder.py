@@ -17,8 +17,8 @@ class Rung(enum.Enum):
 
     FREE = "memory freed"
     ATTENTION = "attention in smaller pieces"
-    SPLIT = "the prompts one after the other"
     OFFLOAD = "part of the weights in main memory"
+    SPLIT = "the prompts one after the other"
     FP32 = "fp32"
     ALONG = "data of other nodes moved along"
     TILES = "smaller tiles"
@@ -27,10 +27,11 @@ class Rung(enum.Enum):
     CPU = "the CPU"
 
 
+# A network may answer a batch otherwise, in the last bits, than its parts, so SPLIT comes after what changes nothing.
 # TILES and HOST are on no ladder: a VAE's tiles and the loaders choose them by themselves.
 ORDER: Mapping[FaultKind, tuple[Rung, ...]] = {
     FaultKind.OUT_OF_MEMORY: (
-        *(Rung.FREE, Rung.ATTENTION, Rung.SPLIT, Rung.OFFLOAD),
+        *(Rung.FREE, Rung.ATTENTION, Rung.OFFLOAD, Rung.SPLIT),
         *(Rung.ACCELERATOR, Rung.CPU),
     ),
     FaultKind.ALLOCATION_TOO_LARGE: (Rung.ATTENTION, Rung.SPLIT, Rung.ACCELERATOR, Rung.CPU),

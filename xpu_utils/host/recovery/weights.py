@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import logging
@@ -16,6 +17,7 @@ import torch
 from comfy.model_patcher import wipe_lowvram_weight
 
 from ...recovery.faults import is_lost, lost_devices
+from ...weights.check import tensors_in
 from ...weights.mapped import check_mapped
 from .. import streaming, target
 from ..inventory import as_default
@@ -35,11 +37,11 @@ class WeightSource:
 
     what: str
     """The file's name, or "a host copy"."""
-    read: Callable[[], Mapping[str, torch.Tensor]]
-    """Answers all parameters and buffers by name, on the host."""
+    read: Callable[[], Mapping[str, Any]]
+    """Answers all that a model holds by name, on the host: see `_contents`."""
 
 
-_host_copies: weakref.WeakKeyDictionary[WeightSource, dict[str, torch.Tensor]] = weakref.WeakKeyDictionary()
+_host_copies: weakref.WeakKeyDictionary[WeightSource, dict[str, Any]] = weakref.WeakKeyDictionary()
 """The weights of each source that is one; emptied when it is let go of."""
 
 
@@ -57,7 +59,7 @@ def remember(patcher: Any, what: str, load: Callable[[], Any]) -> None:
         what: the file's name.
         load: loads the same model again, onto the host, and answers its module.
     """
-    patcher.set_attachments(SOURCE, WeightSource(what, lambda: dict(_tensors(load()))))
+    patcher.set_attachments(SOURCE, WeightSource(what, lambda: _contents(load())))
 
 
 def allow_a_host_copy(patcher: Any) -> None:
@@ -110,17 +112,17 @@ def _keep_host_copy(patcher: Any) -> None:
         patcher.set_attachments(SOURCE, WeightSource("its file", functools.partial(_read_again, initialiser)))
     if initialiser is not None or patcher.backup:
         return
-    weights = {name: _detached(tensor) for name, tensor in _tensors(module)}
-    on_host = all(tensor.device == HOST for tensor in weights.values())
+    weights = _contents(module)
+    on_host = all(tensor.device == HOST for tensor in tensors_in(weights))
     if on_host and model_management.get_free_memory(HOST) > 2 * patcher.model_size():
         source = WeightSource("a host copy", lambda: weights)
         _host_copies[source] = weights
         patcher.set_attachments(SOURCE, source)
 
 
-def _read_again(initialiser: Sequence[Any]) -> Mapping[str, torch.Tensor]:
+def _read_again(initialiser: Sequence[Any]) -> Mapping[str, Any]:
     with as_default(HOST):
-        return dict(_tensors(target.read_again(initialiser).model))
+        return _contents(target.read_again(initialiser).model)
 
 
 def recover(patcher: Any) -> str:
@@ -144,7 +146,7 @@ def recover(patcher: Any) -> str:
 def _recover_model(patcher: Any) -> str:
     target.abandon(patcher)
     streaming.abandon(patcher)
-    lost = [name for name, tensor in _tensors(patcher.model) if is_lost(tensor.device)]
+    lost = _lost(patcher.model)
     if not lost and not is_lost(patcher.model.device or HOST):
         return ""
     source = _recoverable(patcher) if lost else None
@@ -154,6 +156,8 @@ def _recover_model(patcher: Any) -> str:
     weights = source.read()
     for name, _ in _tensors(patcher.model):
         _set_tensor(patcher.model, name, weights[name])
+    for name in _lost(patcher.model):  # what is left is kept beside them
+        _set_beside(patcher.model, name, weights)
     return source.what
 
 
@@ -205,15 +209,59 @@ def _tensors(module: torch.nn.Module) -> list[tuple[str, torch.Tensor]]:
     return [*module.named_parameters(), *module.named_buffers()]
 
 
+_OF_TORCH = frozenset(vars(torch.nn.Module()))
+"""What every module has."""
+
+
+def _beside(module: torch.nn.Module) -> list[tuple[str, Any]]:
+    """What modules keep beside parameters and buffers that may hold tensors (a table, a cache), by name."""
+    kinds = (torch.Tensor, list, tuple, dict, type(None))
+    return [
+        (f"{path}.{name}".removeprefix("."), value)
+        for path, owner in module.named_modules()
+        for name, value in vars(owner).items()
+        if isinstance(value, kinds) and name not in _OF_TORCH
+    ]
+
+
+def _contents(module: torch.nn.Module) -> dict[str, Any]:
+    """Everything that a model holds, by name, as it is now; what it does to itself later does not show in it."""
+    beside = {name: copy.copy(value) for name, value in _beside(module) if not isinstance(value, torch.Tensor)}
+    tables = [(name, value) for name, value in _beside(module) if isinstance(value, torch.Tensor)]
+    return {**beside, **{name: _detached(tensor) for name, tensor in (*_tensors(module), *tables)}}
+
+
+def _lost(module: torch.nn.Module) -> list[str]:
+    """The names of what a model holds on a device that is gone."""
+    held = (*_tensors(module), *_beside(module))
+    return [name for name, value in held if any(is_lost(tensor.device) for tensor in tensors_in(value))]
+
+
+def _set_beside(module: torch.nn.Module, name: str, contents: Mapping[str, Any]) -> None:
+    """Gives a module back what it kept beside its weights; what it had not when it was new, it makes again."""
+    owner_name, _, leaf = name.rpartition(".")
+    attributes = vars(module.get_submodule(owner_name))
+    if name in contents:
+        attributes[leaf] = copy.copy(contents[name])
+    else:
+        del attributes[leaf]
+
+
 def _set_tensor(module: torch.nn.Module, name: str, value: torch.Tensor) -> None:
     owner_name, _, leaf = name.rpartition(".")
     owner = module.get_submodule(owner_name)
     if leaf in owner._parameters:
-        old = owner._parameters[leaf]
-        dtype = value.dtype if old is None else old.dtype
-        owner._parameters[leaf] = torch.nn.Parameter(_detached(value).to(HOST, dtype), requires_grad=False)
+        owner._parameters[leaf] = torch.nn.Parameter(_as_held(value, owner._parameters[leaf]), requires_grad=False)
     else:
         owner._buffers[leaf] = _detached(value).to(HOST)
+
+
+def _as_held(value: torch.Tensor, lost: torch.Tensor | None) -> torch.Tensor:
+    """The tensor on the host, in the dtype that the lost one was converted to; a quantised one as its file holds it."""
+    plain = (torch.Tensor, torch.nn.Parameter)
+    if lost is None or type(value) not in plain or type(lost) not in plain:
+        return _detached(value).to(HOST)
+    return _detached(value).to(HOST, lost.dtype)
 
 
 def _detached(tensor: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,32 @@
+"""`make families`: all families of the ComfyUI at COMFYUI_PATH; `make families FAMILIES="SD15 Flux"`: these."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from tests.harness.hosts import CACHE, ROOT, host_path, host_version
+
+from .page import page
+from .running import found, jobs
+
+RECORDS = ROOT / "docs" / "measurements" / "models"
+PAGE = ROOT / "docs" / "models.md"
+
+
+def main() -> None:
+    host, names = host_path(), sys.argv[1:]
+    answers = found(host, CACHE / "families" / host_version(host), names, jobs=jobs())
+    record = RECORDS / f"{host_version(host)}.json"
+    before = json.loads(record.read_text()) if names and record.is_file() else {}
+    record.parent.mkdir(parents=True, exist_ok=True)
+    record.write_text(json.dumps({**before, **answers["found"]}, indent=1, sort_keys=True) + "\n")
+    PAGE.write_text(page({file.stem: json.loads(file.read_text()) for file in RECORDS.glob("*.json")}))
+    misses = [f"{name}: {check}: {why}" for name, row in answers["found"].items() for check, why in row.items() if why]
+    misses += [f"{name}: not described in tests/families" for name in answers["undescribed"]]
+    print(*misses, f"{len(answers['found'])} families, {len(misses)} misses", sep="\n")
+    sys.exit(bool(misses))
+
+
+if __name__ == "__main__":
+    main()

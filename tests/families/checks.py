@@ -1,0 +1,262 @@
+"""What must hold of a family: the same latent as stock ComfyUI, bit for bit, wherever it runs and whatever fails."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import comfy.model_management as model_management
+import comfy.sample
+import comfy.samplers
+import torch
+from comfy.model_patcher import ModelPatcher
+
+from tests import xpu_sim
+from tests.harness.simulated import COMPUTING
+from tests.sim_host.cpu_fallback_cases import BF16_PLAN
+from xpu_utils.host import cpu_engine
+from xpu_utils.host.inventory import placement_for
+from xpu_utils.host.recovery.rungs import placement_after
+from xpu_utils.host.recovery.weights import remember
+from xpu_utils.host.running.sampling import place_model
+from xpu_utils.host.streaming import stream_of
+from xpu_utils.host.target import unload
+
+from .family import SEED, Family, Subject, conditioning, empty_latent
+from .words import CHECKS
+
+HOST = torch.device("cpu")
+STEPS = 4
+"""A stream has learnt all by the fourth pass."""
+BF16_MARGIN = 1.1
+"""How much further than stock's bf16 ours may be from fp32: both round, in another order."""
+CPU_MARGIN = 1e-4
+"""How far what ends on the CPU may be from what the card answers: its faster paths add up in another order."""
+
+
+class Missed(Exception):
+    """What does not hold, in a few words."""
+
+
+@dataclasses.dataclass
+class _Run:
+    """A subject in this process."""
+
+    subject: Subject
+    patcher: Any
+    stock: torch.Tensor
+    """What stock ComfyUI answers on the CPU."""
+    on_card: torch.Tensor
+    """What it answers on a card: the same, but that it computes LoRA in another format there."""
+    busiest: tuple[str, int] = ("", 0)
+    """The computing operator that a run calls most often on a card, and how often."""
+
+    def sampled(self, model: Any) -> torch.Tensor:
+        return _sampled(self.subject.family, model)
+
+    def placed(self, device: str, precision: str = "fp32", resident: str = "all") -> Any:
+        model, _ = place_model(self.patcher, placement_for(device, precision, resident))
+        return model
+
+    def must_equal(self, answer: torch.Tensor) -> None:
+        if not torch.equal(answer, self.on_card):
+            raise Missed(f"differs by {_distance(answer, self.on_card):.1e}")
+
+    def must_be_near(self, answer: torch.Tensor) -> None:
+        begun_on_card = _distance(self.on_card, self.stock)
+        if _distance(answer, self.stock) > CPU_MARGIN + 2 * begun_on_card:
+            raise Missed(f"differs by {_distance(answer, self.stock):.1e}")
+
+
+def check(subject: Subject) -> dict[str, str]:
+    """What of `CHECKS` does not hold, and why; empty texts where it does."""
+    found: dict[str, str] = {}
+    run: _Run | None = None
+    for name in CHECKS:
+        found[name] = ""
+        try:
+            if run is None:
+                run = _stock(subject)
+            else:
+                _CHECKS[name](run)
+        except Missed as missed:
+            found[name] = str(missed)
+        except Exception as error:  # noqa: BLE001 - any of them is a finding
+            found[name] = f"{type(error).__name__}: {str(error)[:300]}"
+        if run is None:
+            break
+    return found
+
+
+def _sampled(family: Family, model: Any) -> torch.Tensor:
+    """The latent that a MODEL makes with the sampler node's own function, on the host."""
+    latent = empty_latent(family)
+    noise = comfy.sample.prepare_noise(latent, SEED)
+    positive, negative = conditioning(family, 1), conditioning(family, 2)
+    answer: Any = comfy.sample.sample(
+        model, noise, STEPS, family.cfg, "euler", "normal", positive, negative, latent, disable_pbar=True, seed=SEED
+    )
+    if answer.is_nested:
+        return torch.cat([part.flatten().to(HOST) for part in answer.unbind()])
+    return torch.Tensor(answer.to(HOST))
+
+
+def _distance(answer: torch.Tensor, other: torch.Tensor) -> float:
+    """Relative to the other's size; infinite where the answer is not finite."""
+    distance = float((answer.double() - other.double()).norm() / other.double().norm().clamp_min(1e-30))
+    return distance if math.isfinite(distance) else math.inf
+
+
+def _stock(subject: Subject) -> _Run:
+    patcher = subject.load()
+    remember(patcher, subject.name, lambda: subject.load().model)  # as loaders do
+    patched = patcher if subject.lora is None else subject.lora(patcher)
+    answer = _sampled(subject.family, patched)
+    if not torch.isfinite(answer).all():
+        raise Missed("stock's answer is not finite, so that it tells nothing")
+    if not torch.equal(answer, _sampled(subject.family, patched)):
+        raise Missed("stock does not answer twice the same")
+    on_card = answer
+    if subject.lora is not None:
+        if torch.equal(answer, _sampled(subject.family, patcher)):
+            raise Missed("the LoRA changes nothing")
+        there = patched.clone()
+        there.load_device = torch.device("xpu:0")
+        on_card = _sampled(subject.family, there)
+        unload(there)
+    return _Run(subject, patched, answer, on_card)
+
+
+def _on_cpu(run: _Run) -> None:
+    if not torch.equal(run.sampled(run.placed("cpu")), run.stock):
+        raise Missed("differs")
+
+
+def _resident(run: _Run) -> None:
+    xpu_sim.current().reset_statistics()
+    answer = run.sampled(run.placed("xpu:0"))
+    card = xpu_sim.current().statistics().devices[0]
+    run.busiest = max(((name, card.count(name)) for name in COMPUTING), key=lambda entry: entry[1])
+    run.must_equal(answer)
+
+
+def _streamed(run: _Run) -> None:
+    model = run.placed("xpu:0", resident="10%")
+    run.must_equal(run.sampled(model))
+    if stream_of(model) is None:
+        raise Missed("nothing streamed")
+
+
+def _once(run: _Run) -> None:
+    """Counts what is copied from page-locked memory in the last pass of a run, when all is learnt."""
+    model = run.placed("xpu:0", resident="10%")
+    run.sampled(model)
+    network = model.model.diffusion_model
+    copied: list[int] = []
+
+    def before(*_: Any) -> None:
+        xpu_sim.current().reset_statistics()
+
+    def after(*_: Any) -> None:
+        copies = xpu_sim.current().statistics().copies
+        copied.append(sum(copy.bytes for copy in copies if copy.pinned and copy.direction == "host_to_device"))
+
+    handles = [network.register_forward_pre_hook(before), network.register_forward_hook(after)]
+    try:
+        run.sampled(model)
+    finally:
+        for handle in handles:
+            handle.remove()
+    stream = stream_of(model)
+    if stream is None or not copied:
+        raise Missed("nothing streamed")
+    streamed = stream.total_bytes - stream.resident_bytes + _again_bytes(stream, network)
+    if not 0 < copied[-1] <= 1.01 * streamed:
+        raise Missed(f"{copied[-1] / max(streamed, 1):.2f} times the streamed bytes a use")
+
+
+def _again_bytes(stream: Any, network: torch.nn.Module) -> int:
+    """What is streamed of layers for their second use in a pass and later ones."""
+    layers = [
+        (name, calls - 1)
+        for index, (names, calls) in enumerate(zip(stream.lesson.pieces, stream.lesson.calls, strict=True))
+        for name in names
+        if index not in stream.resident and calls > 1
+    ]
+    weights = [(weight, again) for name, again in layers for weight in network.get_submodule(name).parameters()]
+    return sum(weight.numel() * weight.element_size() * again for weight, again in weights)
+
+
+def _faulty(run: _Run, device: int, kind: str, times: int | None, *, expected: str) -> None:
+    """A fault in the middle of a run on a card; the latent is the same, and the work ended where it is expected."""
+    name = f"xpu:{device}"
+    operator, calls = run.busiest
+    model = run.placed(name)
+    model_management.load_models_gpu([_another(name)])  # as a text encoder is, which is unloaded first
+    fault = xpu_sim.Fault(operator=operator, kind=kind, device=device, nth=calls // 2, times=times)
+    with _faults(fault):
+        answer = run.sampled(model)
+        (fired,) = xpu_sim.current().statistics().faults_fired
+    if fired != (times or 1):
+        raise Missed(f"the fault came {fired} times")
+    if expected == "cpu":  # which computes by its own plan
+        run.must_be_near(answer)
+    else:
+        run.must_equal(answer)
+    ended = placement_after(model, None).device.id
+    if ended != expected:
+        raise Missed(f"ended on {ended}, not on {expected}")
+
+
+def _another(device: str) -> Any:
+    """A model of a few bytes that loads to a device."""
+    return ModelPatcher(torch.nn.Linear(8, 8), load_device=torch.device(device), offload_device=HOST)
+
+
+@contextlib.contextmanager
+def _faults(*faults: xpu_sim.Fault) -> Iterator[None]:
+    xpu_sim.current().set_faults(faults)
+    try:
+        yield
+    finally:
+        xpu_sim.current().clear_faults()
+
+
+def _bf16(run: _Run) -> None:
+    """On weights of its own: some families round what they keep beside them for good."""
+    subject = run.subject
+    own = subject.load() if subject.lora is None else subject.lora(subject.load())
+    rounded = own.clone()
+    rounded.set_model_compute_dtype(torch.bfloat16)
+    stock = _distance(run.sampled(rounded), run.stock)
+    with _plan(BF16_PLAN):
+        ours = _distance(run.sampled(place_model(own, placement_for("cpu", "bf16"))[0]), run.stock)
+    if ours > BF16_MARGIN * stock:
+        raise Missed(f"{ours:.1e} from fp32, stock's {stock:.1e}")
+
+
+@contextlib.contextmanager
+def _plan(plan: Any) -> Iterator[None]:
+    """Has the CPU compute by a plan in the block, instead of by one that takes a while to measure."""
+    stock = cpu_engine._machine_plan
+    cpu_engine._machine_plan = lambda: plan
+    try:
+        yield
+    finally:
+        cpu_engine._machine_plan = stock
+
+
+_CHECKS: dict[str, Callable[[_Run], None]] = {
+    "cpu": _on_cpu,
+    "resident": _resident,
+    "streamed": _streamed,
+    "once": _once,
+    "memory once": lambda run: _faulty(run, 0, "out_of_memory", 1, expected="xpu:0"),
+    "memory thrice": lambda run: _faulty(run, 0, "out_of_memory", 3, expected="xpu:0"),
+    "bf16": _bf16,
+    "lost, card": lambda run: _faulty(run, 0, "device_lost", 1, expected="xpu:1"),
+    "lost, CPU": lambda run: _faulty(run, 1, "device_lost", 1, expected="cpu"),
+}

@@ -1,0 +1,92 @@
+"""Checks families inside ComfyUI's code on simulated devices, each in a process of its own: a lost card stays lost.
+
+`python -m tests.xpu_sim --config FILE -- tests/families/worker.py HOST ANSWERS JOBS [FAMILY...]` writes as JSON what
+was found, by family and check (an empty text where it holds), which described families the host lacks, and which of
+the host's are not described; and says a line of each family on its way.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).parents[2]
+LIMIT_S = 300
+"""A family that takes longer is stopped."""
+
+
+def main() -> None:
+    host, answers_file, jobs, *names = sys.argv[1:]
+    sys.argv = sys.argv[:1]
+    sys.path[:0] = [host]  # before the repository, whose `nodes` is another package
+    if str(ROOT) not in sys.path:
+        sys.path.append(str(ROOT))
+    importlib.import_module("utils.install_util")  # before ComfyUI's nodes.py puts another `utils` on the path
+    from server import PromptServer
+
+    PromptServer.instance = None  # no server, so no prompt that faults belong to
+    torch.set_num_threads(1)
+    importlib.import_module("tests.families.checks")  # once, for all that are forked
+    from tests.families import listing
+
+    chosen = [family for family in listing.known() if not names or family.name in names]
+    found = {"found": _all(chosen, int(jobs)), "absent": listing.absent(), "undescribed": listing.undescribed()}
+    Path(answers_file).write_text(json.dumps(found))
+    os._exit(0)  # simulated devices and ComfyUI's threads need no orderly end
+
+
+def _all(families: Iterable[Any], jobs: int) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    running: dict[int, tuple[str, str, float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        waiting = list(families)
+        count = len(waiting)
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                family = waiting.pop(0)
+                file = os.path.join(folder, family.name)
+                running[_forked(family, file)] = (family.name, file, time.monotonic())
+            pid, status = os.wait()
+            name, file, began = running.pop(pid)
+            found[name] = _answer(file, status)
+            missed = [f"{check} ({why})" for check, why in found[name].items() if why]
+            took = time.monotonic() - began
+            print(f"{len(found)}/{count} {name}: {'; '.join(missed) or 'all holds'} ({took:.0f} s)", flush=True)
+    return found
+
+
+def _forked(family: Any, file: str) -> int:
+    child = os.fork()
+    if child:
+        return child
+    signal.alarm(LIMIT_S)
+    log = os.open(os.environ.get("FAMILIES_LOG", os.devnull), os.O_WRONLY | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    from tests.families.checks import check
+
+    with torch.inference_mode():  # as ComfyUI runs its nodes
+        Path(file).write_text(json.dumps(check(family)))
+    os._exit(0)
+
+
+def _answer(file: str, status: int) -> dict[str, str]:
+    if status == 0 and os.path.exists(file):
+        found: dict[str, str] = json.loads(Path(file).read_text())
+        return found
+    ended = "took too long" if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGALRM else "the process ended"
+    return {"stock": ended}
+
+
+if __name__ == "__main__":
+    main()
