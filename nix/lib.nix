@@ -297,8 +297,11 @@ rec {
       "user: root would give every node in a graph the whole machine; choose another user."
     ++ hiddenProblems cfg [ "/run/user" ]
     ++ builtins.concatMap
-      ({ option, path }: unless (!builtins.elem path homes)
-        "${option}: ${path} would show the service every file of its users; choose a folder of its own below it.")
+      ({ option, path }:
+        unless (builtins.match "/root|/home(/[^/]+)?" path == null)
+          "${option}: ${path} would show the service every file of its user; choose a folder of its own below it."
+        ++ unless (!(inHomes path) || isPlain path)
+          "${option}: ${path} cannot be shown to the service; choose a place without blanks, colons, quotes or %.")
       (usedPaths cfg)
     ++ unless (!(cfg.openFirewall && builtins.all isLoopback (addresses cfg)))
       ("openFirewall: no other machine reaches a server whose ${namespace}.host is "
@@ -321,8 +324,7 @@ rec {
   # Not set, because they break the GPU: MemoryDenyWriteExecute (the driver compiles kernels),
   # PrivateUsers (the render group would not be seen), ProcSubset=pid (the driver reads /proc/meminfo).
   # Of /home and /root the service sees nothing but what it is given from there.
-  homes = [ "/home" "/root" ];
-  inHomes = path: builtins.any (home: isBelow home path) homes;
+  inHomes = path: isBelow "/home" path || isBelow "/root" path;
 
   hardening = cfg: let written = [ cfg.dataDir ] ++ writtenFolders cfg; in {
     NoNewPrivileges = true;

@@ -29,7 +29,7 @@ let
       WorkingDirectory = cfg.dataDir;
     };
     # Where it lies on a disk of its own, or on the network.
-    unitConfig.RequiresMountsFor = map ({ path, ... }: path) (logic.usedPaths cfg);
+    unitConfig.RequiresMountsFor = lib.filter logic.isPlain (map ({ path, ... }: path) (logic.usedPaths cfg));
   };
 in
 {

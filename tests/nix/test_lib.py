@@ -228,7 +228,13 @@ def test_a_wrong_configuration_is_refused_by_one_sentence(settings: dict[str, An
     ("settings", "neighbour", "words"),
     [
         ({"user": "root"}, None, "user: root would give"),
-        ({"dataDir": "/root"}, None, "dataDir: /root would show the service every file of its users"),
+        ({"dataDir": "/root"}, None, "dataDir: /root would show the service every file of its user"),
+        ({"dataDir": "/home/ann"}, None, "dataDir: /home/ann would show the service every file of its user"),
+        (
+            {"models": {"files": {"vae/a": {"path": "/home/a/my vae"}}}},
+            None,
+            "models.files: /home/a/my vae cannot be shown",
+        ),
         ({"models": {"folders": ["/home"]}}, None, "models.folders: /home would show the service every file"),
         ({"models": {"files": {"vae/a": {"path": "/run/user/1/a"}}}}, None, "models.files: /run/user/1/a is hidden"),
         ({"openFirewall": True}, None, "openFirewall: no other machine reaches"),

@@ -179,7 +179,8 @@ def test_what_a_user_sets_for_ollama_wins() -> None:
 
 
 def test_the_service_waits_for_the_disks_that_it_uses() -> None:
-    answer = xpu({"dataDir": "/srv/comfy", "models": {"folders": ["/mnt/models"]}})
+    blank = {"vae/a": {"path": "/mnt/my vae"}}  # which systemd would take for two
+    answer = xpu({"dataDir": "/srv/comfy", "models": {"folders": ["/mnt/models"], "files": blank}})
     assert answer["unit"]["unitConfig"]["RequiresMountsFor"] == ["/srv/comfy", "/mnt/models"]
     assert answer["doctor"]["unitConfig"]["RequiresMountsFor"] == ["/srv/comfy", "/mnt/models"]
 
