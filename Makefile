@@ -7,7 +7,7 @@ READY := .venv/.ready
 # Python with the packages of the ComfyUI at COMFYUI_PATH, or of the registry's HOST_VERSION.
 ON_HOST := $(BIN)/python -m tests.harness.environment
 
-.PHONY: demo test suites prepare lint texts unit contract contract-check contract-news nix nix-service sim-tests sim-host sim-faults sim-sampling browser front-ends browser-newest pictures examples host hosts host-core host-own matrices sim bench-cpu reliability families family-tests
+.PHONY: demo test suites prepare lint texts unit contract contract-check contract-news nix nix-service sim-tests sim-host sim-faults sim-sampling browser front-ends browser-newest pictures examples host hosts host-core host-own matrices sim bench-cpu reliability families family-tests soak
 demo: $(READY)
 	$(ON_HOST) -m tests.harness.demo --device $(DEVICE)
 
@@ -133,9 +133,14 @@ bench-cpu: $(READY)
 	mkdir -p out
 	$(ON_HOST) -m tests.bench cpu --shape $(SHAPE) --json out/bench-cpu.json --chart $(CHART)
 
-# Faults everywhere, stock ComfyUI beside us, a long queue, memory, attention: an hour; writes docs/measurements/reliability.md.
+# Faults everywhere, stock ComfyUI beside us, long queues, memory, attention: hours; writes docs/measurements/reliability.md.
 reliability: prepare
 	$(ON_HOST) -m tests.harness.reliability
+
+# Of that, 500 prompts on two cards with faults of every kind, hangs too; prints its seed.
+SEED ?= $(shell date +%s)
+soak: prepare
+	$(ON_HOST) -m tests.harness.reliability --only queue --seed $(SEED)
 
 # A server on a simulated Arc B580, to click through.
 sim: prepare

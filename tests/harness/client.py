@@ -94,7 +94,10 @@ class Client:
                 return Result("", {}, (), error=json.load(refusal))
             events: list[Event] = []
             while time.monotonic() - started < timeout_s:
-                frame = socket.recv()
+                try:
+                    frame = socket.recv()
+                except websocket.WebSocketTimeoutException:
+                    break
                 if isinstance(frame, bytes):  # a preview picture
                     continue
                 message = json.loads(frame)
@@ -109,6 +112,16 @@ class Client:
             raise TimeoutError(f"The prompt did not end within {timeout_s:.0f} s.")
         finally:
             socket.close()
+
+    def wait(self, prompt_id: str, timeout_s: float = 600) -> Result:
+        """Waits for the end of a prompt that was queued.
+
+        Raises:
+            TimeoutError: it did not end in time.
+        """
+        messages = self._history(prompt_id, timeout_s)["status"]["messages"]
+        kind, data = messages[-1]
+        return self._result(prompt_id, kind, data, ())
 
     def _result(self, prompt_id: str, kind: str, data: dict[str, Any], events: tuple[Event, ...]) -> Result:
         return Result(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import urllib.error
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +14,9 @@ import websocket
 from tqdm import tqdm
 
 from tests.sim_host.matrix import (
+    HANG,
+    IMPATIENT,
+    LASTING,
     PASSING,
     STAGES,
     WORKFLOWS,
@@ -25,7 +30,6 @@ from tests.sim_host.matrix import (
 )
 from tests.xpu_sim.control import Client as Simulation
 
-from .long_queue import LOST
 from .server import Server
 from .workflows import Workflow, with_stock_nodes
 
@@ -48,26 +52,33 @@ def run_matrix(folder: Folder) -> Rows:
 
 
 def run_losses(folder: Folder) -> Rows:
-    """A device lost at every stage of every workflow, each followed by an undisturbed prompt."""
+    """A device lost, or hanging, at every stage of every workflow, each followed by an undisturbed prompt.
+
+    Every other one that hangs comes back after it was given up.
+    """
     rows: Rows = []
-    for number, (name, workflow) in enumerate(tqdm(WORKFLOWS.items(), unit="server", desc="lost devices")):
-        with faulty_server(folder(f"lost-{number}"), devices=len(STAGES) + 1) as machine:
+    every = list(itertools.product(LASTING, WORKFLOWS.items()))
+    for number, (kind, (name, workflow)) in enumerate(tqdm(every, unit="server", desc="lost devices")):
+        with faulty_server(folder(f"lost-{number}"), devices=len(STAGES) + 1, environment=IMPATIENT) as machine:
             expected = run_case(*machine, None, workflow)
-            rows += [_faulty(machine, Case(stage, LOST, name), workflow, expected) for stage in STAGES]
+            for index, stage in enumerate(STAGES):
+                rows.append(_faulty(machine, Case(stage, kind, name), workflow, expected))
+                if kind == HANG and index % 2:
+                    machine[1].let_go_on(index)
     return rows
 
 
 def run_stock(folder: Folder) -> Rows:
-    """The same faults in ComfyUI without the pack, in one workflow; a server for each device that is lost."""
+    """The same faults in ComfyUI without the pack, in one workflow; a server for each device that is lost or hangs."""
     workflow = with_stock_nodes(WORKFLOWS[STOCK_WORKFLOW])
     rows: Rows = []
     with faulty_server(folder("stock"), packs={}) as machine:
         expected = run_case(*machine, None, workflow)
         for stage, kind in tqdm(list(_pairs()), unit="prompt", desc="stock"):
             rows.append(_faulty(machine, Case(stage, kind, STOCK_WORKFLOW), workflow, expected))
-    for stage in tqdm(STAGES, unit="server", desc="stock, lost devices"):
-        with faulty_server(folder(f"stock-lost-{stage}"), packs={}) as machine:
-            rows.append(_faulty(machine, Case(stage, LOST, STOCK_WORKFLOW), workflow, expected))
+    for stage, kind in tqdm(list(itertools.product(STAGES, LASTING)), unit="server", desc="stock, lost devices"):
+        with faulty_server(folder(f"stock-{kind}-{stage}"), packs={}) as machine:
+            rows.append(_faulty(machine, Case(stage, kind, STOCK_WORKFLOW), workflow, expected))
     return rows
 
 
@@ -79,7 +90,10 @@ def _pairs() -> Iterator[tuple[str, str]]:
 def _faulty(machine: tuple[Server, Simulation], case: Case, workflow: Workflow, expected: Outcome) -> dict[str, Any]:
     """Runs a case and an undisturbed prompt after it; answers the case's row."""
     server, _ = machine
-    outcome = run_case(*machine, case, workflow)
+    try:
+        outcome = run_case(*machine, case, workflow, timeout_s=PATIENCE_S)
+    except TimeoutError:
+        outcome = dataclasses.replace(expected, case=case, message="no end", picture=None, rungs=(), fired=True)
     found = row(outcome, expected)
     differs = outcome.picture is not None and not found["equal"]
     return {

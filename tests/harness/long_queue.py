@@ -1,9 +1,10 @@
-"""A long queue of prompts with random faults, one device of which dies half way: what finishes, and what memory does.
+"""A long queue of prompts with random faults on two cards, which hang and die on the way: what finishes, and what
+memory does.
 
 Memory is what the server's process has for itself (USS), and what of it is in use, less the memory of its simulated
 devices, with every model unloaded, caches emptied and the heap trimmed: gaps in the C library's heap come and go by
-some percent, what is in use does not. The warm-up contains one fault of each kind, a recovery on the CPU and a
-lost device, so that what is made once per process has been made when counting begins.
+some percent, what is in use does not. The warm-up contains one fault of each kind, a recovery on the CPU, a
+lost device and one that hangs, so that what is made once per process has been made when counting begins.
 """
 
 from __future__ import annotations
@@ -19,7 +20,18 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from tests.sim_host.matrix import PASSING, SAMPLERS, fault_of, faulty_server, graph, picture, psnr_db
+from tests.sim_host.matrix import (
+    HANG,
+    IMPATIENT,
+    LOST,
+    PASSING,
+    SAMPLERS,
+    fault_of,
+    faulty_server,
+    graph,
+    picture,
+    psnr_db,
+)
 from tests.xpu_sim.control import Client as Simulation
 
 from .client import Result
@@ -28,7 +40,6 @@ from .memory import MEMORY_PACK, device_bytes, settled
 from .server import PACK_NAME, Server
 from .workflows import Workflow
 
-LOST = "device_lost"
 READ_EVERY = 20
 """Prompts between two readings of memory."""
 
@@ -40,18 +51,20 @@ _PROMPTS = tuple(itertools.product(range(_SEEDS), SAMPLERS))
 Picture = np.ndarray[Any, Any]
 
 
-def run_queue(length: int, base: Path) -> dict[str, Any]:
-    """Runs the queue on two devices, the first of which dies half way, and a third that dies in the warm-up."""
-    with faulty_server(base, devices=3, packs=_PACKS, arguments=("--cache-lru", "4")) as (server, simulation):
+def run_queue(length: int, seed: int, base: Path) -> dict[str, Any]:
+    """Runs the queue on two cards; two more die in the warm-up."""
+    options: dict[str, Any] = {"arguments": ("--cache-lru", "4"), "environment": IMPATIENT}
+    with faulty_server(base, devices=4, packs=_PACKS, **options) as (server, simulation):
         run = _Queue(server, simulation)
         run.warm_up()
         readings = [run.read_memory(0)]
-        for number, fault in enumerate(tqdm(list(faults_of_queue(length)), unit="prompt", desc="queue"), start=1):
+        for number, fault in enumerate(tqdm(list(faults_of_queue(length, seed)), unit="prompt", desc="queue"), start=1):
             run.prompt(number, fault)
             if number % READ_EVERY == 0 or number == length:
                 readings.append(run.read_memory(number))
         return {
             "queued": length,
+            "seed": seed,
             "fired": run.fired,
             "finished": run.finished,
             "equal": run.equal,
@@ -73,12 +86,16 @@ def growth(readings: list[dict[str, int]]) -> dict[str, Any]:
     return {"grown": grown, "bytes_per_prompt": slope}
 
 
-def faults_of_queue(length: int) -> Iterator[dict[str, Any]]:
-    """A fault for each prompt: of a random kind at a random operation, and half way the loss of the first device."""
-    chance = random.Random(7)
+def faults_of_queue(length: int, seed: int) -> Iterator[dict[str, Any]]:
+    """A fault for each prompt: of a random kind at a random operation.
+
+    At random places the first card hangs, in the middle third, and the second is lost, in the last tenth.
+    """
+    chance = random.Random(seed)
+    hangs, lost = chance.randrange(length // 3, 2 * length // 3), chance.randrange(9 * length // 10, length)
     for number in range(length):
-        kind = LOST if number == length // 2 else chance.choice(PASSING)
-        device = int(number > length // 2)
+        kind = {hangs: HANG, lost: LOST}.get(number) or chance.choice(PASSING)
+        device = int(number > hangs)
         yield {"operator": "aten::convolution", **fault_of(kind), "device": device, "nth": chance.randint(1, 120)}
 
 
@@ -103,6 +120,7 @@ class _Queue:
             self._disturbed(_prompt(0, SAMPLERS[0]), {**once, **fault_of(kind)})
         self._disturbed(_prompt(0, SAMPLERS[1]), {**once, "kind": "nan", "times": None})  # ends on the CPU
         self._disturbed(_prompt(0, SAMPLERS[2], device="xpu:2"), {**once, "kind": LOST, "device": 2})
+        self._disturbed(_prompt(0, SAMPLERS[3], device="xpu:3"), {**once, "kind": HANG, "device": 3})
         for which in _PROMPTS:
             self.server.client.run(_prompt(*which))
 

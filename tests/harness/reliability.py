@@ -1,14 +1,16 @@
-"""`make reliability`: every fault at every stage of every workflow, stock ComfyUI beside it, a long queue, and the
-memory, attention and sampling suites of tests/sim_host; docs/measurements/reliability.md from the results.
+"""`make reliability`: every fault at every stage of every workflow, stock ComfyUI beside it, a long queue, one that
+waits while a card dies, and the memory, attention and sampling suites of tests/sim_host; from the results
+docs/measurements/reliability.md.
 
 Results are kept under out/reliability/, so that a part can be measured again by itself (`--only queue`). It takes
-about an hour and ends with 1 where a result misses what is promised.
+hours and ends with 1 where a result misses what is promised.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import random
 import shutil
 import subprocess
 import sys
@@ -22,28 +24,36 @@ from .fault_matrix import run_losses, run_matrix, run_stock
 from .hosts import CACHE, ROOT
 from .long_queue import run_queue
 from .reliability_page import misses, page
+from .waiting import run_waiting
 
 PAGE = ROOT / "docs" / "measurements" / "reliability.md"
-PARTS = ("matrix", "stock", "queue", "suites", "page")
+PARTS = ("matrix", "stock", "queue", "waiting", "suites", "page")
+WAITING = 200
+"""Prompts that wait while a card is lost or hangs."""
 SUITES = ("memory", "attention", "sampling")
 """Suites of tests/sim_host that leave their results under their own names."""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--queue", type=int, default=200, help="prompts of the long queue")
+    parser.add_argument("--queue", type=int, default=500, help="prompts of the long queue")
+    parser.add_argument(
+        "--seed", type=int, default=random.randrange(10**6), help="of the faults there, to see it again"
+    )
     parser.add_argument("--only", choices=PARTS, help="leave the rest as it was measured before")
     arguments = parser.parse_args()
+    print(f"seed {arguments.seed}")
     OUT.mkdir(parents=True, exist_ok=True)
     parts: dict[str, Callable[[], int]] = {
         "matrix": lambda: _keep("full-matrix", [*run_matrix(_folder), *run_losses(_folder)]),
         "stock": lambda: _keep("stock", run_stock(_folder)),
-        "queue": lambda: _keep("queue", run_queue(arguments.queue, _folder("queue"))),
+        "queue": lambda: _keep("queue", run_queue(arguments.queue, arguments.seed, _folder("queue"))),
+        "waiting": lambda: _keep("waiting", run_waiting(WAITING, _folder)),
         "suites": _run_suites,
         "page": lambda: 0,
     }
     failed = max(run() for name, run in parts.items() if arguments.only in (None, name))
-    results = {name: _kept(name) for name in ("full-matrix", "stock", "queue", *SUITES)}
+    results = {name: _kept(name) for name in ("full-matrix", "stock", "queue", "waiting", *SUITES)}
     PAGE.write_text(page(results), encoding="utf-8")
     print(f"wrote {PAGE.relative_to(ROOT)}")
     missed = misses(results)

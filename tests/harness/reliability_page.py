@@ -25,6 +25,7 @@ def page(results: Mapping[str, Any]) -> str:
         "`make reliability`; do not edit.",
         *(_matrix_part(rows) + _costs_part(rows, stock) if rows else []),
         *(_queue_part(results["queue"]) if results["queue"] else []),
+        *(_waiting_part(results["waiting"]) if results["waiting"] else []),
         *(_sampling_part(results["sampling"]) if results["sampling"] else []),
         *(_memory_part(results["memory"]) if results["memory"] else []),
         *(_attention_part(results["attention"]) if results["attention"] else []),
@@ -43,6 +44,11 @@ def misses(results: Mapping[str, Any]) -> list[str]:
     grown = max(queue["grown"][key] for key in ("in_use_bytes", "python_blocks")) if queue else 0
     if queue and (queue["finished"] != queue["queued"] or grown > GROWTH_LIMIT):
         bad.append(f"queue: {queue['finished']} of {queue['queued']} finished, memory in use grew by {grown:.1%}")
+    bad += [
+        f"waiting, {row['kind']}: {row['equal']} of {row['queued']}"
+        for row in results["waiting"] or []
+        if not (row["fired"] and row["equal"] == row["queued"])
+    ]
     return bad
 
 
@@ -138,7 +144,8 @@ def _queue_part(queue: dict[str, Any]) -> list[str]:
     grown = queue["grown"]
     return [
         "## A long queue",
-        f"{queue['queued']} prompts on two devices with {queue['fired']} random faults, one device lost half way: "
+        f"{queue['queued']} prompts on two cards with {queue['fired']} random faults (seed {queue['seed']}), of "
+        "which one has the first card hang and one takes the second away, after which the CPU goes on: "
         f"{queue['finished']} finished, {queue['equal']} pictures equal to the undisturbed ones{psnr}; the server "
         f"{'went on' if queue['server_alive'] else 'ended'}.",
         f"Memory of the server's process, models unloaded and the simulated devices' left out, from the start to the "
@@ -146,6 +153,15 @@ def _queue_part(queue: dict[str, Any]) -> list[str]:
         f"{queue['bytes_per_prompt'] / 1024:+.1f} KiB a prompt), Python's objects {grown['python_blocks']:+.2%}; "
         f"private memory (USS), which has the gaps in the C library's heap as well, {grown['host_bytes']:+.1%}.",
         _table(["prompts", "malloc, MiB", "Python's blocks", "USS, MiB", "devices, bytes"], table),
+    ]
+
+
+def _waiting_part(rows: Rows) -> list[str]:
+    cells = [[row["kind"], row["queued"], row["equal"]] for row in rows]
+    return [
+        "## A queue that waits",
+        "All prompts are queued, then the card that runs them fails for good; another one is there:",
+        _table(["fault", "queued", "pictures equal to the undisturbed ones"], cells),
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from typing import Any
 
 import pytest
@@ -34,7 +35,7 @@ def test_runtime_errors(sim: Simulation, kind: str) -> None:
 
 
 def test_every_kind_is_tested() -> None:
-    assert set(KINDS) == {*MESSAGES, "out_of_memory", "device_lost", "nan", "wrong_result", "error"}
+    assert set(KINDS) == {*MESSAGES, "out_of_memory", "device_lost", "nan", "wrong_result", "error", "hang", "stale"}
 
 
 def test_out_of_memory(sim: Simulation) -> None:
@@ -326,3 +327,50 @@ def test_full_memory_may_lose_the_device(xpu_sim_process: RunSnippet) -> None:
     )
     assert len(answer) == 2
     assert all("UR_RESULT_ERROR_DEVICE_LOST" in text for text in answer)
+
+
+def test_a_device_that_hangs_answers_when_it_is_let_go_on(sim: Simulation) -> None:
+    x, spare, other = (torch.ones(4, device=f"xpu:{index}") for index in (0, 0, 1))
+    sim.add_fault("add", "hang", device=0)
+    answers: list[list[float]] = []
+    work = threading.Thread(target=lambda: answers.append((x + 1).cpu().tolist()), daemon=True)
+    later = threading.Thread(target=lambda: answers.append((x * 3).cpu().tolist()), daemon=True)
+    work.start()
+    try:
+        while not sim.statistics().devices[0].hanging:
+            assert work.is_alive()
+        later.start()
+        assert (other + 1).tolist() == [2] * 4
+        before = sim.statistics().devices[0].freed_while_hanging
+        del spare
+        assert sim.statistics().devices[0].freed_while_hanging == before + 1
+        assert answers == []
+    finally:
+        sim.let_go_on(0)
+    work.join(60)
+    later.join(60)
+    assert sorted(answers) == [[2] * 4, [3] * 4]
+    assert not sim.statistics().devices[0].hanging
+
+
+def test_a_stale_result_is_spoiled_by_the_next_emptying_unless_something_of_it_was_read(sim: Simulation) -> None:
+    x = torch.ones(4, device="xpu:0")
+    sim.add_fault("add", "stale", times=None)
+    kept, spoiled, freed, other = x + 1, x + 2, x + 3, x * 5
+    kept[0].item()
+    del freed
+    assert sim.statistics().faults_fired == (0,)
+    torch.xpu.empty_cache()
+    assert kept.tolist() == [2] * 4
+    assert spoiled.isnan().all()
+    assert other.tolist() == [5] * 4
+    assert sim.statistics().faults_fired == (1,)
+    sim.set_faults([Fault(operator="*", kind="stale", times=None)])
+    read = x.cpu()
+    torch.xpu.empty_cache()
+    assert read.tolist() == [1] * 4, "what is on the host stays"
+    sim.set_faults([Fault(operator="add", kind="stale", times=None)])
+    late = x + 6
+    assert late.tolist() == [7] * 4, "before the cache is emptied it is right"
+    torch.xpu.empty_cache()
+    assert late.tolist() == [7] * 4

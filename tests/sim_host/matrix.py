@@ -21,6 +21,7 @@ from tests.harness.server import PACK_NAME, Server
 from tests.harness.simulated import simulated_server
 from tests.harness.workflows import Workflow, node, text_to_image, with_our_nodes
 from tests.xpu_sim.control import Client as Simulation
+from xpu_utils.recovery.watch import VARIABLE
 
 OUT = ROOT / "out" / "reliability"
 """Where results are kept for docs/measurements/reliability.md."""
@@ -33,8 +34,14 @@ STAGES = ("load", "encode text", "first step", "middle step", "last step", "deco
 PASSING = (
     *("out_of_memory", "out_of_device_memory", "out_of_resources", "native_api_39"),
     *("allocation too large", "invalid_argument", "nan"),
+    *("UR error", "PI error", "over 4 GB", "primitive", "module build", "missing kernel"),
 )
 """Kinds of fault after which the device works again."""
+LOST, HANG = "device_lost", "hang"
+LASTING = (LOST, HANG)
+"""Kinds after which it is left alone."""
+IMPATIENT = {VARIABLE: "2"}
+"""A server's environment in which a card that hangs is given up after seconds."""
 UNKNOWN = "unknown"
 """The kind of fault that nobody knows: shown as it came."""
 ODD_MESSAGE = "the moon is full"
@@ -42,6 +49,12 @@ ODD_MESSAGE = "the moon is full"
 # Kinds that are not the simulation's own -> their messages.
 _MESSAGES = {
     "allocation too large": "level_zero backend failed with error: 61 (UR_RESULT_ERROR_INVALID_BUFFER_SIZE)",
+    "UR error": "UR error",
+    "PI error": "Native API failed. Native API returns: -5 (PI_ERROR_OUT_OF_RESOURCES) -5 (PI_ERROR_OUT_OF_RESOURCES)",
+    "over 4 GB": "Current platform can NOT allocate memory block with size larger than 4GB! Tried to allocate 7.03 GiB",
+    "primitive": "could not create a primitive",
+    "module build": "level_zero backend failed with error: 17 (UR_RESULT_ERROR_PROGRAM_BUILD_FAILURE)",
+    "missing kernel": "DispatchStub: missing kernel for xpu",
     UNKNOWN: ODD_MESSAGE,
 }
 
@@ -179,15 +192,21 @@ def fault_of(kind: str) -> dict[str, str]:
     return {"kind": "error", "message": _MESSAGES[kind]} if kind in _MESSAGES else {"kind": kind}
 
 
-def run_case(server: Server, simulation: Simulation, case: Case | None, workflow: Workflow) -> Outcome:
-    """Runs the workflow and sets the case's fault when its stage begins (none for no case)."""
+def run_case(
+    server: Server, simulation: Simulation, case: Case | None, workflow: Workflow, *, timeout_s: float = 300
+) -> Outcome:
+    """Runs the workflow and sets the case's fault when its stage begins (none for no case).
+
+    Raises:
+        TimeoutError: the prompt did not end in time.
+    """
     simulation.set_faults()
     simulation.reset_statistics()
     if case is not None:
         node_id, step, operator = _TRIGGERS[case.stage]
         set_next_fault(server, node_id, step=step, operator=operator, **fault_of(case.kind))
     server.client.post("/fault_pack/calls", {})
-    result = server.client.run(workflow, timeout_s=300)
+    result = server.client.run(workflow, timeout_s=timeout_s)
     counts = simulation.statistics()
     simulation.set_faults()
     stages = [stage for output in result.outputs.values() for stage in output.get("xpu", [])]

@@ -10,7 +10,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xpu_utils.recovery.faults import FaultKind, MisplacedError, NotFiniteError, classify, first_line, is_dead
+from xpu_utils.recovery.faults import (
+    FaultKind,
+    MisplacedError,
+    NoAnswerError,
+    NotFiniteError,
+    classify,
+    first_line,
+    is_dead,
+)
 from xpu_utils.recovery.ladder import ADVICE, ORDER, Failure, LadderExhaustedError, Rung, climb
 
 
@@ -284,20 +292,50 @@ def test_every_failure_that_is_climbed_has_advice() -> None:
     assert ADVICE.keys() == ORDER.keys()
 
 
+FAULTS: dict[FaultKind, BaseException] = {
+    FaultKind.OUT_OF_MEMORY: torch.OutOfMemoryError("out of memory"),
+    FaultKind.ALLOCATION_TOO_LARGE: RuntimeError("UR_RESULT_ERROR_INVALID_BUFFER_SIZE"),
+    FaultKind.DEVICE_LOST: RuntimeError("DEVICE_LOST"),
+    FaultKind.NO_ANSWER: NoAnswerError(torch.device("xpu:0"), "xpu:0 gave no answer for 300 s"),
+    FaultKind.OPERATOR_MISSING: RuntimeError("DispatchStub: missing kernel"),
+    FaultKind.NOT_FINITE: NotFiniteError("nan"),
+    FaultKind.MISPLACED: MisplacedError("a patch of another pack"),
+    FaultKind.DRIVER: RuntimeError("UR error"),
+}
+
+
+def test_there_is_a_fault_of_every_kind_that_is_climbed() -> None:
+    assert FAULTS.keys() == ORDER.keys()
+    assert {kind: classify(error) for kind, error in FAULTS.items()} == {kind: kind for kind in FAULTS}
+
+
 @given(
-    errors=st.lists(
-        st.sampled_from([torch.OutOfMemoryError("out of memory"), RuntimeError("DEVICE_LOST"), NotFiniteError("nan")]),
-        max_size=12,
-    ),
+    errors=st.lists(st.sampled_from(list(FAULTS.values())), max_size=12),
     applicable=st.sets(st.sampled_from(list(Rung))),
 )
-def test_no_rung_is_ever_taken_twice(errors: list[BaseException], applicable: set[Rung]) -> None:
+def test_any_sequence_of_faults_ends_with_no_rung_taken_twice(
+    errors: list[BaseException], applicable: set[Rung]
+) -> None:
     try:
         taken, attempts = run(errors, applicable)
     except LadderExhaustedError:
         return
     assert len(taken) == len(set(taken)), "one other accelerator, so every rung once"
     assert attempts == len(taken) + 1
+
+
+RUNTIMES = ["UR error", "UR_RESULT_ERROR_", "PI_ERROR_", "Native API failed", "level_zero", "ZE_RESULT_ERROR", "SYCL"]
+RUNTIMES += ["oneDNN", "oneMKL", "could not create a primitive", "Build program log", "DPC++", "IGC"]
+
+
+@given(before=st.text(), runtime=st.sampled_from(RUNTIMES), after=st.text(), applicable=st.sets(st.sampled_from(Rung)))
+def test_no_text_of_a_runtime_reaches_the_user_as_it_is(
+    before: str, runtime: str, after: str, applicable: set[Rung]
+) -> None:
+    error = RuntimeError(f"{before} {runtime} {after}")
+    assert classify(error) is not FaultKind.UNKNOWN
+    with pytest.raises(LadderExhaustedError, match=r"^sampling step 1 failed with .* and was given up after .*\.$"):
+        run([error] * (len(Rung) + 1), applicable)
 
 
 def test_a_failed_attempt_keeps_no_tensor_alive() -> None:

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from tests.harness.long_queue import LOST, faults_of_queue
+from tests.harness.long_queue import faults_of_queue
 from tests.harness.reliability_page import misses, page
-from tests.sim_host.matrix import PASSING, fault_of
+from tests.sim_host.matrix import LASTING, PASSING, fault_of
 from tests.xpu_sim.faults import Fault
 
 ROW: dict[str, Any] = {
@@ -29,16 +29,24 @@ QUEUE: dict[str, Any] = {"queued": 200, "finished": 200, "grown": {"in_use_bytes
 
 
 def results(*, row: dict[str, Any] | None = None, queue: dict[str, Any] | None = None) -> dict[str, Any]:
-    nothing = dict.fromkeys(("stock", "sampling", "memory", "attention"))
+    nothing = dict.fromkeys(("stock", "waiting", "sampling", "memory", "attention"))
     return {"full-matrix": [{**ROW, **(row or {})}], "queue": {**QUEUE, **(queue or {})}, **nothing}
 
 
-def test_the_simulation_knows_every_fault_of_the_queue_one_of_which_takes_the_device() -> None:
-    faults = [Fault(**fault) for fault in faults_of_queue(200)]
-    assert [fault.kind for fault in faults].count(LOST) == 1
+@pytest.mark.parametrize("seed", range(3))
+def test_the_simulation_knows_every_fault_of_the_queue_two_of_which_take_a_card(seed: int) -> None:
+    faults = [Fault(**fault) for fault in faults_of_queue(500, seed)]
+    assert all([fault.kind for fault in faults].count(kind) == 1 for kind in LASTING)
     for kind in PASSING:
         asked = Fault(operator="any", **fault_of(kind))
         assert any((fault.kind, fault.message) == (asked.kind, asked.message) for fault in faults), kind
+
+
+def test_a_prompt_that_is_lost_while_others_wait_is_named() -> None:
+    waiting = [{"kind": kind, "queued": 200, "fired": 1, "equal": 200} for kind in LASTING]
+    assert misses({**results(), "waiting": waiting}) == []
+    waiting[1]["equal"] = 199
+    assert misses({**results(), "waiting": waiting}) == ["waiting, hang: 199 of 200"]
 
 
 def test_nothing_is_missed_where_all_is_as_promised() -> None:

@@ -14,7 +14,7 @@ import torch
 from xpu_utils.machine.cache import DIRECTORY_VARIABLE, cache_directory
 from xpu_utils.machine.devices import Device
 from xpu_utils.machine.profiles import Architecture
-from xpu_utils.selftest.operations import Result, check, operations
+from xpu_utils.selftest.operations import EMPTIED, Result, check, operations
 from xpu_utils.selftest.result import SelfTest, SelfTests, best_precision
 
 from .recorded import b580, xpu
@@ -100,6 +100,25 @@ def test_attention_that_is_wrong_at_one_head_dim_leaves_the_precision_and_is_tol
 def test_attention_that_is_wrong_at_every_head_dim_rules_its_precision_out(kernels: Kernels) -> None:
     kernels.wrong = lambda name, precision: "inaccurate" if name.startswith("att") and precision == "bf16" else ""
     assert best_precision(b580(), kernels.tested(b580())) == "fp16"
+
+
+def test_a_device_whose_results_do_not_outlive_the_emptying_of_the_cache_is_known(
+    kernels: Kernels, caplog: pytest.LogCaptureFixture
+) -> None:
+    kernels.wrong = lambda name, precision: "the answer is not finite" if name == EMPTIED else ""
+    process, device = kernels.process(), b580()
+    assert process.of(device).precisions == ("fp32", "bf16", "fp16"), "what it computes is right"
+    assert not process.keeps_results(device)
+    assert "not finite): something of everything there is read before that." in caplog.text
+    cached = cache_directory().glob("*")
+    for file in cached:
+        file.unlink()
+    right, alchemist = Kernels().process(), xpu(architecture=Architecture.ALCHEMIST)
+    for other in (device, alchemist):
+        assert not right.keeps_results(other), "not tested"
+        assert right.of(other).keeps_results
+    assert right.keeps_results(device)
+    assert not right.keeps_results(alchemist), "its profile says so"
 
 
 @pytest.mark.parametrize(

@@ -39,11 +39,13 @@ class _Handler(BaseHTTPRequestHandler):
             self.simulation.set_faults(parse_faults(document))
         elif self.path == "/reset":
             self.simulation.reset_statistics()
+        elif self.path.startswith("/let_go_on/"):
+            self.simulation.let_go_on(int(self.path.removeprefix("/let_go_on/")))
         elif self.path.startswith("/device/"):
             index = int(self.path.removeprefix("/device/"))
             self.simulation.restore_device(index, change(self.simulation.device(index), document))
         else:
-            raise ValueError(f"There is no {self.path}: only /faults, /reset and /device/<index>.")
+            raise ValueError(f"There is no {self.path}: only /faults, /reset, /let_go_on/<index> and /device/<index>.")
 
     def _answer(self, status: int, document: dict[str, Any]) -> None:
         body = json.dumps(document).encode()
@@ -87,6 +89,10 @@ class Client:
     def reset_statistics(self) -> None:
         """Set the counters to zero."""
         self._call("/reset", {})
+
+    def let_go_on(self, index: int) -> None:
+        """Have what a hanging device did not answer go on."""
+        self._call(f"/let_go_on/{index}", {})
 
     def change_device(self, index: int, **fields: Any) -> None:
         """Change fields of a device."""

@@ -40,8 +40,14 @@ KINDS: dict[str, Kind] = {
     ),
     # From here on everything on the device fails, for the life of the process.
     "device_lost": Kind("device_lost", DEVICE_LOST),
+    # The call does not come back, nor does any other on the device, until `Simulation.let_go_on`. Freeing does; what
+    # was freed meanwhile is counted, since a real allocator may wait for the driver in that.
+    "hang": Kind("hang", ""),
     # The call succeeds, its floating-point result is not right.
     "nan": Kind("nan", ""),
+    # It is right, and NaN once the cache was emptied, unless something of it was read to the host before (pytorch
+    # #197520); fired once it was spoiled.
+    "stale": Kind("stale", ""),
     "wrong_result": Kind("wrong_result", ""),
     # Any other text, given in the fault's `message`.
     "error": Kind("runtime_error", ""),
@@ -88,7 +94,7 @@ class Fault:
             value = getattr(self, name)
             if value is not None and not least <= value <= LARGEST:
                 raise ValueError(f"A fault's {name} must be from {least} to {LARGEST}, not {value}.")
-        if self.kind in ("nan", "wrong_result") and self.operator.startswith("runtime::"):
+        if self.kind in ("nan", "stale", "wrong_result") and self.operator.startswith("runtime::"):
             raise ValueError(
                 f"A fault of kind {self.kind!r} needs a result and {self.operator} has none: name an operator."
             )

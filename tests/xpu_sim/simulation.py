@@ -74,6 +74,11 @@ class Simulation:
         """Remove all faults."""
         self.set_faults(())
 
+    def let_go_on(self, index: int) -> None:
+        """Have the calls that a hanging device did not answer go on as if nothing had been."""
+        self._check_index(index, "A device")
+        self._core.let_go_on(index)
+
     def statistics(self) -> Statistics:
         """Return a snapshot of all counters."""
         return snapshot(self._core)

@@ -45,6 +45,9 @@ class DeviceCounts:
     reserved_bytes: int
     allocations: int
     lost: bool
+    hanging: bool
+    freed_while_hanging: int
+    """Tensors, ever."""
     executed: dict[str, int]
     """Operators and runtime calls by full name ("aten::add.Tensor", "runtime::malloc")."""
     fell_back: dict[str, int]
@@ -145,6 +148,8 @@ def _device(core: Any, index: int) -> DeviceCounts:
         reserved_bytes=memory["reserved_bytes"]["all"]["current"],
         allocations=memory["allocation"]["all"]["allocated"],
         lost=core.is_lost(index),
+        hanging=core.is_hanging(index),
+        freed_while_hanging=core.freed_while_hanging(index),
         executed=core.executed(index),
         fell_back=core.fell_back(index),
     )

@@ -11,8 +11,10 @@ import difflib
 import enum
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+
+from ..recovery.watch import undone
 
 DISABLE_VARIABLE = "XPU_NODES_DISABLE"
 """Environment variable naming hooks to leave out, separated by commas."""
@@ -125,13 +127,14 @@ def put_meanwhile(hook: str, owner: Any, does: str, **values: Any) -> Iterator[N
         return
     before = {name: getattr(owner, name) for name in values}
     record(hook, State.APPLIED, does)
-    try:
-        for name, value in values.items():
+
+    def give(those: Mapping[str, Any]) -> None:
+        for name, value in those.items():
             put(owner, name, value)
+
+    with undone(lambda: give(before)):
+        give(values)
         yield
-    finally:
-        for name, value in before.items():
-            put(owner, name, value)
 
 
 @contextlib.contextmanager
@@ -143,10 +146,8 @@ def listening(hook: str, listener: logging.Handler, does: str) -> Iterator[None]
     record(hook, State.APPLIED, does)
     root = logging.getLogger()
     root.addHandler(listener)
-    try:
+    with undone(lambda: root.removeHandler(listener)):
         yield
-    finally:
-        root.removeHandler(listener)
 
 
 def take_out(hook: str, entries: list[Any], entry: Any, does: str) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from .hooks import State, check_left_out, named, record, switched_off
 from .memory import FRACTION_HOOK, FREE_MEMORY_HOOK, apply_free_memory_hook, apply_memory_fraction
 from .protecting import switch
+from .recovery import emptying
 from .running import preview
 
 FALLBACK_HOOK = named("operator fallback")
@@ -29,6 +30,7 @@ HOOKS: Mapping[str, Callable[[], None]] = {
     FALLBACK_HOOK: list_operator_fallback,
     FREE_MEMORY_HOOK: apply_free_memory_hook,
     FRACTION_HOOK: apply_memory_fraction,
+    emptying.HOOK: emptying.apply_cache_hook,
     preview.HOOK: preview.apply_preview_hook,
     switch.HOOK: switch.install_switch,
 }

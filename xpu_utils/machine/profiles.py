@@ -47,6 +47,8 @@ class Profile:
     """Share of total memory the allocator may take: makes running out an ordinary error (pytorch #190972)."""
     flash_head_dims: tuple[int, ...] = (64, 96, 128, 192)
     """Head dims with a fused attention kernel (torch-xpu-ops #3141); none where none can be relied on."""
+    keeps_results: bool = True
+    """Whether results stay right when the cache is emptied before anything was read to the host (pytorch #197520)."""
     official: bool = True
     """Whether PyTorch supports it officially: Alchemist and later (c10/xpu/XPUFunctions.cpp warns of others)."""
     kernel_driver: str = ""
@@ -69,6 +71,7 @@ PROFILES: dict[Architecture, Profile] = {
             Architecture.ALCHEMIST,
             single_allocation_limit_bytes=4 << 30,
             flash_head_dims=(),
+            keeps_results=False,
             matrix_operations_per_clock=128,
             vector_operations_per_clock=16,
         ),

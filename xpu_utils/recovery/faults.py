@@ -15,6 +15,7 @@ class FaultKind(enum.Enum):
     OUT_OF_MEMORY = "out of memory"
     ALLOCATION_TOO_LARGE = "allocation too large"
     DEVICE_LOST = "device lost"
+    NO_ANSWER = "no answer from the device"
     OPERATOR_MISSING = "operation not supported"
     NOT_FINITE = "NaN in the result"
     MISPLACED = "data on two devices"
@@ -22,6 +23,10 @@ class FaultKind(enum.Enum):
     DRIVER = "driver error"
     """Any other text of the runtimes below PyTorch."""
     UNKNOWN = "unknown"
+
+
+LOSSES = frozenset({FaultKind.DEVICE_LOST, FaultKind.NO_ANSWER})
+"""After these a device is left alone for the life of the process."""
 
 
 def first_line(error: BaseException) -> str:
@@ -35,6 +40,14 @@ class NotFiniteError(RuntimeError):
 
 class MisplacedError(RuntimeError):
     """Data of another device was met; the message says whose."""
+
+
+class NoAnswerError(RuntimeError):
+    """A device did not answer, and nothing more may be asked of it."""
+
+    def __init__(self, device: torch.device, message: str) -> None:
+        super().__init__(message)
+        self.device = device
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +77,7 @@ _MARKERS = (
 _RULES: tuple[_Rule, ...] = (
     _Rule(FaultKind.NOT_FINITE, (NotFiniteError,), ""),
     _Rule(FaultKind.MISPLACED, (MisplacedError,), ""),
+    _Rule(FaultKind.NO_ANSWER, (NoAnswerError,), ""),
     _Rule(
         FaultKind.DEVICE_LOST,
         (RuntimeError,),

@@ -18,12 +18,16 @@ import torch.nn.functional as F
 
 from ..precision import dtype_of
 from ..recovery.faults import first_line
+from ..recovery.watch import hanging_devices
 
 HEAD_DIMS = (40, 64, 80, 96, 128, 160)
 """SD1.5 uses 40, 80 and 160 (no fused kernel on XPU), SDXL 64, Flux and Wan 128."""
 
 ATTENTION = "attention, head dim {}"
 SLICED_CONVOLUTION = "sliced convolution 3d"
+
+EMPTIED = "sums before the cache is emptied"
+"""NaN on Arc A with PyTorch 2.14 (pytorch #197520), where nothing was read to the host in between."""
 
 MAY_ABORT = (SLICED_CONVOLUTION,)
 """Operations that end the process on some devices (ComfyUI #14513), to be run in a child process only."""
@@ -60,11 +64,23 @@ def operations() -> dict[str, tuple[tuple[int, ...], Operation]]:
         "group norm": ((2, 32, 8, 8), lambda x: F.group_norm(x, 8)),
         "layer norm": ((4, 128), lambda x: F.layer_norm(x, (128,))),
         "gelu": ((4, 128), F.gelu),
+        EMPTIED: ((64, 64), _sums_of_a_long_chain),
         "upscale": ((1, 4, 8, 8), lambda x: F.interpolate(x, scale_factor=2.0, mode="nearest")),
     }
     for head_dim in HEAD_DIMS:
         found[ATTENTION.format(head_dim)] = ((1, 2, 32, head_dim), lambda x: _attention(x))
     return found
+
+
+def _sums_of_a_long_chain(x: torch.Tensor) -> torch.Tensor:
+    """Many kernels in a row and a reduction, after which the device's cache is emptied."""
+    link = x
+    for _ in range(64):
+        link = torch.where(link > 0, link, -link) - 0.5
+    sums = torch.zeros_like(x).index_add(0, torch.arange(len(x), device=x.device) // 2, link)
+    if x.device.type != "cpu" and not hanging_devices():
+        torch.get_device_module(x.device.type).empty_cache()
+    return sums
 
 
 def _attention(x: torch.Tensor) -> torch.Tensor:

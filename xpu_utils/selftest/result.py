@@ -22,7 +22,7 @@ from ..machine.cache import cache_directory, keep, recall
 from ..machine.devices import Device
 from ..precision import dtype_of
 from ..recovery.faults import FaultKind, classify
-from .operations import ATTENTION, HEAD_DIMS, MAY_ABORT, TOLERANCES, Result, check, operations
+from .operations import ATTENTION, EMPTIED, HEAD_DIMS, MAY_ABORT, TOLERANCES, Result, check, operations
 
 TIME_LIMIT_SECONDS = 5.0
 """A prompt waits for it. What is not tested by then is taken to be right, and the next process goes on from there."""
@@ -46,17 +46,25 @@ class SelfTest:
     def precisions(self) -> tuple[str, ...]:
         """Precisions that can be used: of "fp32", "bf16", "fp16".
 
-        Attention that is wrong at some head dims rules none out, since it is computed another way there.
+        Attention that is wrong at some head dims rules none out, since it is computed another way there, nor does a
+        cache that must not be emptied at once.
         """
         return tuple(precision for precision in TOLERANCES if self._usable(precision))
 
     def _usable(self, precision: str) -> bool:
-        wrong = {result.name for result in self.results if result.precision == precision and not result.right}
-        return wrong < _ATTENTION
+        return self._wrong(precision) - {EMPTIED} < _ATTENTION
+
+    def _wrong(self, precision: str) -> set[str]:
+        return {result.name for result in self.results if result.precision == precision and not result.right}
+
+    @property
+    def keeps_results(self) -> bool:
+        """Whether what the device has computed is still right when the cache was emptied after it."""
+        return not any(EMPTIED in self._wrong(precision) for precision in TOLERANCES)
 
     def wrong_head_dims(self, precision: str) -> tuple[int, ...]:
         """Head dims at which `scaled_dot_product_attention` has a wrong answer in that precision."""
-        wrong = {result.name for result in self.results if result.precision == precision and not result.right}
+        wrong = self._wrong(precision)
         return tuple(head_dim for head_dim in HEAD_DIMS if ATTENTION.format(head_dim) in wrong)
 
 
@@ -108,6 +116,11 @@ class SelfTests:
         """Whether `scaled_dot_product_attention` is known to be wrong there. Asked in each attention call."""
         return bool(self._wrong_attention) and (str(device), head_dim, dtype) in self._wrong_attention
 
+    def keeps_results(self, device: Device) -> bool:
+        """Whether results there are known to outlive the emptying of the cache."""
+        known = self._known.get(device)
+        return device.profile.keeps_results and known is not None and known.keeps_results
+
     def _run(self, device: Device, before: tuple[Result, ...]) -> SelfTest:
         """Goes on after what an earlier process had time for."""
         results = list(before)
@@ -141,6 +154,7 @@ class SelfTests:
 SELF_TESTS = SelfTests()
 self_test = SELF_TESTS.of
 attends_wrongly = SELF_TESTS.attends_wrongly
+keeps_results = SELF_TESTS.keeps_results
 
 
 def _result(device: Device, results: tuple[Result, ...], *, finished: bool) -> SelfTest:
@@ -164,6 +178,8 @@ def _log(device: Device, found: SelfTest, seconds: float) -> None:
             error = result.problem or f"error {result.relative_error:.2g}"
             usable = result.precision in found.precisions
             met = "it is computed another way there" if usable else f"auto avoids {result.precision} there"
+            if result.name == EMPTIED:
+                met = "something of everything there is read before that"
             text = "XPU Nodes: %s computes %s wrongly in %s (%s): %s."
             logging.warning(text, device.id, result.name, result.precision, error, met)
     if not found.finished:

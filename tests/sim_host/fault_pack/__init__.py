@@ -6,6 +6,8 @@ counts the calls of diffusion models.
 
 from __future__ import annotations
 
+import threading
+
 import comfy.model_base
 import comfy.utils
 import nodes
@@ -51,6 +53,12 @@ async def reset_calls(request):
 async def calls(request):
     """How often a diffusion model was called, failed calls included."""
     return web.json_response({"calls": _calls[0]})
+
+
+@PromptServer.instance.routes.get("/fault_pack/threads")
+async def threads(request):
+    """The names of the threads that are alive."""
+    return web.json_response({"threads": [thread.name for thread in threading.enumerate()]})
 
 
 def _watched(send):

@@ -40,6 +40,7 @@ struct Block {
 
 void free_block(void* context) {
   auto* block = static_cast<Block*>(context);
+  Machine::get().stale.forget(block->host.get());
   Machine::get().release(block->device, block->bytes);
   delete block;
 }
@@ -66,6 +67,7 @@ void free_by_address(void* data) {
     }
   }
   if (charge) {
+    Machine::get().stale.forget(data);
     Machine::get().release(charge->device, charge->bytes);
   }
   host_allocator()->raw_deallocate(data);

@@ -145,6 +145,12 @@ void bind_control(py::module& module) {
   });
   module.def("set_rules", [](const std::vector<FaultRule>& rules) { Machine::get().rules.set(rules); });
   module.def("rules", [] { return Machine::get().rules.snapshot(); });
+  module.def("is_hanging", [](int device) { return Machine::get().devices.at(device).hanging.load(); });
+  module.def("freed_while_hanging", [](int device) {
+    const std::lock_guard<std::mutex> lock(Machine::get().mutex);
+    return Machine::get().devices.at(device).freed_while_hanging;
+  });
+  module.def("let_go_on", [](int device) { Machine::get().let_go_on(device); });
   module.def("is_lost", [](int device) { return Machine::get().devices.at(device).lost.load(); });
   module.def("copies", [] {
     const std::lock_guard<std::mutex> lock(Machine::get().mutex);
@@ -166,11 +172,11 @@ void bind_runtime(py::module& module) {
   module.def("current_device", &current_device);
   module.def("exchange_device", &exchange_device);
   module.def("synchronize", &synchronize, py::call_guard<py::gil_scoped_release>());
-  module.def("empty_cache", [] { Machine::get().empty_cache(); });
+  module.def("empty_cache", [] { Machine::get().empty_cache(); });  // holds the GIL, as PyTorch's own does
   module.def("memory_info", [](int device) {
     check_device(device);
     return Machine::get().memory_info(device);
-  });
+  }, py::call_guard<py::gil_scoped_release>());
   module.def("elapsed_ms", &elapsed_ms);
   module.def("memory_stats", &memory_stats);
   module.def("reset_peak", [](int device) { c10::getDeviceAllocator(c10::kXPU)->resetPeakStats(device); });

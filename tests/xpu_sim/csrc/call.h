@@ -48,7 +48,7 @@ class Call {
   OperatorInfo& info_;
   torch::jit::Stack* stack_;
   int device_ = -1;
-  ResultChange change_{nullptr};
+  ResultChange change_{nullptr, -1};
   bool falls_back_ = false;
   bool widened_ = false;
   c10::ScalarType narrow_ = c10::kHalf;

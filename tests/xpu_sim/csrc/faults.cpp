@@ -2,6 +2,8 @@
 #include "runtime.h"
 #include "state.h"
 
+#include <ATen/ops/from_blob.h>
+
 #include <fnmatch.h>
 
 #include <limits>
@@ -13,7 +15,7 @@ bool matches(const std::string& glob, const OperatorInfo& op) {
 }
 
 bool FaultRule::changes_result() const {
-  return effect == "nan" || effect == "wrong_result";
+  return effect == "nan" || effect == "wrong_result" || effect == "stale";
 }
 
 bool FaultRule::is_used_up() const {
@@ -72,9 +74,50 @@ bool Rules::fire(FaultRule& rule) {
   return true;
 }
 
+void StaleResults::add(const at::Tensor& host, int device, std::shared_ptr<FaultRule> rule) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  results_[host.storage().data()] = {device, host.storage().nbytes(), host.scalar_type(), std::move(rule)};
+  any_ = true;
+}
+
+void StaleResults::forget(const void* memory) {
+  if (any_) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    results_.erase(memory);
+  }
+}
+
+void StaleResults::spoil(int device) {
+  if (!any_) {
+    return;
+  }
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const InsideKernel inside;
+  for (auto next = results_.begin(); next != results_.end();) {
+    const auto& [memory, result] = *next;
+    if (result.device != device) {
+      ++next;
+      continue;
+    }
+    if (Machine::get().rules.fire(*result.rule)) {
+      const auto size = static_cast<int64_t>(result.bytes / c10::elementSize(result.dtype));
+      at::from_blob(const_cast<void*>(memory), {size}, at::TensorOptions(result.dtype))
+          .fill_(std::numeric_limits<double>::quiet_NaN());
+    }
+    next = results_.erase(next);
+  }
+  any_ = !results_.empty();
+}
+
 // A kernel with too small an index type stops in the middle: the rest of the result is not written.
-void ResultChange::apply(const at::Tensor& host) {
+void ResultChange::apply(const at::Tensor& host, bool on_device) {
   if (!rule_ || !host.defined() || !host.is_floating_point() || host.nbytes() <= rule_->above_bytes) {
+    return;
+  }
+  if (rule_->effect == "stale") {
+    if (on_device) {
+      Machine::get().stale.add(host, device_, rule_);
+    }
     return;
   }
   fired_ = fired_ || Machine::get().rules.fire(*rule_);

@@ -9,6 +9,7 @@
 #include <mutex>
 #include <random>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 namespace xpu_sim {
@@ -19,7 +20,7 @@ struct OperatorInfo;
 // a table in faults.py.
 struct FaultRule {
   std::string operator_glob;  // matched against "aten::add.Tensor" and "add"
-  std::string effect;  // out_of_memory | runtime_error | device_lost | nan | wrong_result
+  std::string effect;  // out_of_memory | runtime_error | device_lost | hang | nan | wrong_result | stale
   std::string message;
   int device = -1;  // -1: any
   int64_t nth = 1;  // the first matching call that may fire, counted from 1
@@ -50,17 +51,39 @@ class Rules {
   std::vector<std::shared_ptr<FaultRule>> rules_;
 };
 
+// Results that the next emptying of the cache turns into NaN, unless they were read to the host before, by the address
+// of their memory.
+class StaleResults {
+ public:
+  void add(const at::Tensor& host, int device, std::shared_ptr<FaultRule> rule);
+  void forget(const void* memory);
+  void spoil(int device);
+
+ private:
+  struct Result {
+    int device;
+    size_t bytes;
+    c10::ScalarType dtype;
+    std::shared_ptr<FaultRule> rule;
+  };
+  std::mutex mutex_;
+  std::atomic<bool> any_{false};
+  std::unordered_map<const void*, Result> results_;
+};
+
 // What a rule does to the results of one call: nothing, where there is no rule.
 class ResultChange {
  public:
-  explicit ResultChange(std::shared_ptr<FaultRule> rule) : rule_(std::move(rule)) {}
+  ResultChange(std::shared_ptr<FaultRule> rule, int device) : rule_(std::move(rule)), device_(device) {}
   explicit operator bool() const {
     return rule_ != nullptr;
   }
-  void apply(const at::Tensor& host);
+  // `on_device`: whether that memory is the device's; what was read to the host stays as it is.
+  void apply(const at::Tensor& host, bool on_device = true);
 
  private:
   std::shared_ptr<FaultRule> rule_;
+  int device_ = -1;
   bool fired_ = false;
 };
 

@@ -95,11 +95,14 @@ at::Tensor& copy(at::Tensor& self, const at::Tensor& source, bool non_blocking) 
   auto change = Machine::get().enter(
       info, self.is_xpu() ? self.get_device() : source.get_device(), between ? source.get_device() : -1);
   record_copy(self, source, non_blocking);
+  if (self.is_cpu()) {
+    Machine::get().stale.forget(source.storage().data());
+  }
   const InsideKernel inside;
   Aliases aliases;
   const auto target = aliases.of(self);
   target.copy_(aliases.of(source));
-  change.apply(target);
+  change.apply(target, self.is_xpu());
   return self;
 }
 
@@ -110,8 +113,9 @@ c10::Scalar local_scalar(const at::Tensor& self) {
   machine.record_copy({"device_to_host", self.get_device(), static_cast<size_t>(self.element_size()), false,
                        false, current_stream(self.get_device()).id(), 0});
   const InsideKernel inside;
+  machine.stale.forget(self.storage().data());
   auto number = Aliases().of(self).clone();
-  change.apply(number);
+  change.apply(number, false);
   return at::_local_scalar_dense(number);
 }
 

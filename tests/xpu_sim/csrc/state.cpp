@@ -105,9 +105,25 @@ OperatorInfo& Machine::runtime_call(const std::string& name) {
 }
 
 void Machine::check_alive(int device) {
-  if (devices.at(device).lost) {
+  auto& state = devices.at(device);
+  if (state.hanging) {
+    std::unique_lock<std::mutex> lock(mutex);
+    goes_on_.wait(lock, [&] { return !state.hanging; });
+  }
+  if (state.lost) {
     throw std::runtime_error(lost_message);
   }
+}
+
+void Machine::hang(int device) {
+  devices.at(device).hanging = true;
+  check_alive(device);
+}
+
+void Machine::let_go_on(int device) {
+  const std::lock_guard<std::mutex> lock(mutex);
+  devices.at(device).hanging = false;
+  goes_on_.notify_all();
 }
 
 std::shared_ptr<const DeviceSettings> Machine::settings(int device) {
@@ -127,10 +143,15 @@ ResultChange Machine::enter(OperatorInfo& op, int device, int other_device) {
   ++op.executed[device];
   auto rule = rules.match(op, device, other_device);
   if (rule && !rule->changes_result()) {
+    const int failing = rule->device < 0 ? device : rule->device;
+    if (rule->effect == "hang") {
+      hang(failing);
+      return {nullptr, device};
+    }
     const std::lock_guard<std::mutex> lock(mutex);
-    raise(rule->device < 0 ? device : rule->device, rule->effect, rule->message, 0);
+    raise(failing, rule->effect, rule->message, 0);
   }
-  return ResultChange(std::move(rule));
+  return {std::move(rule), device};
 }
 
 void Machine::raise(int device, const std::string& effect, const std::string& message, size_t bytes) {
@@ -205,6 +226,7 @@ void Machine::charge(int device, size_t bytes) {
 
 void Machine::release(int device, size_t bytes) {
   const std::lock_guard<std::mutex> lock(mutex);
+  devices.at(device).freed_while_hanging += devices.at(device).hanging ? 1 : 0;
   auto& memory = devices.at(device).memory;
   const size_t block = round_up(bytes, kBlockBytes);
   for (auto* stats : {&memory.allocated_bytes, &memory.active_bytes}) {
@@ -218,6 +240,7 @@ void Machine::release(int device, size_t bytes) {
 void Machine::empty_cache() {
   for (int device = 0; device < device_count(); ++device) {
     enter(runtime_call("empty_cache"), device);
+    stale.spoil(device);
     const std::lock_guard<std::mutex> lock(mutex);
     auto& memory = devices[device].memory;
     set_reserved(memory, current(memory.allocated_bytes));

@@ -8,6 +8,7 @@
 
 #include <array>
 #include <atomic>
+#include <condition_variable>
 #include <cstdint>
 #include <deque>
 #include <map>
@@ -74,6 +75,8 @@ struct DeviceState {
   c10::CachingDeviceAllocator::DeviceStats memory;
   double memory_fraction = 1.0;
   std::atomic<bool> lost{false};
+  std::atomic<bool> hanging{false};  // nothing that is asked of it comes back
+  uint64_t freed_while_hanging = 0;  // a real allocator may wait for the driver in that
   std::optional<size_t> frozen_free_bytes;
 };
 
@@ -85,6 +88,7 @@ class Machine {
   std::mutex mutex;
   std::deque<DeviceState> devices;
   Rules rules;
+  StaleResults stale;
   std::deque<Copy> copies;
   uint64_t copies_dropped = 0;
   std::atomic<uint64_t> recorded_streams{0};
@@ -101,7 +105,9 @@ class Machine {
   ResultChange enter(OperatorInfo& op, int device, int other_device = -1);
   std::shared_ptr<const DeviceSettings> settings(int device);
   bool is_missing(const OperatorInfo& op, int device);
+  // Raises on a lost device, and does not come back from a hanging one until it is let go on.
   void check_alive(int device);
+  void let_go_on(int device);
 
   // Accounts an allocation or raises; `release` is its counterpart.
   void charge(int device, size_t bytes);
@@ -112,6 +118,8 @@ class Machine {
 
  private:
   Machine();
+  std::condition_variable goes_on_;
+  void hang(int device);
   // All with the mutex held.
   [[noreturn]] void raise(int device, const std::string& effect, const std::string& message, size_t bytes);
   [[noreturn]] void raise_out_of_memory(int device, size_t bytes);

@@ -26,8 +26,9 @@ from ...decision import Kind
 from ...machine.devices import Device
 from ...placement import Placement
 from ...precision import name_of
-from ...recovery.faults import FaultKind
+from ...recovery.faults import LOSSES, FaultKind
 from ...recovery.ladder import Failure, Rung
+from ...recovery.watch import watched
 from ...residency import ALL
 from ...weights.check import CheckpointError, check_file
 from ...weights.conversion import HALVES
@@ -301,11 +302,12 @@ def _read_to(placement: Placement, read: Callable[[torch.device], Read]) -> tupl
     ComfyUI's loaders put small models onto the device at once; where that fails they can go there later.
     """
     try:
-        return read(placement.device.torch_device), placement
+        device = placement.device.torch_device
+        return watched(lambda: read(device), device, "load"), placement
     except (RuntimeError, MemoryError) as error:
         failure = Failure.of(error)
     leave_for_host(failure, placement.device)
-    if failure.kind is FaultKind.DEVICE_LOST:
+    if failure.kind in LOSSES:
         again = placement_for(placement.device.id, placement.precision, placement.resident)
         placement = dataclasses.replace(again, requested=placement.requested)
     return read(HOST), placement
@@ -320,7 +322,7 @@ def leave_for_host(failure: Failure, device: Device) -> None:
     if failure.kind is FaultKind.UNKNOWN or device.type == "cpu":
         raise failure.error
     report_fault(failure, Rung.HOST, device=device.id, stage="load", words="loading to main memory")
-    if failure.kind is FaultKind.DEVICE_LOST:
+    if failure.kind in LOSSES:
         lose_dead(failure.error)
     else:
         free_others(device.torch_device, [])

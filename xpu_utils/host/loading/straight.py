@@ -13,6 +13,7 @@ import comfy.clip_vision
 import comfy.utils
 
 from ...calls import Call
+from ...recovery.watch import undone
 from ...weights.check import SAFETENSORS_SUFFIXES
 from ..hooks import State, named, put_meanwhile, record, switched_off
 from ..neighbours import pack_of
@@ -41,7 +42,7 @@ def straight(paths: Sequence[Path]) -> Iterator[Reading | None]:
         LoadError: a file was truncated meanwhile or could not be read.
     """
     files = [path for path in paths if path.suffix.lower() in SAFETENSORS_SUFFIXES]
-    with _one_at_a_time:
+    with _one_at_a_time, undone(_let_others_load, at_the_end=False):
         if not files or not _possible():
             yield None
             return
@@ -50,6 +51,12 @@ def straight(paths: Sequence[Path]) -> Iterator[Reading | None]:
             yield reading
             reading.settle()
         reading.progress.end()
+
+
+def _let_others_load() -> None:
+    """Where a device does not answer, the one that loads keeps the lock that it has."""
+    global _one_at_a_time
+    _one_at_a_time = threading.RLock()
 
 
 def _possible() -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import comfy.model_management as model_management
@@ -12,25 +12,27 @@ import torch
 
 from ...machine.devices import Device
 from ...placement import place
-from ...recovery.faults import FaultKind, classify, first_line, is_dead, is_lost, mark_lost
+from ...recovery.faults import NoAnswerError, first_line, is_dead, is_lost, mark_lost
+from ...recovery.watch import watched
 from .. import hooks, streaming, target
 from ..inventory import host_inventory
 from ..placing.placed import carry_over, led_to
 from .weights import recover
 
-EMPTY_CACHE_HOOK = hooks.named("cache emptying after a lost device")
 NEW_DEFAULT_HOOK = hooks.named("default device after a lost device")
 
 
 def lose_dead(error: BaseException) -> tuple[str, ...]:
     """After an error that tells of a lost device, finds the dead ones and leads every placed model around them.
 
-    The error does not say which device it was, and the CPU is never lost.
+    The error does not say which device it was, and the CPU is never lost. One that gave no answer is not asked again.
 
     Returns:
         The ids of the devices that were not known to be lost; none where all that are left still work.
     """
-    dead = [device.torch_device for device in host_inventory().accelerators if is_dead(device.torch_device)]
+    accelerators = [device.torch_device for device in host_inventory().accelerators]
+    silent = error.device if isinstance(error, NoAnswerError) else None
+    dead = [device for device in accelerators if (device == silent if silent else is_dead(device))]
     message = first_line(error)
     for device in dead:
         mark_lost(str(device), message)
@@ -40,11 +42,20 @@ def lose_dead(error: BaseException) -> tuple[str, ...]:
     return tuple(map(str, dead))
 
 
+def answers(device: torch.device, work: Callable[[], object], *kind: Hashable) -> bool:
+    """Does work on a device, as `watched` does; whether the device answered: else it is lost from now on."""
+    try:
+        watched(work, device, *kind)
+    except NoAnswerError as error:
+        lose_dead(error)
+        return False
+    return True
+
+
 def _lead_around(device: torch.device) -> None:
     """Forgets what ComfyUI holds on a lost device and leads every model that was on it elsewhere."""
     _forget_loaded(device)
     _replace_default(device)
-    _survive_empty_cache()
     there = led_to(device)
     for patcher in there:  # before any of them is recovered: they share models, and what was patched of these
         target.abandon(patcher)
@@ -111,22 +122,3 @@ def _default_to_a_living_device() -> None:
 
     get_torch_device.xpu_nodes = True  # type: ignore[attr-defined]
     hooks.put(model_management, "get_torch_device", get_torch_device)
-
-
-def _survive_empty_cache() -> None:
-    """ComfyUI empties the cache of all devices between prompts; a lost one must not end its worker thread."""
-    original: Callable[..., Any] = model_management.soft_empty_cache
-    if getattr(original, "xpu_nodes", False) or hooks.switched_off(EMPTY_CACHE_HOOK):
-        return
-
-    @functools.wraps(original)
-    def soft_empty_cache(*arguments: Any, **keywords: Any) -> None:
-        try:
-            original(*arguments, **keywords)
-        except RuntimeError as error:
-            if classify(error) is not FaultKind.DEVICE_LOST:
-                raise
-
-    soft_empty_cache.xpu_nodes = True  # type: ignore[attr-defined]
-    does = "errors of a lost device are passed over"
-    hooks.put_for_good(EMPTY_CACHE_HOOK, model_management, "soft_empty_cache", soft_empty_cache, does)

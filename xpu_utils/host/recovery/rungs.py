@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import comfy.model_management as model_management
 
 from ...machine.devices import Device
 from ...placement import Placement
-from ...recovery.faults import FaultKind, NotFiniteError, classify, is_lost, lost_devices
+from ...recovery.faults import LOSSES, FaultKind, NotFiniteError, classify, is_lost, lost_devices
 from ...recovery.jobs import Fault, record_fault
 from ...recovery.ladder import Failure, LadderExhaustedError, Rung, RungAction, climb
+from ...recovery.watch import watched
 from ...weights.check import first_not_finite, tensors_in
 from ..inventory import host_inventory
 from ..memory import free_others
@@ -22,7 +23,7 @@ from ..prompts import current_node_id, current_prompt_id, execute_all_anew
 from ..stages import decided
 from ..target import HOST, unload
 from . import takeover
-from .lost import lose_dead
+from .lost import answers, lose_dead
 from .moving import another_accelerator, cpu, relocate
 from .weights import make_ready
 
@@ -92,7 +93,7 @@ class Recovery:
             LadderExhaustedError: something left on a device that was lost before is used.
         """
         self._ran_on = self.failed_on = str(self.patcher.load_device)
-        if failure.kind is FaultKind.DEVICE_LOST:
+        if failure.kind in LOSSES:
             dead = lose_dead(failure.error)
             if not dead and lost_devices():
                 raise LadderExhaustedError(
@@ -101,6 +102,15 @@ class Recovery:
                 ) from failure.error
             self.failed_on = self._ran_on if self._ran_on in dead or not dead else dead[0]
         self._left.add(self.failed_on)
+
+    def watched(self, work: Callable[[], Answer], *kind: Hashable) -> Answer:
+        """Does a part of the work that the device must answer to.
+
+        Args:
+            kind: what makes its time comparable, such as shapes.
+        """
+        device, model = self.patcher.load_device, type(self.patcher.model).__name__
+        return watched(work, device, self.stage, model, self.patcher.model_size(), *kind)
 
     def _on_rung(self, step: int | None, failure: Failure, rung: Rung, words: str) -> None:
         report_fault(failure, rung, device=self.failed_on, stage=self.stage, words=words, step=step)
@@ -137,7 +147,7 @@ class Recovery:
         try:
             return climb(
                 attempt,
-                actions,
+                {rung: self._watched_action(rung, action) for rung, action in actions.items()},
                 on_failure=on_failure or self.on_failure,
                 on_rung=functools.partial(self._on_rung, step),
                 what=what or self.stage.capitalize(),
@@ -150,14 +160,17 @@ class Recovery:
                 unload(self.patcher)
             raise
 
+    def _watched_action(self, rung: Rung, action: RungAction) -> RungAction:
+        return lambda failure: self.watched(lambda: action(failure), rung)
+
     def restore(self) -> None:
         """Leads the model back to where it was asked to be, unless that device is gone."""
         ended = placement_of(self.patcher)
         self.patcher.set_attachments(RAN, ended)
         if self._asked is None or ended == self._asked or is_lost(self._asked.device.torch_device):
             return
-        unload(self.patcher)
-        lead_to(self.patcher, self._asked)
+        if answers(self.patcher.load_device, lambda: unload(self.patcher), "unload", self.patcher.model_size()):
+            lead_to(self.patcher, self._asked)
 
 
 def carry_on(
@@ -166,7 +179,7 @@ def carry_on(
     """Does a stage's work on a placed patcher as `Recovery.carry_on` does, and leads the patcher back afterwards."""
     recovery = Recovery(patcher, stage)
     try:
-        return recovery.carry_on(attempt, further)
+        return recovery.carry_on(lambda: recovery.watched(attempt), further)
     finally:
         recovery.restore()
 

@@ -11,7 +11,7 @@ import contextlib
 import contextvars
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 import comfy.model_management as model_management
@@ -25,6 +25,7 @@ from ...decision import Kind, Subject
 from ...precision import name_of
 from ...recovery.faults import NotFiniteError
 from ...recovery.ladder import Failure, LadderExhaustedError, Rung, RungAction
+from ...recovery.watch import undone
 from ...weights.check import first_not_finite, tensors_in
 from .. import hooks
 from ..attention import BUDGET, OVERRIDE, placed_attention, smaller_budget_bytes
@@ -66,6 +67,7 @@ def watch(model: Any) -> None:
     hooks.record(HOOK, hooks.State.APPLIED, "a sampling step that fails is repeated, on another device if need be")
     for kind, wrapper in (
         (WrappersMP.OUTER_SAMPLE, _outer_sample),
+        (WrappersMP.PREPARE_SAMPLING, _prepare_sampling),
         (WrappersMP.SAMPLER_SAMPLE, _sampler_sample),
         (WrappersMP.CALC_COND_BATCH, _calc_cond_batch),
     ):
@@ -81,6 +83,14 @@ def _outer_sample(executor: Callable[..., Any], *arguments: Any, **keywords: Any
     finally:
         _run.reset(token)
         run.restore()
+
+
+def _prepare_sampling(executor: Callable[..., Any], /, *arguments: Any, **keywords: Any) -> Any:
+    """ComfyUI loads the model here, and what is sampled with it."""
+    run = _run.get()
+    if run is None:
+        return executor(*arguments, **keywords)
+    return run.watched(lambda: executor(*arguments, **keywords), "load")
 
 
 def _sampler_sample(executor: Callable[..., Any], /, *arguments: Any, **keywords: Any) -> Any:
@@ -174,6 +184,10 @@ class SamplingRun:
         self._threads = HostThreads()
         return self._threads.one()
 
+    def watched(self, work: Callable[[], Any], *kind: Hashable) -> Any:
+        """Does a part of the run that the model's device must answer to."""
+        return self._recovery.watched(work, *kind)
+
     # -- one model call
 
     def _threads_within_a_call(self) -> contextlib.AbstractContextManager[None]:
@@ -201,8 +215,8 @@ class SamplingRun:
             self._check_finite(answers, x, conds, step)
             return answers
 
-        what = f"Sampling step {step}"
-        return self._recovery.carry_on(attempt, rungs, on_failure=self._on_failure, what=what, step=step)
+        what, work = f"Sampling step {step}", functools.partial(self.watched, attempt, x.shape, len(conds))
+        return self._recovery.carry_on(work, rungs, on_failure=self._on_failure, what=what, step=step)
 
     def _on_device(self, executor: Callable[..., Any], call: Call) -> list[torch.Tensor]:
         device = self.patcher.load_device
@@ -367,10 +381,12 @@ class SamplingRun:
 def _one_condition_a_batch(model: Any) -> Iterator[None]:
     """Has ComfyUI, which batches as many conditions as it reckons to fit, find in the block that no two do."""
     stock = vars(model).get("memory_required")  # there where another pack has put its own on the object
-    model.memory_required = lambda *arguments, **keywords: float("inf")
-    try:
-        yield
-    finally:
+
+    def restore() -> None:
         del model.memory_required
         if stock is not None:
             model.memory_required = stock
+
+    model.memory_required = lambda *arguments, **keywords: float("inf")
+    with undone(restore):
+        yield

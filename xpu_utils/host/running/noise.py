@@ -17,8 +17,9 @@ from typing import Any
 
 import torch
 
-from ...recovery.faults import FaultKind, is_lost
+from ...recovery.faults import LOSSES, is_lost
 from ...recovery.ladder import Failure
+from ...recovery.watch import watched
 from ..recovery.lost import lose_dead
 from ..target import HOST
 
@@ -155,10 +156,11 @@ def branch(stock: Callable[..., torch.Tensor], made: Any, t0: torch.Tensor, t1: 
 
 def _surviving(draw: Callable[[], Any]) -> Any:
     """Draws, and where that device is lost, draws on the one that the run goes on with."""
+    run = _run.get()
     try:
-        return draw()
+        return watched(draw, HOST if run is None else run.device, "noise")
     except RuntimeError as error:
         failure = Failure.of(error)
-    if failure.kind is not FaultKind.DEVICE_LOST or not lose_dead(failure.error):
+    if failure.kind not in LOSSES or not lose_dead(failure.error):
         raise failure.error
     return draw()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from typing import Any
 
 import comfy.model_management as model_management
@@ -179,7 +180,8 @@ class PlacedUpscaler:
             raise failure.error
 
         rungs = {Rung.FP32: self._compute_in_fp32}
-        return recovery.carry_on(attempt, rungs, passing=(*STOPS, _SmallerTile))
+        work = functools.partial(recovery.watched, attempt, image.shape)
+        return recovery.carry_on(work, rungs, passing=(*STOPS, _SmallerTile))
 
     def _begun(self) -> Recovery:
         """Begins work, unless it has begun."""

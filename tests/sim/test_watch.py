@@ -1,0 +1,126 @@
+"""Work on a device that does not answer is left behind, with all that it has changed meanwhile undone."""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from tests.xpu_sim import Simulation
+from xpu_utils.recovery import watch
+from xpu_utils.recovery.faults import FaultKind, NoAnswerError, classify
+from xpu_utils.recovery.watch import LONGER_THAN_EVER, NEW_WORK, Patience, hanging_devices, undone, watched
+
+XPU, OTHER = torch.device("xpu:0"), torch.device("xpu:1")
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch, sim: Simulation) -> Iterator[None]:
+    """The shortest limits there are, and none of what an earlier test left behind."""
+    monkeypatch.setattr(watch, "PATIENCE", Patience(0.01))
+    monkeypatch.setattr(watch, "_hanging", set())
+    yield
+    for index in (0, 1):
+        sim.let_go_on(index)
+
+
+def working() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("work on")]
+
+
+def test_work_is_done_as_by_its_caller() -> None:
+    variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="")
+    variable.set("the caller's")
+    seen = []
+
+    def work() -> torch.Tensor:
+        seen.append((variable.get(), torch.is_inference_mode_enabled(), torch.xpu.current_device()))
+        return torch.ones(2, device=XPU) + 1
+
+    with torch.inference_mode(), torch.xpu.device(1):
+        answer = watched(work, XPU)
+    assert answer.is_inference()
+    assert answer.tolist() == [2, 2]
+    assert seen == [("the caller's", True, 1)]
+    assert working() == []
+
+
+def test_what_work_raises_is_raised() -> None:
+    with pytest.raises(KeyError, match="odd"):
+        watched(lambda: {}["odd"], XPU)
+    assert working() == []
+
+
+def test_the_processor_s_work_stays_on_its_thread() -> None:
+    assert watched(threading.get_ident, torch.device("cpu")) == threading.get_ident()
+
+
+def test_a_device_that_hangs_is_given_up_and_keeps_what_is_on_it(sim: Simulation) -> None:
+    held = {"a weight": torch.ones(4, device=XPU)}
+    done: list[str] = []
+    sim.add_fault("add", "hang", device=0)
+
+    def goes_on() -> None:
+        done.append("went on")
+
+    def work() -> None:
+        with undone(lambda: done.append("undone")), undone(lambda: done.append("lock"), at_the_end=False):
+            held["a weight"] + 1
+            goes_on()
+
+    with pytest.raises(NoAnswerError, match=r"^xpu:0 gave no answer for 0 s$") as caught:
+        watched(work, XPU)
+    assert classify(caught.value) is FaultKind.NO_ANSWER
+    assert hanging_devices() == {"xpu:0"}
+    assert done == ["lock", "undone"], "before it comes back"
+    held.clear()
+    assert sim.statistics().devices[0].freed_while_hanging == 0
+    assert watched(lambda: torch.ones(1, device=OTHER).item(), OTHER) == 1, "another device answers"
+    (left,) = working()
+    sim.let_go_on(0)
+    left.join(60)
+    assert not left.is_alive()
+    assert done == ["lock", "undone"], "it ends where it was, and undoes nothing twice"
+
+
+def test_work_that_goes_from_call_to_call_is_waited_for() -> None:
+    """Longer than the limit, which is for one call."""
+    looked = threading.Semaphore(0)
+
+    class Looking(watch._Worker[None]):
+        def _position(self) -> list[tuple[int, int]]:
+            position = super()._position()
+            looked.release()
+            return position
+
+    def work() -> None:
+        looked.acquire()
+        looked.acquire()
+        looked.acquire()
+        looked.acquire()
+
+    worker = Looking(work, XPU)
+    worker.start()
+    assert worker.ends(watch.LOOK_SECONDS * 2)
+
+
+def test_a_limit_is_learnt_from_what_the_same_work_took() -> None:
+    patience = Patience(10)
+    assert patience.seconds("step") == NEW_WORK * 10
+    patience.learn("step", 0.1)
+    assert patience.seconds("step") == 10
+    patience.learn("step", 60)
+    patience.learn("step", 1)
+    assert patience.seconds("step") == LONGER_THAN_EVER * 60
+    for other in range(watch.REMEMBERED):
+        patience.learn(other, 1)
+    assert patience.seconds("step") == NEW_WORK * 10
+
+
+@pytest.mark.parametrize(("said", "seconds"), [("", 300), ("45", 45), ("0", 0), ("-1", 300), ("soon", 300)])
+def test_who_waits_says_how_long(monkeypatch: pytest.MonkeyPatch, said: str, seconds: float) -> None:
+    monkeypatch.setenv(watch.VARIABLE, said)
+    assert watch.chosen_seconds() == seconds

@@ -1,0 +1,224 @@
+"""Work on a device that is given up where the device does not answer: a wedged card, or memory that blocks.
+
+A call inside a driver cannot be interrupted. So the work is done on a thread of its own, and who waits for it can go on
+without it. What lies on the device then is kept as long as the process: freeing it may wait for the driver, too.
+Checked on the simulated XPU, never on Intel hardware.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import contextvars
+import ctypes
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Hashable, Iterator
+from typing import Any, Generic, TypeVar
+
+import torch
+
+from .faults import NoAnswerError
+from .live import live_tensors
+
+Answer = TypeVar("Answer")
+Undo = Callable[[], None]
+
+VARIABLE = "XPU_NODES_PATIENCE"
+"""Environment variable: seconds that a device may take to answer at least; 0 for as long as it likes."""
+PATIENCE_SECONDS = 300.0
+NEW_WORK = 3
+"""So many times that for work that was not done before: kernels are compiled, disks are slow."""
+LONGER_THAN_EVER = 10
+"""And so many times the longest that the same work ever took."""
+LOOK_SECONDS = 0.5
+REMEMBERED = 256
+
+
+class Patience:
+    """How long a device may take over one call, learnt from what the same work took before."""
+
+    def __init__(self, least_seconds: float) -> None:
+        self.least_seconds = least_seconds
+        self._longest: collections.OrderedDict[Hashable, float] = collections.OrderedDict()
+
+    def seconds(self, work: Hashable) -> float:
+        """The limit for a piece of work."""
+        longest = self._longest.get(work)
+        if longest is None:
+            return NEW_WORK * self.least_seconds
+        return max(self.least_seconds, LONGER_THAN_EVER * longest)
+
+    def learn(self, work: Hashable, seconds: float) -> None:
+        """Notes what it took."""
+        self._longest[work] = max(seconds, self._longest.pop(work, 0.0))
+        if len(self._longest) > REMEMBERED:
+            self._longest.popitem(last=False)
+
+
+def chosen_seconds() -> float:
+    """What the environment says, else the default."""
+    said = os.environ.get(VARIABLE, "")
+    try:
+        seconds = float(said or PATIENCE_SECONDS)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        logging.warning(
+            "XPU Nodes: %s is %r, not a number of seconds: %.0f are used.", VARIABLE, said, PATIENCE_SECONDS
+        )
+        return PATIENCE_SECONDS
+    return seconds
+
+
+PATIENCE = Patience(chosen_seconds())
+_hanging: set[str] = set()
+_kept: list[object] = []
+_undo: contextvars.ContextVar[list[Undo] | None] = contextvars.ContextVar("xpu_nodes_watched", default=None)
+"""Within watched work, what is undone where that is left behind."""
+
+
+def watched(work: Callable[[], Answer], device: torch.device, *kind: Hashable) -> Answer:
+    """Does work on a device, on a thread that is left behind where the device does not answer.
+
+    The thread has the caller's context variables, inference mode and current device. Work within work that is watched,
+    and work on the CPU, is just done.
+
+    Args:
+        kind: what makes other work comparable with this: its name, the model's, shapes.
+
+    Raises:
+        NoAnswerError: it was in one and the same call for longer than `Patience` allows.
+    """
+    if device.type == "cpu" or not PATIENCE.least_seconds or _undo.get() is not None or _is_debugged():
+        return work()
+    key = (str(device), *kind)
+    limit_seconds, started = PATIENCE.seconds(key), time.perf_counter()
+    worker = _Worker(work, device)
+    worker.start()
+    if not worker.ends(limit_seconds):
+        _keep_all(device)
+        worker.leave_behind()
+        raise NoAnswerError(device, f"{device} gave no answer for {limit_seconds:.0f} s")
+    answer = worker.answer()
+    PATIENCE.learn(key, time.perf_counter() - started)
+    return answer
+
+
+@contextlib.contextmanager
+def undone(undo: Undo, *, at_the_end: bool = True) -> Iterator[None]:
+    """Undoes something when the block ends, or when the work that it is a part of is left behind before that.
+
+    Args:
+        at_the_end: False for what is undone only where it is left behind.
+    """
+    left = [undo]
+
+    def once() -> None:
+        if left:
+            left.pop()()
+
+    entered = _undo.get()
+    if entered is not None:
+        entered.append(once)
+    try:
+        yield
+    finally:
+        if entered is not None and once in entered:
+            entered.remove(once)
+        if at_the_end:
+            once()
+
+
+def hanging_devices() -> frozenset[str]:
+    """The devices that gave no answer in this process: nothing may be asked of them, nor freed there."""
+    return frozenset(_hanging)
+
+
+def _keep_all(device: torch.device) -> None:
+    """Keeps the memory of every tensor on the device; a model that moves gives its tensors other memory."""
+    _hanging.add(str(device))
+    _kept.extend(tensor.untyped_storage() for tensor in live_tensors(device))
+
+
+def _is_debugged() -> bool:
+    """Whether somebody steps through this thread, and calls take as long as they like."""
+    monitoring: Any = getattr(sys, "monitoring", None)  # Python 3.12 and newer
+    return sys.gettrace() is not None or bool(monitoring and monitoring.get_tool(monitoring.DEBUGGER_ID))
+
+
+class _LeftBehind(BaseException):
+    """Ends a thread that was left behind, when its call comes back after all."""
+
+
+class _Worker(threading.Thread, Generic[Answer]):
+    """A thread that does one piece of work."""
+
+    def __init__(self, work: Callable[[], Answer], device: torch.device) -> None:
+        super().__init__(name=f"work on {device}", daemon=True)  # the process ends without it
+        self._work: Callable[[], Answer] | None = work
+        self._module: Any = torch.get_device_module(device.type)
+        self._current_device = self._module.current_device()
+        self._inference = torch.is_inference_mode_enabled()
+        self._grad = torch.enable_grad if torch.is_grad_enabled() else torch.no_grad
+        self._context = contextvars.copy_context()
+        self._undo: list[Undo] = []
+        self._answer: list[Answer] = []
+        self._error: BaseException | None = None
+
+    def run(self) -> None:
+        assert self._work is not None
+        try:
+            if self._module.current_device() != self._current_device:
+                self._module.set_device(self._current_device)
+            self._context.run(_undo.set, self._undo)
+            with torch.inference_mode(self._inference), self._grad():
+                self._answer.append(self._context.run(self._work))
+        except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
+            self._error = error
+        finally:
+            self._work = None
+
+    def ends(self, limit_seconds: float) -> bool:
+        """Waits for the end, but not longer than the limit for one call.
+
+        What is counted is how often it was looked: a process that is stopped and a machine that sleeps count nothing.
+        """
+        waited_seconds, was_at = 0.0, None
+        while waited_seconds < limit_seconds:
+            self.join(LOOK_SECONDS)
+            if not self.is_alive():
+                return True
+            at = self._position()
+            waited_seconds = waited_seconds + LOOK_SECONDS if at == was_at else 0.0
+            was_at = at
+        return False
+
+    def _position(self) -> list[tuple[int, int]]:
+        """Where in the code it is: another place, or the same in another call, is progress."""
+        frame = sys._current_frames().get(self.ident or 0)
+        position = []
+        while frame is not None:
+            position.append((id(frame), frame.f_lasti))
+            frame = frame.f_back
+        return position
+
+    def leave_behind(self) -> None:
+        """Undoes what the work has changed for its time, and has it end as soon as its call comes back, if it does."""
+        while self._undo:
+            self._undo.pop()()
+        if self.ident is not None:
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self.ident), ctypes.py_object(_LeftBehind))
+
+    def answer(self) -> Answer:
+        """What the work answered, or raises what it raised."""
+        error, self._error = self._error, None
+        try:
+            if error is not None:
+                raise error
+            return self._answer.pop()
+        finally:
+            del error
