@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import torch
 
 from tests.xpu_sim import Simulation
@@ -33,3 +35,26 @@ def test_the_self_test_sees_a_device_that_spoils_results(sim: Simulation) -> Non
     assert check("xpu:0", EMPTIED, "fp32").right
     sim.add_fault("index_add", "stale", device=0, times=None)
     assert check("xpu:0", EMPTIED, "fp32").problem == "the answer is not finite"
+
+
+def test_looking_for_tensors_disturbs_no_other_thread() -> None:
+    """One that is building a tuple fails where somebody else holds that."""
+    failed: list[BaseException] = []
+    ended = threading.Event()
+
+    def build() -> None:
+        try:
+            while not ended.is_set():
+                tuple(number for number in range(1000))
+        except SystemError as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=build) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for _ in range(5):
+        live_tensors(XPU)
+    ended.set()
+    for thread in threads:
+        thread.join()
+    assert failed == []

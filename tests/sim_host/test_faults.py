@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -124,9 +125,21 @@ def test_a_device_that_hangs_costs_a_wait_and_is_avoided_from_then_on(tmp_path: 
             assert np.array_equal(after.picture, expected.picture), f"the prompt after a hang in {stage}"
             assert set(after.devices) == {f"xpu:{number + 1}"}
             assert any("xpu:0 gave no answer for" in text for text in after.reports)
-            working = [name for name in server.client.get("/fault_pack/threads")["threads"] if "work on" in name]
-            assert working == [f"work on xpu:{left}" for left in range(0, number + 1, 2)], "a thread is left"
+            left = {f"work on xpu:{index}" for index in range(0, number + 1, 2)}
+            wait_until(lambda left=left: working(server) == left)
         assert server.process.poll() is None
+
+
+def working(server: Server) -> set[str]:
+    """The threads that do work on devices."""
+    return {name for name in server.client.get("/fault_pack/threads")["threads"] if name.startswith("work on")}
+
+
+def wait_until(true: Callable[[], bool], timeout_s: float = 60) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_a_lora_is_applied_again_after_its_model_was_on_a_lost_device(tmp_path: Path) -> None:

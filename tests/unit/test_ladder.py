@@ -19,7 +19,7 @@ from xpu_utils.recovery.faults import (
     first_line,
     is_dead,
 )
-from xpu_utils.recovery.ladder import ADVICE, ORDER, Failure, LadderExhaustedError, Rung, climb
+from xpu_utils.recovery.ladder import ADVICE, ORDER, REPEATED, Failure, LadderExhaustedError, Rung, climb
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def run(
     """Climbs with an attempt that fails with each error in turn; answers the rungs taken and the attempts made.
 
     Args:
-        accelerators: how often another one is found.
+        accelerators: how often another one is found, and any other rung that may be taken again has something to do.
         failing: what the actions of some rungs raise.
     """
     taken: list[Rung] = []
@@ -200,7 +200,7 @@ def run(
     def action(rung: Rung) -> str | None:
         if failing and rung in failing:
             raise failing[rung]
-        there = rung is not Rung.ACCELERATOR or taken.count(rung) < accelerators
+        there = rung not in REPEATED or taken.count(rung) < accelerators
         return rung.value if rung in applicable and there else None
 
     answer = climb(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from typing import Any
 
 import torch
 
@@ -12,10 +13,12 @@ def live_tensors(device: torch.device) -> list[torch.Tensor]:
 
     Looking at all objects of the process takes some tenths of a second.
     """
-    kind = torch.Tensor
     with torch._C.DisableTorchFunctionSubclass():
-        tensors = [thing for thing in gc.get_objects() if issubclass(type(thing), kind)]
-        return [tensor for tensor in tensors if tensor.device == device and not hasattr(tensor, "__tensor_flatten__")]
+        return [
+            tensor
+            for tensor in _of_kinds(_with_subclasses(torch.Tensor))
+            if tensor.device == device and not hasattr(tensor, "__tensor_flatten__")
+        ]
 
 
 def read_a_value_of_each(device: torch.device) -> None:
@@ -27,3 +30,15 @@ def read_a_value_of_each(device: torch.device) -> None:
             if tensor.numel() and memory not in read:
                 read.add(memory)
                 tensor.detach().as_strided((1,), (1,), tensor.storage_offset()).cpu()
+
+
+def _of_kinds(kinds: set[type]) -> list[Any]:
+    """All objects of these types, among what refers to these.
+
+    Only that is held meanwhile: another thread that is building a tuple fails, or worse, while anybody else holds it.
+    """
+    return [thing for thing in gc.get_referrers(*kinds) if type(thing) in kinds]
+
+
+def _with_subclasses(kind: type) -> set[type]:
+    return {kind}.union(*map(_with_subclasses, kind.__subclasses__()))
