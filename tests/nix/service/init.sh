@@ -9,7 +9,7 @@ mount --make-rprivate /
 findmnt --real --raw --noheadings --output TARGET | while read -r place; do
   [ "$place" = "$at" ] || mount -o remount,bind,ro "$(printf %b "$place")" 2> /dev/null || true
 done
-if ( : > /tmp/xpu-nodes-may-not-write ) 2> /dev/null; then
+if ( : > /etc/xpu-nodes-may-not-write ) 2> /dev/null; then
   echo "The machine's files could not be made read-only." >&2
   exit 1
 fi
