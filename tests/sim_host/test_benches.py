@@ -50,3 +50,10 @@ def test_every_way_of_loading_gives_the_same_weights(found: Any) -> None:
 def test_loading_is_measured_until_the_model_is_ready(found: Any) -> None:
     names = [figures["name"] for figures in found["load"]["report"]]
     assert names[-2:] == ["ComfyUI's loader, to ready", "XPU Nodes' loader, to ready"]
+
+
+def test_every_way_is_measured_from_the_loader_on(found: Any) -> None:
+    turns = found["pressure"]
+    assert all(turn["first_step_seconds"] > turn["load_seconds"] > 0 for turn in turns)
+    assert all(turn["second_start_seconds"] > 0 and turn["seconds_per_step"] > 0 for turn in turns)
+    assert len({turn["digest"] for turn in turns[1:]}) == 1
