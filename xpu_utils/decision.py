@@ -14,13 +14,11 @@ from .machine.devices import Device
 from .placement import Placement
 from .precision import dtype_of, name_of
 from .residency import resident_share
-from .selftest.result import SelfTest, best_precision
+from .selftest.result import Computes, best_precision
 from .weights.conversion import HALVES
 
 FindPlan = Callable[[], "CpuPlan | None"]
 """Answers the machine's CPU plan, None where there is none; asked only for work on the CPU, as it may measure."""
-TestDevice = Callable[[Device], SelfTest]
-"""Answers a device's self-test; asked only where a format is left to us, as it may run."""
 
 
 class Kind(enum.Enum):
@@ -85,14 +83,15 @@ class Decision:
     """Whether its model calls are repeated after a failure; what is no MODEL repeats its work by itself."""
 
 
-def decide(asked: Placement, subject: Subject, *, find_plan: FindPlan, test: TestDevice) -> Decision:
+def decide(asked: Placement, subject: Subject, *, find_plan: FindPlan, computes: Computes) -> Decision:
     """Decides what is done to an object.
 
     Args:
         asked: its device, and the precision and resident share that were asked for.
+        computes: asked only where a format is left to us, as it may run a test.
     """
     plan = _plan_of(asked, find_plan)
-    dtype, why = _carried_over(asked, subject, plan) if asked.carried_over else _format(asked, subject, plan, test)
+    dtype, why = _carried_over(asked, subject, plan) if asked.carried_over else _format(asked, subject, plan, computes)
     placement = asked.noting(why) if asked.precision == AUTO else asked.because(why)
     placement = dataclasses.replace(placement, precision=name_of(dtype))
     attention, watch = _attention(subject.kind, asked.device, plan), subject.kind is Kind.MODEL
@@ -188,7 +187,7 @@ def _carried_over(asked: Placement, subject: Subject, plan: CpuPlan | None) -> t
     return wanted if formats is None or wanted in formats else left, ""
 
 
-def _format(asked: Placement, subject: Subject, plan: CpuPlan | None, test: TestDevice) -> tuple[torch.dtype, str]:
+def _format(asked: Placement, subject: Subject, plan: CpuPlan | None, computes: Computes) -> tuple[torch.dtype, str]:
     """The format to compute in, and why it is another than was asked for or than ComfyUI chose."""
     formats, chosen = _formats(subject, plan), subject.computes_in
     wanted, reason = dtype_of(asked.precision), ""
@@ -197,7 +196,7 @@ def _format(asked: Placement, subject: Subject, plan: CpuPlan | None, test: Test
     elif plan is not None and not plan.computes(asked.precision) and (formats is None or wanted in formats):
         wanted, reason = torch.float32, f"this CPU only emulates {asked.precision}, computing in fp32"
     elif asked.precision == AUTO and asked.device.type != "cpu" and formats != (torch.float32,):
-        wanted, reason = _tested(asked.device, chosen, test)
+        wanted, reason = _tested(asked.device, chosen, computes)
     if wanted is None or formats is None or wanted in formats:
         return wanted or chosen, reason
     if subject.dynamic:
@@ -207,10 +206,11 @@ def _format(asked: Placement, subject: Subject, plan: CpuPlan | None, test: Test
     return chosen, f"{subject.kind.value} computes in {name_of(chosen)} on {asked.device.id}, not in {asked.precision}"
 
 
-def _tested(device: Device, chosen: torch.dtype, test: TestDevice) -> tuple[torch.dtype | None, str]:
+def _tested(device: Device, chosen: torch.dtype, computes: Computes) -> tuple[torch.dtype | None, str]:
     """Another format, and why, where the device computes wrongly in the one that ComfyUI chose for it."""
-    tested = test(device)
-    best = best_precision(device, tested)
-    if name_of(chosen) in tested.precisions or dtype_of(best) == chosen:
+    if computes(device, name_of(chosen)):
+        return None, ""
+    best = best_precision(device, computes)
+    if dtype_of(best) == chosen:
         return None, ""
     return dtype_of(best), f"{device.id} computes {name_of(chosen)} wrongly (self-test), using {best}"

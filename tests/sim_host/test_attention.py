@@ -57,7 +57,6 @@ def test_the_vae_s_attention_block_goes_in_pieces(found: Any) -> None:
 
 def test_where_the_device_s_own_attention_is_wrong_it_is_computed_another_way(found: Any) -> None:
     wrong = found["wrong_head_dim"]
-    assert wrong["wrong"] == [40]
     assert wrong["stock"] > 0.01
     assert max(wrong["whole"], wrong["pieces"]) < 1e-5
 

@@ -14,8 +14,6 @@ from xpu_utils.decision import AttentionBy, Decision, Kind, Subject, decide, fil
 from xpu_utils.machine.devices import Device, find_devices
 from xpu_utils.placement import Placement
 from xpu_utils.precision import PRECISIONS, dtype_of, name_of
-from xpu_utils.selftest.operations import Result
-from xpu_utils.selftest.result import SelfTest
 
 from .recorded import b580
 
@@ -29,11 +27,6 @@ def not_asked(*_: object) -> None:
     raise AssertionError("this decision needs no measurement")
 
 
-def self_test(*wrong: str) -> SelfTest:
-    results = tuple(Result("matrix product", precision, 0.5) for precision in wrong)
-    return SelfTest(XPU.name, "", "", results, finished=True)
-
-
 def on(device: Device, precision: str = "auto", **further: object) -> Placement:
     return Placement(device.id, device, precision, **further)  # type: ignore[arg-type]
 
@@ -41,7 +34,7 @@ def on(device: Device, precision: str = "auto", **further: object) -> Placement:
 def decided(
     asked: Placement, subject: Subject, *, plan: CpuPlan | None = BF16_PLAN, wrong: tuple[str, ...] = ()
 ) -> Decision:
-    return decide(asked, subject, find_plan=lambda: plan, test=lambda _: self_test(*wrong))
+    return decide(asked, subject, find_plan=lambda: plan, computes=lambda _, name: name not in wrong)
 
 
 MODEL = Subject(Kind.MODEL, FP16)
@@ -68,10 +61,10 @@ WRONG = st.lists(st.sampled_from(["bf16", "fp16", "fp32"]), unique=True).map(tup
 def test_the_reference_has_no_plan_and_needs_no_measurement(
     subject: Subject, precision: str, carried_over: bool
 ) -> None:
-    reference = decide(on(CPU, "fp32"), subject, find_plan=not_asked, test=not_asked)  # type: ignore[arg-type]
+    reference = decide(on(CPU, "fp32"), subject, find_plan=not_asked, computes=not_asked)  # type: ignore[arg-type]
     assert reference.plan is None
     asked = on(XPU, precision, carried_over=carried_over)
-    assert decide(asked, subject, find_plan=not_asked, test=lambda _: self_test()).plan is None  # type: ignore[arg-type]
+    assert decide(asked, subject, find_plan=not_asked, computes=lambda *_: True).plan is None  # type: ignore[arg-type]
 
 
 @given(
@@ -169,7 +162,7 @@ def test_auto_leaves_what_comfyui_chose_unless_the_device_computes_it_wrongly() 
 
 
 def test_a_precision_that_was_asked_for_is_taken_untested() -> None:
-    decision = decide(on(XPU, "bf16"), MODEL, find_plan=not_asked, test=not_asked)  # type: ignore[arg-type]
+    decision = decide(on(XPU, "bf16"), MODEL, find_plan=not_asked, computes=not_asked)  # type: ignore[arg-type]
     assert (decision.dtype, decision.placement.reason) == (BF16, "")
 
 
@@ -183,7 +176,7 @@ def test_a_precision_that_was_asked_for_is_taken_untested() -> None:
 def test_comfyui_computes_encoders_in_fp32(kind: Kind, reason: str) -> None:
     encoder = Subject(kind, FP32)
     assert decided(on(XPU, "bf16"), encoder).placement.reason == reason
-    auto = decide(on(XPU), encoder, find_plan=not_asked, test=not_asked)  # type: ignore[arg-type]
+    auto = decide(on(XPU), encoder, find_plan=not_asked, computes=not_asked)  # type: ignore[arg-type]
     assert (auto.dtype, auto.placement.reason) == (FP32, "")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +13,8 @@ import torch
 from xpu_utils.machine.cache import DIRECTORY_VARIABLE, cache_directory
 from xpu_utils.machine.devices import Device
 from xpu_utils.machine.profiles import Architecture
-from xpu_utils.selftest.operations import EMPTIED, Result, check, operations
-from xpu_utils.selftest.result import SelfTest, SelfTests, best_precision
+from xpu_utils.selftest.operations import EMPTIED, TOLERANCES, Result, check, operations
+from xpu_utils.selftest.result import SelfTests, best_precision
 
 from .recorded import b580, xpu
 
@@ -45,8 +44,13 @@ class Kernels:
         """What a process that begins now knows."""
         return SelfTests(self.check, time_limit_seconds)
 
-    def tested(self, device: Device) -> SelfTest:
-        return self.process().of(device)
+    def right(self, device: Device) -> list[str]:
+        """The precisions that a new process finds to be computed right."""
+        process = self.process()
+        return [precision for precision in TOLERANCES if process.computes(device, precision)]
+
+    def best(self, device: Device) -> str:
+        return best_precision(device, self.process().computes)
 
 
 @pytest.fixture
@@ -54,18 +58,32 @@ def kernels() -> Kernels:
     return Kernels()
 
 
-def test_a_right_device_passes_in_every_precision_and_head_dim(kernels: Kernels) -> None:
-    found = kernels.tested(b580())
-    assert found.finished
-    assert found.precisions == ("fp32", "bf16", "fp16")
-    assert not any(found.wrong_head_dims(precision) for precision in found.precisions)
+def test_a_right_device_passes_in_every_precision(kernels: Kernels) -> None:
+    assert kernels.right(b580()) == ["fp32", "bf16", "fp16"]
     names = {name for name, _ in kernels.checks}
-    assert {"matrix product", "convolution", "group norm", "layer norm"} <= names
-    assert {f"attention, head dim {size}" for size in (40, 64, 80, 96, 128, 160)} <= names
+    assert {"matrix product", "convolution", "group norm", "layer norm", "attention, head dim 64"} <= names
+
+
+def test_a_placement_waits_for_the_precision_that_it_asks_for_only(kernels: Kernels) -> None:
+    assert kernels.process().computes(b580(), "bf16")
+    assert {precision for _, precision in kernels.checks} == {"bf16"}
+    assert [name for name, _ in kernels.checks if name.startswith("attention")] == ["attention, head dim 64"]
+
+
+def test_a_head_dim_is_tested_when_attention_first_has_it(kernels: Kernels) -> None:
+    process = kernels.process()
+    for _ in range(2):
+        assert not process.attends_wrongly(b580(), 128, torch.bfloat16)
+    assert kernels.checks == [("attention, head dim 128", "bf16")]
+    assert not kernels.process().attends_wrongly(b580(), 128, torch.bfloat16)
+    assert len(kernels.checks) == 1, "kept for the next process"
+    for head_dim, dtype in ((72, torch.bfloat16), (64, torch.float64)):
+        assert not process.attends_wrongly(b580(), head_dim, dtype)
+    assert len(kernels.checks) == 1, "nothing tells what is right there"
 
 
 def test_what_may_end_the_process_is_left_to_the_doctor(kernels: Kernels) -> None:
-    kernels.tested(b580())
+    kernels.right(b580())
     assert "sliced convolution 3d" in operations()
     assert "sliced convolution 3d" not in {name for name, _ in kernels.checks}
 
@@ -75,48 +93,46 @@ def test_a_wrong_operation_rules_its_precision_out(
     kernels: Kernels, problem: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     kernels.wrong = lambda name, precision: problem if (name, precision) == ("convolution", "bf16") else ""
-    found = kernels.tested(b580())
-    assert found.precisions == ("fp32", "fp16")
-    assert best_precision(b580(), found) == "fp16"
+    assert kernels.right(b580()) == ["fp32", "fp16"]
+    assert kernels.best(b580()) == "fp16"
     assert "xpu:0 computes convolution wrongly in bf16" in caplog.text
 
 
+@pytest.mark.parametrize("wrong", [40, 64])
 def test_attention_that_is_wrong_at_one_head_dim_leaves_the_precision_and_is_told(
-    kernels: Kernels, caplog: pytest.LogCaptureFixture
+    kernels: Kernels, caplog: pytest.LogCaptureFixture, wrong: int
 ) -> None:
-    kernels.wrong = lambda name, precision: "inaccurate" if name.endswith(" 40") and precision == "bf16" else ""
+    kernels.wrong = lambda name, precision: "inaccurate" if name.endswith(f" {wrong}") and precision == "bf16" else ""
     process = kernels.process()
-    device = b580()
-    assert not process.attends_wrongly(device.torch_device, 40, torch.bfloat16), "not tested: taken to be right"
-    found = process.of(device)
-    assert best_precision(device, found) == "bf16"
-    assert process.attends_wrongly(device.torch_device, 40, torch.bfloat16)
-    assert not process.attends_wrongly(device.torch_device, 64, torch.bfloat16)
-    assert not process.attends_wrongly(device.torch_device, 40, torch.float16)
-    assert not process.attends_wrongly(b580(index=1).torch_device, 40, torch.bfloat16)
-    assert "head dim 40 wrongly in bf16 (error 0.5): it is computed another way there." in caplog.text
+    assert best_precision(b580(), process.computes) == "bf16"
+    assert process.attends_wrongly(b580(), wrong, torch.bfloat16)
+    assert not process.attends_wrongly(b580(), 128, torch.bfloat16)
+    assert not process.attends_wrongly(b580(), wrong, torch.float16)
+    assert not process.attends_wrongly(b580(driver_version="another"), 128, torch.bfloat16)
+    assert f"head dim {wrong} wrongly in bf16 (error 0.5): it is computed another way there." in caplog.text
 
 
 def test_attention_that_is_wrong_at_every_head_dim_rules_its_precision_out(kernels: Kernels) -> None:
     kernels.wrong = lambda name, precision: "inaccurate" if name.startswith("att") and precision == "bf16" else ""
-    assert best_precision(b580(), kernels.tested(b580())) == "fp16"
+    assert kernels.best(b580()) == "fp16"
 
 
 def test_a_device_whose_results_do_not_outlive_the_emptying_of_the_cache_is_known(
-    kernels: Kernels, caplog: pytest.LogCaptureFixture
+    kernels: Kernels, caplog: pytest.LogCaptureFixture, cache: Path
 ) -> None:
-    kernels.wrong = lambda name, precision: "the answer is not finite" if name == EMPTIED else ""
+    kernels.wrong = lambda name, _precision: "the answer is not finite" if name == EMPTIED else ""
     process, device = kernels.process(), b580()
-    assert process.of(device).precisions == ("fp32", "bf16", "fp16"), "what it computes is right"
+    process.test_emptying(device)
+    assert process.computes(device, "fp32"), "what it computes is right"
     assert not process.keeps_results(device)
     assert "not finite): something of everything there is read before that." in caplog.text
-    cached = cache_directory().glob("*")
-    for file in cached:
+    for file in cache.iterdir():
         file.unlink()
     right, alchemist = Kernels().process(), xpu(architecture=Architecture.ALCHEMIST)
     for other in (device, alchemist):
-        assert not right.keeps_results(other), "not tested"
-        assert right.of(other).keeps_results
+        assert right.computes(other, "fp32")
+        assert not right.keeps_results(other), "not tested: a placement does not empty the cache"
+        right.test_emptying(other)
     assert right.keeps_results(device)
     assert not right.keeps_results(alchemist), "its profile says so"
 
@@ -132,14 +148,14 @@ def test_a_device_whose_results_do_not_outlive_the_emptying_of_the_cache_is_know
     ],
 )
 def test_auto_is_the_first_precision_that_the_device_has(kernels: Kernels, device: Device, precision: str) -> None:
-    assert best_precision(device, kernels.tested(device)) == precision
+    assert kernels.best(device) == precision
 
 
 def test_the_result_is_kept_for_the_next_process(kernels: Kernels) -> None:
     kernels.wrong = lambda _name, precision: "inaccurate" if precision == "fp16" else ""
-    found = kernels.tested(b580())
+    found = kernels.right(b580())
     kernels.checks.clear()
-    assert kernels.tested(b580(index=1)) == found, "the same model with the same driver is one result"
+    assert kernels.right(b580(index=1)) == found, "the same model with the same driver is one result"
     assert not kernels.checks
 
 
@@ -147,7 +163,7 @@ def test_the_result_is_kept_for_the_next_process(kernels: Kernels) -> None:
 def test_it_is_made_again_for_another_driver_or_torch_or_a_damaged_file(
     kernels: Kernels, monkeypatch: pytest.MonkeyPatch, cache: Path, change: str
 ) -> None:
-    kernels.tested(b580())
+    kernels.right(b580())
     kernels.checks.clear()
     device = b580(driver_version="newer") if change == "driver" else b580()
     if change == "torch":
@@ -155,40 +171,42 @@ def test_it_is_made_again_for_another_driver_or_torch_or_a_damaged_file(
     if change == "damaged":
         (file,) = cache.iterdir()
         file.write_text('{"results": [{}]}')
-    assert kernels.tested(device).finished
+    assert kernels.right(device)
     assert kernels.checks
 
 
 @pytest.mark.parametrize("problem", ["XPU out of memory. Tried to allocate 2 MiB.", "UR_RESULT_ERROR_DEVICE_LOST"])
-def test_a_failure_of_the_moment_is_neither_wrong_nor_kept(kernels: Kernels, cache: Path, problem: str) -> None:
+def test_a_failure_of_the_moment_is_neither_wrong_nor_kept(
+    kernels: Kernels, problem: str, caplog: pytest.LogCaptureFixture
+) -> None:
     kernels.wrong = lambda name, _precision: problem if name == "convolution" else ""
-    found = kernels.tested(b580())
-    assert not found.finished
-    assert found.precisions == ("fp32", "bf16", "fp16")
-    assert not cache.exists()
+    assert kernels.right(b580()) == ["fp32", "bf16", "fp16"]
+    assert "did not finish" in caplog.text
+    kernels.checks.clear()
+    kernels.wrong = lambda _name, _precision: ""
+    kernels.right(b580())
+    assert ("convolution", "bf16") in kernels.checks
 
 
 def test_a_device_that_hangs_costs_the_time_limit_only(kernels: Kernels) -> None:
     released = threading.Event()
 
-    def hang(name: str, precision: str) -> str:
-        if (name, precision) == ("convolution", "fp32"):
+    def hang(name: str, _precision: str) -> str:
+        if name == "convolution":
             released.wait(30)
         return ""
 
     kernels.wrong = hang
-    found = kernels.process(0.2).of(b580())
-    asked = len(kernels.checks)
+    assert kernels.process(0.2).computes(b580(), "fp32"), "what it did not reach is taken to be right"
+    asked = list(kernels.checks)
     released.set()
     for thread in threading.enumerate():
         if thread.name == "self-test of xpu:0":
             thread.join()
-    assert not found.finished
-    assert [result.name for result in found.results] == ["matrix product"] * 3
-    assert len(kernels.checks) == asked, "nothing more is started on the device"
+    assert kernels.checks == asked == [("matrix product", "fp32"), ("convolution", "fp32")]
 
     kernels.checks.clear()
-    assert kernels.tested(b580()).finished
+    assert kernels.process().computes(b580(), "fp32")
     assert kernels.checks[0] == ("convolution", "fp32"), "the next process goes on from there"
 
 
@@ -198,7 +216,7 @@ def test_a_cache_that_cannot_be_written_does_no_harm(
     file = tmp_path / "file"
     file.touch()
     monkeypatch.setenv(DIRECTORY_VARIABLE, str(file / "below"))
-    assert kernels.tested(b580()).finished
+    assert kernels.right(b580())
     assert "cannot be kept" in caplog.text
 
 
@@ -211,9 +229,3 @@ def test_the_cache_is_where_the_system_keeps_such_things_or_where_the_user_says(
     monkeypatch.setenv("XDG_CACHE_HOME", "/caches")  # read on Linux only
     assert cache_directory().name == "xpu-nodes"
     assert cache_directory() == Path(platformdirs.user_cache_dir()) / "xpu-nodes"
-
-
-def test_the_result_cannot_be_changed() -> None:
-    found = SelfTest("name", "1", "2", (), finished=True)
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        found.finished = False  # type: ignore[misc]

@@ -21,6 +21,7 @@ from ..calls import Call, StandIn
 from ..cpu.attention import attention
 from ..cpu.plan import CpuPlan
 from ..decision import AttentionBy
+from ..machine.devices import Device
 from ..memory.attention import (
     SMALLEST_BYTES,
     AttentionBudget,
@@ -89,8 +90,12 @@ def placed_attention(options: Mapping[str, Any]) -> PlacedAttention | None:
 
 def device_budget(device: torch.device) -> AttentionBudget:
     """The budget for one attention call on an accelerator, from what is free on it now."""
-    limit_bytes, fused_head_dims = _facts(device)
-    return budget_for(model_management.get_free_memory(device), limit_bytes, fused_head_dims=fused_head_dims)
+    known = _known(device)
+    free_bytes = model_management.get_free_memory(device)
+    if known is None:
+        return budget_for(free_bytes, None)
+    limit_bytes = known.single_allocation_limit_bytes
+    return budget_for(free_bytes, limit_bytes, fused_head_dims=known.profile.flash_head_dims)
 
 
 def smaller_budget_bytes(device: torch.device) -> int:
@@ -99,11 +104,8 @@ def smaller_budget_bytes(device: torch.device) -> int:
 
 
 @functools.lru_cache(maxsize=16)
-def _facts(device: torch.device) -> tuple[int | None, tuple[int, ...]]:
-    known = host_inventory().find(str(device))
-    if known is None:
-        return None, ()
-    return known.single_allocation_limit_bytes, known.profile.flash_head_dims
+def _known(device: torch.device) -> Device | None:
+    return host_inventory().find(str(device))
 
 
 def _with_budget(executor: Any, /, *arguments: Any, **keywords: Any) -> Any:
@@ -152,7 +154,8 @@ def _within_budget(function: Any, call: Call) -> Any:
     # From the shapes alone: a view of each tensor for each layer is milliseconds of the host's time a step.
     q_shape, k_shape = (t.shape if reshaped else _shape_by_heads(t, q.shape[-1] // heads) for t in (q, k))
     head_dim = q_shape[-1]
-    wrong = function is _sdpa() and attends_wrongly(q.device, head_dim, q.dtype)
+    known = _known(q.device) if function is _sdpa() else None
+    wrong = known is not None and attends_wrongly(known, head_dim, q.dtype)
     scores = wrong or budget.needs_scores(head_dim, mask)
     chunks = chunks_for(q_shape, k_shape, budget.temporary_bytes) if scores else None
     if chunks is not None and BUDGET not in options and attends_without_scores(function, q_shape, q.dtype, given):

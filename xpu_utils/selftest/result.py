@@ -1,33 +1,42 @@
 """Which precisions and attention head dims a device computes right, found once per driver and PyTorch version.
 
-The operations and tolerances are in `operations.py`. Those that are known to end the process on some
-devices are left to the doctor, which runs them in a child. Checked on the simulated XPU, never on Intel hardware.
+What a placement needs is tested before it, a head dim when attention first has it: each kernel costs the time to load
+it, which a test of all of them would add to the first prompt. What was found is kept result by result. The operations
+and tolerances are in `operations.py`; those that are known to end the process on some devices are left to the doctor,
+which runs them in a child. Checked on the simulated XPU and on CUDA, never on Intel hardware.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
-import itertools
 import json
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
 
 from ..machine.cache import cache_directory, keep, recall
 from ..machine.devices import Device
-from ..precision import dtype_of
+from ..precision import name_of
 from ..recovery.faults import FaultKind, classify
 from .operations import ATTENTION, EMPTIED, HEAD_DIMS, MAY_ABORT, TOLERANCES, Result, check, operations
 
 TIME_LIMIT_SECONDS = 5.0
 """A prompt waits for it. What is not tested by then is taken to be right, and the next process goes on from there."""
 
-_ATTENTION = frozenset(ATTENTION.format(head_dim) for head_dim in HEAD_DIMS)
+_ATTENTION = tuple(ATTENTION.format(head_dim) for head_dim in HEAD_DIMS)
+_COMMON = ATTENTION.format(64)
+"""Most models' head dim; only where it is wrong, it matters whether any other is right."""
+
+_EMPTYING = (EMPTIED, "fp32")
+
+Computes = Callable[[Device, str], bool]
+"""Whether a device computes right in a precision."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,36 +48,9 @@ class SelfTest:
     driver_version: str
     torch_version: str
     results: tuple[Result, ...]
-    finished: bool
-    """False where time ran out or the device failed for another reason."""
-
-    @property
-    def precisions(self) -> tuple[str, ...]:
-        """Precisions that can be used: of "fp32", "bf16", "fp16".
-
-        Attention that is wrong at some head dims rules none out, since it is computed another way there, nor does a
-        cache that must not be emptied at once.
-        """
-        return tuple(precision for precision in TOLERANCES if self._usable(precision))
-
-    def _usable(self, precision: str) -> bool:
-        return self._wrong(precision) - {EMPTIED} < _ATTENTION
-
-    def _wrong(self, precision: str) -> set[str]:
-        return {result.name for result in self.results if result.precision == precision and not result.right}
-
-    @property
-    def keeps_results(self) -> bool:
-        """Whether what the device has computed is still right when the cache was emptied after it."""
-        return not any(EMPTIED in self._wrong(precision) for precision in TOLERANCES)
-
-    def wrong_head_dims(self, precision: str) -> tuple[int, ...]:
-        """Head dims at which `scaled_dot_product_attention` has a wrong answer in that precision."""
-        wrong = self._wrong(precision)
-        return tuple(head_dim for head_dim in HEAD_DIMS if ATTENTION.format(head_dim) in wrong)
 
 
-def best_precision(device: Device, selftest: SelfTest) -> str:
+def best_precision(device: Device, computes: Computes) -> str:
     """What "auto" means on a device: the first precision of its profile that it has and computes right.
 
     Returns:
@@ -77,8 +59,8 @@ def best_precision(device: Device, selftest: SelfTest) -> str:
     if device.type == "cpu":
         return "fp32"
     has = {"bf16": device.bf16, "fp16": device.fp16, "fp32": True}
-    choices = [name for name in device.profile.compute_dtypes if has[name] and name in selftest.precisions]
-    return choices[0] if choices else "fp32"
+    choices = (name for name in device.profile.compute_dtypes if has[name] and computes(device, name))
+    return next(choices, "fp32")
 
 
 class SelfTests:
@@ -92,73 +74,84 @@ class SelfTests:
     ) -> None:
         self._check = check
         self._time_limit_seconds = time_limit_seconds
-        self._known: dict[Device, SelfTest] = {}
-        self._wrong_attention: set[tuple[str, int, torch.dtype | None]] = set()
+        self._known: dict[Path, dict[tuple[str, str], Result]] = {}
+        self._attends_wrongly: dict[tuple[str, int, torch.dtype], bool] = {}
         self._lock = threading.Lock()
 
-    def of(self, device: Device) -> SelfTest:
-        """What a device computes rightly."""
-        if device.type == "cpu":
-            return _result(device, (), finished=True)  # what every device is compared with
-        with self._lock:
-            if device not in self._known:
-                cached = recall(_file(device), SelfTest)
-                before = cached.results if cached else ()
-                found = self._known[device] = cached if cached and cached.finished else self._run(device, before)
-                self._wrong_attention |= {
-                    (device.id, head_dim, dtype_of(precision))
-                    for precision in TOLERANCES
-                    for head_dim in found.wrong_head_dims(precision)
-                }
-            return self._known[device]
+    def computes(self, device: Device, precision: str) -> bool:
+        """Whether a device computes "fp32", "bf16" or "fp16" right.
 
-    def attends_wrongly(self, device: torch.device, head_dim: int, dtype: torch.dtype) -> bool:
-        """Whether `scaled_dot_product_attention` is known to be wrong there. Asked in each attention call."""
-        return bool(self._wrong_attention) and (str(device), head_dim, dtype) in self._wrong_attention
+        Attention that is wrong at some head dims rules none out, since it is computed another way there.
+        """
+        if device.type == "cpu":
+            return True  # what every device is compared with
+        wrong = self._wrong(device, precision, _needed())
+        return not wrong or (wrong == {_COMMON} and self._wrong(device, precision, _ATTENTION) < {*_ATTENTION})
+
+    def attends_wrongly(self, device: Device, head_dim: int, dtype: torch.dtype) -> bool:
+        """Whether `scaled_dot_product_attention` is wrong on an accelerator. Asked in each attention call."""
+        key = (device.id, head_dim, dtype)
+        if key not in self._attends_wrongly:
+            precision, name = name_of(dtype), ATTENTION.format(head_dim)
+            tested = precision in TOLERANCES and name in _ATTENTION
+            self._attends_wrongly[key] = tested and bool(self._wrong(device, precision, (name,)))
+        return self._attends_wrongly[key]
 
     def keeps_results(self, device: Device) -> bool:
-        """Whether results there are known to outlive the emptying of the cache."""
-        known = self._known.get(device)
-        return device.profile.keeps_results and known is not None and known.keeps_results
+        """Whether results there are known to outlive the emptying of the cache; see `test_emptying`."""
+        result = self._known.get(_file(device), {}).get(_EMPTYING)
+        return device.profile.keeps_results and result is not None and result.right
 
-    def _run(self, device: Device, before: tuple[Result, ...]) -> SelfTest:
-        """Goes on after what an earlier process had time for."""
-        results = list(before)
-        tested = {(result.name, result.precision) for result in before}
-        stop, finished = threading.Event(), threading.Event()
+    def test_emptying(self, device: Device) -> None:
+        """Tests, unless it is known, whether results outlive the emptying of the cache; what is there may not."""
+        name, precision = _EMPTYING
+        self._wrong(device, precision, (name,))
+
+    def _wrong(self, device: Device, precision: str, names: Iterable[str]) -> set[str]:
+        """Those of some operations that the device computes wrongly, after testing what is not known yet."""
+        with self._lock:
+            file = _file(device)
+            if file not in self._known:
+                kept = recall(file, SelfTest)
+                results = kept.results if kept else ()
+                self._known[file] = {(result.name, result.precision): result for result in results}
+            known = self._known[file]
+            missing = [name for name in names if (name, precision) not in known]
+            if missing:
+                self._run(device, missing, precision, known)
+            return {name for name in names if (name, precision) in known and not known[name, precision].right}
+
+    def _run(self, device: Device, names: list[str], precision: str, known: dict[tuple[str, str], Result]) -> None:
+        """Tests operations, as far as there is time and the device is well, and keeps what was found."""
+        found: list[Result] = []
+        stop = threading.Event()
 
         def work() -> None:
-            for name, precision in itertools.product(_names(), TOLERANCES):
-                if (name, precision) in tested:
-                    continue
+            for name in names:
                 result = self._check(device.id, name, precision)
                 if stop.is_set() or _circumstance(result):
                     return
-                results.append(result)
-            finished.set()
+                found.append(result)
 
         started = time.perf_counter()
         # A daemon: a kernel that hangs must not keep the process from ending.
         thread = threading.Thread(target=work, name=f"self-test of {device.id}", daemon=True)
         thread.start()
         thread.join(self._time_limit_seconds)
-        out_of_time = thread.is_alive()
         stop.set()
-        found = _result(device, tuple(results), finished=finished.is_set())
-        _log(device, found, time.perf_counter() - started)
-        if found.finished or out_of_time:
-            keep(_file(device), found, what=f"the self-test of {device.id}")
-        return found
+        results = tuple(found)
+        known |= {(result.name, result.precision): result for result in results}
+        _log(device, results, unfinished=len(results) < len(names), seconds=time.perf_counter() - started)
+        if results:
+            everything = SelfTest(device.name, device.driver_version, torch.__version__, tuple(known.values()))
+            keep(_file(device), everything, what=f"the self-test of {device.id}")
 
 
 SELF_TESTS = SelfTests()
-self_test = SELF_TESTS.of
+computes = SELF_TESTS.computes
 attends_wrongly = SELF_TESTS.attends_wrongly
 keeps_results = SELF_TESTS.keeps_results
-
-
-def _result(device: Device, results: tuple[Result, ...], *, finished: bool) -> SelfTest:
-    return SelfTest(device.name, device.driver_version, torch.__version__, results, finished)
+test_emptying = SELF_TESTS.test_emptying
 
 
 def _circumstance(result: Result) -> bool:
@@ -167,22 +160,24 @@ def _circumstance(result: Result) -> bool:
     return bool(result.problem) and classify(RuntimeError(result.problem)) in kinds
 
 
-def _names() -> list[str]:
-    """The operations that are run in this process, the most used first."""
-    return [name for name in operations() if name not in MAY_ABORT]
+@functools.cache
+def _needed() -> tuple[str, ...]:
+    """What is tested before a placement; what may abort is not run in this process."""
+    left = {*MAY_ABORT, *_ATTENTION, EMPTIED} - {_COMMON}
+    return tuple(name for name in operations() if name not in left)
 
 
-def _log(device: Device, found: SelfTest, seconds: float) -> None:
-    for result in found.results:
+def _log(device: Device, results: Iterable[Result], *, unfinished: bool, seconds: float) -> None:
+    for result in results:
         if not result.right:
             error = result.problem or f"error {result.relative_error:.2g}"
-            usable = result.precision in found.precisions
-            met = "it is computed another way there" if usable else f"auto avoids {result.precision} there"
+            attends = result.name in _ATTENTION
+            met = "it is computed another way there" if attends else f"auto avoids {result.precision} there"
             if result.name == EMPTIED:
                 met = "something of everything there is read before that"
             text = "XPU Nodes: %s computes %s wrongly in %s (%s): %s."
             logging.warning(text, device.id, result.name, result.precision, error, met)
-    if not found.finished:
+    if unfinished:
         logging.warning(
             "XPU Nodes: the self-test of %s did not finish within %.1f s, what it did not reach is taken to be right.",
             device.id,
@@ -192,6 +187,6 @@ def _log(device: Device, found: SelfTest, seconds: float) -> None:
 
 def _file(device: Device) -> Path:
     """One file for each device model, driver, PyTorch and set of operations."""
-    key = (device.name, device.driver_version, torch.__version__, _names(), TOLERANCES)
+    key = (device.name, device.driver_version, torch.__version__, sorted(operations()), TOLERANCES)
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
     return cache_directory() / f"self-test-{digest}.json"

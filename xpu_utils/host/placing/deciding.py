@@ -7,13 +7,13 @@ import torch
 from ... import decision
 from ...decision import Decision, Kind, Subject
 from ...placement import Placement
-from ...selftest.result import self_test
+from ...selftest.result import computes
 from ..cpu_engine import machine_plan
 
 
 def decide(asked: Placement, subject: Subject) -> Decision:
     """What is done to an object; see `xpu_utils.decision.decide`."""
-    return decision.decide(asked, subject, find_plan=machine_plan, test=self_test)
+    return decision.decide(asked, subject, find_plan=machine_plan, computes=computes)
 
 
 def file_format(asked: Placement, kind: Kind) -> torch.dtype | None:

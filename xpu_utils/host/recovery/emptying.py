@@ -13,7 +13,7 @@ from ...machine.devices import Device
 from ...recovery.faults import FaultKind, classify
 from ...recovery.live import read_a_value_of_each
 from ...recovery.watch import hanging_devices
-from ...selftest.result import keeps_results, self_test
+from ...selftest.result import keeps_results, test_emptying
 from .. import hooks
 from ..inventory import host_inventory
 from .lost import answers
@@ -60,7 +60,7 @@ def _settle(device: Device) -> None:
         if module.memory_allocated(device.torch_device):
             if not keeps_results(device):
                 read_a_value_of_each(device.torch_device)
-            self_test(device)
+            test_emptying(device)
     except RuntimeError as error:
         if classify(error) is FaultKind.UNKNOWN:
             raise
