@@ -43,6 +43,7 @@ def _host(way: str) -> Iterator[Callable[[Path, str], Any]]:
     use_comfyui()
     import comfy.sd
     import folder_paths
+    import pydantic  # noqa: F401 - as ComfyUI's server has by then
 
     from . import stream_turns
 

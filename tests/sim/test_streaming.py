@@ -59,9 +59,7 @@ class Setting:
     def __init__(self, share: float = 0.45, *, pool: PinnedPool | None = None) -> None:
         self.network, self.whole = Network(), Network().to(DEVICE)
         self.pool = pool or PinnedPool(1 << 30)
-        self.leaves = collect_leaves(
-            self.network, self.pool, DEVICE, streamable=lambda module: isinstance(module, nn.Linear)
-        )
+        self.leaves = collect_leaves(self.network, streamable=lambda module: isinstance(module, nn.Linear))
         streamed = {leaf.module for leaf in self.leaves}
         for module in self.network.modules():
             if module not in streamed:
@@ -71,6 +69,7 @@ class Setting:
             self.network,
             self.leaves,
             DEVICE,
+            pool=self.pool,
             ring_bytes=ring_size([leaf.size_bytes for leaf in self.leaves], 2 << 20),
             resident_bytes=int(share * self.total_bytes),
         )
@@ -193,6 +192,7 @@ def test_a_lesson_saves_another_stream_the_learning(sim: xpu_sim.Simulation) -> 
         second.network,
         second.leaves,
         DEVICE,
+        pool=second.pool,
         ring_bytes=first.stream.ring_bytes,
         resident_bytes=first.stream.budget_bytes,
         lesson=first.stream.lesson,
@@ -214,15 +214,26 @@ def test_weights_changed_in_place_reach_the_device(sim: xpu_sim.Simulation) -> N
     setting.check()
 
 
-def test_what_cannot_be_pinned_is_resident(sim: xpu_sim.Simulation) -> None:
-    setting = Setting(0.9, pool=PinnedPool(1 << 20, slab_bytes=1 << 19))
+def test_what_cannot_be_locked_streams_from_where_it_is_and_that_is_said(
+    sim: xpu_sim.Simulation, caplog: pytest.LogCaptureFixture
+) -> None:
+    setting = Setting(0.1, pool=PinnedPool(1 << 20, slab_bytes=1 << 19))
     setting.settle()
-    unpinned = [leaf for leaf in setting.leaves if not leaf.pinned]
-    assert unpinned
-    assert all(leaf.module.weight.device == DEVICE for leaf in unpinned)
     sim.reset_statistics()
     setting.check()
-    assert all(copy.pinned for copy in weight_copies(sim))
+    assert {copy.pinned for copy in weight_copies(sim)} == {True, False}
+    assert sum(copy.bytes for copy in weight_copies(sim)) >= setting.total_bytes - setting.stream.resident_bytes
+    assert [record.message for record in caplog.records if "not locked, which is slower" in record.message]
+
+
+def test_nothing_is_locked_before_the_first_pass_is_over_and_then_only_what_streams(sim: xpu_sim.Simulation) -> None:
+    setting = Setting(0.9, pool=PinnedPool(1 << 30, slab_bytes=1 << 16))
+    setting.check()
+    assert setting.pool.used_bytes == 0
+    assert not any(copy.pinned for copy in weight_copies(sim))
+    setting.settle()
+    streamed_bytes = setting.total_bytes - setting.stream.resident_bytes
+    assert streamed_bytes <= setting.pool.used_bytes < setting.total_bytes / 2
 
 
 def test_fp8_weights_stream_in_their_stored_size(sim: xpu_sim.Simulation) -> None:
@@ -235,10 +246,10 @@ def test_fp8_weights_stream_in_their_stored_size(sim: xpu_sim.Simulation) -> Non
         return nn.Sequential(*(Cast(512, 512) for _ in range(6))).requires_grad_(False).to(torch.float8_e4m3fn)
 
     streamed, whole = network(), network().to(DEVICE)
-    leaves = collect_leaves(streamed, PinnedPool(1 << 30), DEVICE, streamable=lambda module: True)
-    stream = WeightStream(
-        streamed, leaves, DEVICE, ring_bytes=ring_size([leaf.size_bytes for leaf in leaves], 2 << 20), resident_bytes=0
-    )
+    leaves = collect_leaves(streamed, streamable=lambda module: True)
+    ring_bytes = ring_size([leaf.size_bytes for leaf in leaves], 2 << 20)
+    pool = PinnedPool(1 << 30)
+    stream = WeightStream(streamed, leaves, DEVICE, pool=pool, ring_bytes=ring_bytes, resident_bytes=0)
     stream.install()
     x = torch.randn(2, 512, device=DEVICE)
     for _ in range(LEARNING_PASSES + 1):

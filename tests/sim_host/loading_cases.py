@@ -148,6 +148,13 @@ def case_straight_to_the_device() -> dict[str, Any]:
     return found
 
 
+def _is_mapped(tensor: torch.Tensor, file: str) -> bool:
+    """Whether the tensor's memory is a file's, by the system's own list."""
+    spans = [line.split()[0] for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(file)]
+    ends = [[int(end, 16) for end in span.split("-")] for span in spans]
+    return any(start <= tensor.data_ptr() < stop for start, stop in ends)
+
+
 def case_a_file_for_the_device() -> dict[str, Any]:
     """How the bytes of a diffusion model's file came to a device that has room, and where they went without it."""
     name, simulation = "sd15-tiny-unet.safetensors", xpu_sim.current()
@@ -161,7 +168,8 @@ def case_a_file_for_the_device() -> dict[str, Any]:
             "pinned": sum(copy.bytes for copy in copies if copy.pinned and copy.non_blocking),
             "pageable": sum(copy.bytes for copy in copies if not copy.pinned),
             "file": sum(value.nbytes for value in load_file(MODELS / "diffusion_models" / name).values()),
-            "locked": sum(value.nbytes for value in model.model.parameters() if shared_pool().holds(value)),
+            "mapped": sum(value.nbytes for value in model.model.parameters() if _is_mapped(value, name)),
+            "locked": shared_pool().used_bytes,
         }
         del model
         gc.collect()

@@ -25,7 +25,8 @@ from ..streaming.leaves import collect_leaves, opaque_kind
 from ..streaming.lesson import Lesson
 from ..streaming.plan import ring_size
 from ..streaming.stream import WeightStream
-from ..weights.pinned import PinnedMemoryError, PinnedPool, shared_pool
+from ..weights.mapped import check_mapped
+from ..weights.pinned import PinnedPool, shared_pool
 from . import hooks
 from .inventory import host_inventory
 from .neighbours import distributed
@@ -170,28 +171,27 @@ class _Session:
         return 0 if self.stream is None else self._kept_bytes + self.stream.ring_bytes + self.stream.budget_bytes
 
     def open(self, model: Any, device: torch.device, available_bytes: float) -> None:
-        """Takes the weights over: large ones to page-locked memory, all others to the device.
+        """Takes the weights over: large ones are streamed from where they are on the host, all others move.
 
         Raises:
-            PinnedMemoryError: more weights cannot be page-locked than may stay on the device.
+            LoadError: a file that weights are mapped from was cut.
         """
         root = model.model.diffusion_model
-        leaves = collect_leaves(
-            root, self._pool, device, streamable=lambda module: hasattr(module, "comfy_cast_weights")
-        )
+        check_mapped(root.parameters())
+        leaves = collect_leaves(root, streamable=lambda module: hasattr(module, "comfy_cast_weights"))
         self._kept_bytes = max(0, model.model_size() - sum(leaf.size_bytes for leaf in leaves))
         ring_bytes = ring_size([leaf.size_bytes for leaf in leaves], available_bytes)
         resident_bytes = self._resident_bytes(model.model_size(), available_bytes - ring_bytes)
-        if sum(leaf.size_bytes for leaf in leaves if not leaf.pinned) > resident_bytes:
-            raise PinnedMemoryError(
-                "Weight streaming: this model needs more page-locked memory than there is (the limit is "
-                f"{self._pool.limit_bytes >> 20} MiB), ComfyUI's slower way is used: unload other models or choose "
-                "a smaller one."
-            )
         _move_others(model.model, {leaf.module for leaf in leaves}, device)
         shape = (str(device), *((leaf.name, leaf.size_bytes) for leaf in leaves))
         self.stream = WeightStream(
-            root, leaves, device, ring_bytes=ring_bytes, resident_bytes=resident_bytes, lesson=self._lessons.get(shape)
+            root,
+            leaves,
+            device,
+            pool=self._pool,
+            ring_bytes=ring_bytes,
+            resident_bytes=resident_bytes,
+            lesson=self._lessons.get(shape),
         )
         self._shape = shape
 
@@ -251,14 +251,7 @@ class StreamingPatcher:
             session.close()
             with _loading_to_host(self, session, device_to):
                 call.changed(device_to=HOST, lowvram_model_memory=0, full_load=True).on(stock_load)
-            try:
-                session.open(self, device_to, available_bytes)
-            except PinnedMemoryError as error:
-                hooks.record(HOOK, hooks.State.STOOD_DOWN, str(error))
-                self.unpatch_model(HOST, unpatch_weights=True)
-                self.patch_model(load_weights=False)
-                call.on(stock_load)
-                return
+            session.open(self, device_to, available_bytes)
             for callback in self.get_all_callbacks(CallbacksMP.ON_LOAD):
                 callback(self, device_to, lowvram_model_memory, force_patch_weights, full_load)
         self.model.device = device_to

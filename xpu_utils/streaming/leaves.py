@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from torch import nn
 
-from ..weights.pinned import Packer, PinnedMemoryError, PinnedPool, aligned
+from ..weights.pinned import Packer, aligned
 
 LEAST_LEAF_BYTES = 64 << 10
 """Smaller leaves (norms, mostly) are not worth a copy of their own and stay on the device."""
@@ -43,10 +43,20 @@ class Leaf:
     name: str
     module: nn.Module
     size_bytes: int
-    pinned: bool
-    """Whether all its weights lie in page-locked memory."""
     _host: Mapping[str, nn.Parameter]
-    _parts: Mapping[str, Mapping[str, _Part]]
+    _parts: Mapping[str, dict[str, _Part]]
+
+    def lock(self, packer: Packer) -> None:
+        """Moves its weights to page-locked memory; those that lie there stay. No queued copy may still read them.
+
+        Raises:
+            PinnedMemoryError: there is no more; what was not moved stays where it is.
+        """
+        for key, parts in self._parts.items():
+            for component, part in parts.items():
+                if not packer.pool.holds(part.host):
+                    moved = _moved(self._host[key], component, part.host, packer)
+                    parts[component] = dataclasses.replace(part, host=moved)
 
     def copies(self) -> Iterator[tuple[torch.Tensor, int]]:
         """(host bytes as uint8 1-D, offset relative to the leaf's first byte on the device) of each weight."""
@@ -85,19 +95,14 @@ def opaque_kind(root: nn.Module) -> str:
     return next((kind.__name__ for kind in kinds if kind not in plain and not hasattr(kind, "__tensor_flatten__")), "")
 
 
-def collect_leaves(
-    root: nn.Module, pool: PinnedPool, device: torch.device, *, streamable: Callable[[nn.Module], bool]
-) -> list[Leaf]:
-    """Finds the leaves worth streaming and moves their weights to page-locked memory, as far as the pool allows.
+def collect_leaves(root: nn.Module, *, streamable: Callable[[nn.Module], bool]) -> list[Leaf]:
+    """Finds the leaves worth streaming.
 
-    A weight that the pool holds already stays where it is. A weight that two modules share, or whose elements are
-    spread in memory, makes its leaf one that is not streamed.
+    A weight that two modules share, or whose elements are spread in memory, makes its leaf one that is not streamed.
 
     Args:
-        device: where they are streamed to.
         streamable: whether a module may compute with other parameters than its own.
     """
-    packer = Packer(pool, device)
     owners: dict[int, int] = {}
     for module in root.modules():
         for parameter in module.parameters(recurse=False):
@@ -112,26 +117,19 @@ def collect_leaves(
         shared = any(owners[id(value)] > 1 for value in host.values())
         size_bytes = sum(aligned(tensor.numel() * tensor.element_size()) for tensor in tensors)
         if size_bytes >= LEAST_LEAF_BYTES and not shared and all(_is_dense(tensor) for tensor in tensors):
-            leaves.append(_pinned_leaf(name, module, host, pool, packer))
+            leaves.append(Leaf(name, module, size_bytes, host, _parts(plain)))
     return leaves
 
 
-def _pinned_leaf(
-    name: str, module: nn.Module, host: Mapping[str, nn.Parameter], pool: PinnedPool, packer: Packer
-) -> Leaf:
+def _parts(plain: Mapping[str, Mapping[str, torch.Tensor]]) -> dict[str, dict[str, _Part]]:
     parts: dict[str, dict[str, _Part]] = {}
-    size_bytes, pinned = 0, True
-    for key, parameter in host.items():
+    offset = 0
+    for key, components in plain.items():
         parts[key] = {}
-        for component, tensor in _components(parameter).items():
-            if pinned and not pool.holds(tensor):
-                try:
-                    tensor = _moved(parameter, component, tensor, packer)
-                except PinnedMemoryError:
-                    pinned = False
-            parts[key][component] = _Part(tensor, size_bytes)
-            size_bytes += aligned(tensor.numel() * tensor.element_size())
-    return Leaf(name, module, size_bytes, pinned, host, parts)
+        for component, tensor in components.items():
+            parts[key][component] = _Part(tensor, offset)
+            offset += aligned(tensor.numel() * tensor.element_size())
+    return parts
 
 
 def _moved(parameter: nn.Parameter, component: str, tensor: torch.Tensor, packer: Packer) -> torch.Tensor:

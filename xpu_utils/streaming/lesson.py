@@ -43,12 +43,12 @@ class PassTimer:
     def ask(self, stream: torch.Stream) -> None:
         """The compute before the next piece ends here."""
         if self._begun is not None:
-            position, begun = self._begun
-            self._timed[position] = (begun, self._record(stream))
+            index, begun = self._begun
+            self._timed[index] = (begun, self._record(stream))
 
-    def begin(self, position: int, stream: torch.Stream) -> None:
+    def begin(self, index: int, stream: torch.Stream) -> None:
         """The compute of the next piece begins here."""
-        self._begun = (position, self._record(stream))
+        self._begun = (index, self._record(stream))
 
     def end(self, stream: torch.Stream) -> None:
         """The pass ends here."""
@@ -63,11 +63,11 @@ class PassTimer:
         return event
 
     def seconds(self) -> dict[int, float]:
-        """By position, from a piece's first use to the first use of the next; only those that were used."""
+        """By piece, from its first use to the first use of the next; only those that were used."""
         seconds: dict[int, float] = {}
         for timed in self._passes:
-            for position, (begun, asked) in timed.items():
+            for index, (begun, asked) in timed.items():
                 asked.synchronize()
                 taken = begun.elapsed_time(asked) / 1000
-                seconds[position] = min(taken, seconds.get(position, taken))
+                seconds[index] = min(taken, seconds.get(index, taken))
         return seconds

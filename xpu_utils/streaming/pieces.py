@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 
-from ..weights.pinned import aligned
+from ..weights.pinned import Packer, aligned
 from .leaves import Leaf
 
 
@@ -17,10 +17,15 @@ class Piece:
     def __init__(self, leaves: Iterable[Leaf]) -> None:
         self.leaves = tuple(leaves)
         self.size_bytes = sum(leaf.size_bytes for leaf in self.leaves)
-        self.pinned = all(leaf.pinned for leaf in self.leaves)
-        self._copies = _merged(
-            (source, base + offset) for leaf, base in self._bases() for source, offset in leaf.copies()
-        )
+
+    def lock(self, packer: Packer) -> None:
+        """Moves its weights to page-locked memory; for how it is placed from now on.
+
+        Raises:
+            PinnedMemoryError: there is no more; what was not moved stays where it is.
+        """
+        for leaf in self.leaves:
+            leaf.lock(packer)
 
     def _bases(self) -> Iterator[tuple[Leaf, int]]:
         base = 0
@@ -30,9 +35,10 @@ class Piece:
 
     def placed(self, storage: torch.Tensor, base: int = 0) -> PlacedPiece:
         """The piece in device memory, from byte `base` of `storage` (uint8, 1-D) on; nothing is copied yet."""
+        copies = _merged((source, start + offset) for leaf, start in self._bases() for source, offset in leaf.copies())
         return PlacedPiece(
             tuple((leaf, leaf.views(storage, base + start)) for leaf, start in self._bases()),
-            tuple((storage[base + start : base + start + len(source)], source) for source, start in self._copies),
+            tuple((storage[base + start : base + start + len(source)], source) for source, start in copies),
         )
 
 
@@ -67,13 +73,12 @@ def cut(calls: Mapping[Leaf, int], piece_bytes: int) -> list[Piece]:
     """Cuts the leaves of one pass into pieces of at most `piece_bytes`, or of one leaf.
 
     Args:
-        calls: how often each leaf was used, in order of first use. One used more than once is a piece of its own,
-            and so is one that is not page-locked.
+        calls: how often each leaf was used, in order of first use. One used more than once is a piece of its own.
     """
     groups: list[list[Leaf]] = []
     room_bytes = 0
     for leaf, count in calls.items():
-        alone = count > 1 or not leaf.pinned
+        alone = count > 1
         if alone or leaf.size_bytes > room_bytes:
             groups.append([])
             room_bytes = piece_bytes

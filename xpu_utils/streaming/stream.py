@@ -1,20 +1,23 @@
 """Computes with a model larger than the device: its weights pass through a ring of device memory just in time.
 
-The first pass over the model learns the order in which its leaves are used, the next two the compute between them;
-from then on the best part of the weights is resident (`plan.choose_resident`) and the rest is copied ahead of
-its use, from page-locked host memory, on a stream of its own. Events order copies and compute in both directions, so
+The first pass over the model learns the order in which its leaves are used; they are copied from wherever they are (a
+mapped file, say), since locking memory takes longer than such a pass. The next two learn the compute between them. From
+then on the best part of the weights is resident (`plan.choose_resident`), and the rest, page-locked by then, is copied
+ahead of its use on a stream of its own. Events order copies and compute in both directions, so
 the host never waits. Whatever a pass does otherwise than the one before (a block skipped, a module used twice, a pass
 cut short) gives the same result, only later.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
+from ..weights.pinned import Packer, PinnedMemoryError, PinnedPool
 from .leaves import Leaf
 from .lesson import Lesson, PassTimer
 from .pieces import Piece, PlacedPiece, cut
@@ -38,6 +41,7 @@ class WeightStream:
         leaves: Sequence[Leaf],
         device: torch.device,
         *,
+        pool: PinnedPool,
         ring_bytes: int,
         resident_bytes: int,
         lesson: Lesson | None = None,
@@ -47,6 +51,7 @@ class WeightStream:
             root: one call of it is one pass.
             leaves: those under it whose weights are on the host; all other weights are on the device already.
             device: an accelerator that has memory of its own.
+            pool: of page-locked memory, for what is streamed. What it refuses is streamed from where it is, slower.
             ring_bytes: see `plan.ring_size`.
             resident_bytes: at most so much of the leaves stays on the device.
             lesson: of an earlier stream over the same shape; saves the passes of learning.
@@ -55,6 +60,7 @@ class WeightStream:
         self.ring_bytes = ring_bytes
         self._root = root
         self._leaves = tuple(leaves)
+        self._packer = Packer(pool, device)
         self._budget_bytes = resident_bytes
         self._ring: torch.Tensor | None = None
         self._handles: list[Any] = []
@@ -65,6 +71,7 @@ class WeightStream:
         self._costs: tuple[PieceCost, ...] = ()
         self._resident: dict[int, PlacedPiece] = {}
         self._stray: Leaf | None = None
+        self._refused = False
         self._clear_plan()
         if lesson is not None:
             self._recall(lesson)
@@ -72,6 +79,7 @@ class WeightStream:
     def _clear_plan(self) -> None:
         self._plan: RingPlan | None = None
         self._streamed: tuple[PlacedPiece, ...] = ()
+        self._index_of: list[int] = []
         self._position_of: dict[Leaf, int] = {}
         self._ready: list[torch.Event] = []
         self._released: list[torch.Event] = []
@@ -201,10 +209,8 @@ class WeightStream:
 
     def _learn_times(self, seconds: Mapping[int, float]) -> None:
         """A piece that no timed pass used takes no time to hide a copy behind."""
-        indices = self._indices()
-        timed = {indices[position]: taken for position, taken in seconds.items()}
         self._costs = tuple(
-            PieceCost(piece.size_bytes, timed.get(index, 0.0)) for index, piece in enumerate(self._pieces)
+            PieceCost(piece.size_bytes, seconds.get(index, 0.0)) for index, piece in enumerate(self._pieces)
         )
         self._plan = None
 
@@ -213,18 +219,15 @@ class WeightStream:
         return [index for index in range(len(self._pieces)) if index not in self._resident]
 
     def _chosen(self) -> frozenset[int]:
-        """The pieces that should be resident: before the times are known, only those that cannot be streamed."""
-        always = {index for index, piece in enumerate(self._pieces) if not piece.pinned}
-        if not self._costs:
-            return frozenset(always)
-        spare_bytes = self._budget_bytes - sum(self._pieces[index].size_bytes for index in always)
+        """The pieces that should be resident; before their times are known, as if these were as their sizes."""
+        costs = self._costs or [PieceCost(piece.size_bytes, piece.size_bytes) for piece in self._pieces]
+        always: set[int] = set()
+        spare_bytes = self._budget_bytes
         for index, calls in enumerate(self._calls):
-            if calls > 1 and index not in always and self._pieces[index].size_bytes <= spare_bytes:
+            if calls > 1 and self._pieces[index].size_bytes <= spare_bytes:
                 always.add(index)
                 spare_bytes -= self._pieces[index].size_bytes
-        return choose_resident(
-            self._costs, resident_bytes=self._budget_bytes, ring_bytes=self.ring_bytes, always=always
-        )
+        return choose_resident(costs, resident_bytes=self._budget_bytes, ring_bytes=self.ring_bytes, always=always)
 
     # Where things are
 
@@ -234,12 +237,13 @@ class WeightStream:
         self._clear_plan()
         for index in self._resident.keys() - chosen:
             self._resident.pop(index).restore()
+        self._lock(index for index in range(len(self._pieces)) if index not in chosen)
         for index in sorted(chosen - self._resident.keys()):
             placed = self._pieces[index].placed(self._room(self._pieces[index].size_bytes))
             self._resident[index] = placed
             placed.copy()
             placed.swap()
-        indices = self._indices()
+        self._index_of = indices = self._indices()
         self._plan = plan_ring([self._pieces[index].size_bytes for index in indices], self.ring_bytes)
         assert self._ring is not None
         placing = zip(indices, self._plan.offsets, strict=True)
@@ -247,8 +251,19 @@ class WeightStream:
         self._position_of = {leaf: position for position, placed in enumerate(self._streamed) for leaf in placed.leaves}
         self._ready = [torch.Event(self.device) for _ in indices]
         self._released = [torch.Event(self.device) for _ in indices]
-        if not self._costs and self._streamed:
+        if not self._costs:
             self._timer = PassTimer(self.device)
+
+    def _lock(self, indices: Iterable[int]) -> None:
+        """Moves pieces to page-locked memory, as far as there is some."""
+        torch.accelerator.synchronize(self.device)  # queued copies may read what is moved
+        try:
+            for index in indices:
+                self._pieces[index].lock(self._packer)
+        except PinnedMemoryError as error:
+            if not self._refused:
+                logging.warning("XPU Nodes: weights stream from memory that is not locked, which is slower. %s", error)
+            self._refused = True
 
     def _room(self, size_bytes: int) -> torch.Tensor:
         with torch.inference_mode(False):  # what is made in inference mode may not be written to outside of it
@@ -267,6 +282,10 @@ class WeightStream:
         for position, placed in enumerate(self._streamed):
             last = placed.leaves[-1].module
             self._leaf_handles.append(last.register_forward_hook(weak_hook(self, WeightStream._leave, position)))
+        if self._timer is not None:
+            for index in self._resident:
+                first = self._pieces[index].leaves[0].module
+                self._leaf_handles.append(first.register_forward_pre_hook(weak_hook(self, WeightStream._time, index)))
 
     def _restore_used(self) -> None:
         if self._current is not None:
@@ -331,9 +350,15 @@ class WeightStream:
             self._timer.ask(self._compute_stream)
         self._compute_stream.wait_event(self._ready[position])
         if self._timer is not None:
-            self._timer.begin(position, self._compute_stream)
+            self._timer.begin(self._index_of[position], self._compute_stream)
         self._streamed[position].swap()
         self._current = position
+
+    def _time(self, index: int) -> None:
+        """A resident piece is about to compute in a pass that is timed."""
+        if self._timer is not None:
+            self._timer.ask(self._compute_stream)
+            self._timer.begin(index, self._compute_stream)
 
     def _leave(self, position: int) -> None:
         """The last leaf of a piece has computed."""

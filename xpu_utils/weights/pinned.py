@@ -108,7 +108,7 @@ class Packer:
     """Places tensors for one device one behind the other in slabs of a pool."""
 
     def __init__(self, pool: PinnedPool, device: torch.device) -> None:
-        self._pool = pool
+        self.pool = pool
         self._device = device
         self._slab: torch.Tensor | None = None
         self._used_bytes = 0
@@ -120,7 +120,7 @@ class Packer:
             PinnedMemoryError: see `PinnedPool.slab`.
         """
         if self._slab is None or self._used_bytes + size_bytes > self._slab.numel():
-            self._slab = self._pool.slab(max(self._pool.slab_bytes, aligned(size_bytes)), self._device)
+            self._slab = self.pool.slab(max(self.pool.slab_bytes, aligned(size_bytes)), self._device)
             self._used_bytes = 0
         room = self._slab[self._used_bytes : self._used_bytes + size_bytes]
         self._used_bytes += aligned(size_bytes)

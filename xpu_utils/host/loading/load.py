@@ -332,7 +332,7 @@ def read_to_its_device(model: Any, device: torch.device, resident: str, reading:
     """Has a MODEL's weights be read to its device, where all of them fit there beside a step's work; whether they do.
 
     ComfyUI by itself reads them into host memory first, unless the device has more of it free than the host has.
-    Where they do not fit, they are read to the page-locked memory that they stream from. A pack that answers for
+    Where they do not fit, they stream from the file's own memory at first. A pack that answers for
     ComfyUI's default device (MultiGPU) may have had the model built on another one: then they are read to the host.
     """
     if reading is not None and model.load_device != device:
@@ -346,7 +346,7 @@ def read_to_its_device(model: Any, device: torch.device, resident: str, reading:
         if fits:
             reading.send(model.model, device)
         elif may_stream(model, resident):
-            reading.pin(model.model.diffusion_model, device)
+            reading.stream(model.model.diffusion_model)
     return fits
 
 

@@ -30,7 +30,7 @@ from ...weights.conversion import HALVES
 from ...weights.fill import fill
 from ...weights.header import LoadError, entries
 from ...weights.mapped import note_mapped
-from ...weights.pinned import Packer, PinnedMemoryError, shared_pool
+from ...weights.pinned import PinnedMemoryError
 from ...weights.spans import Span
 from ..target import HOST
 
@@ -85,8 +85,8 @@ class _Awaited:
     """The same weights as they are mapped."""
     path: Path
     start: int
-    pinned: bool = False
-    """Whether the parameter lies in page-locked memory, to stream from there."""
+    streamed: bool = False
+    """Whether a stream takes it to its device, which locks what it needs."""
 
     @property
     def where(self) -> tuple[str, str]:
@@ -96,9 +96,10 @@ class _Awaited:
     def may_stay_mapped(self) -> bool:
         """Whether a parameter on the host may be the file's own memory."""
         aligned = self.source.dtype != torch.float32 or self.source.data_ptr() % _ALIGNMENT_BYTES == 0
-        same = self.source.dtype == self.parameter.dtype and self.source.dim() < _LAYOUT_DIMENSIONS
+        same = self.source.dtype == self.parameter.dtype
+        layout_stays = self.streamed or self.source.dim() < _LAYOUT_DIMENSIONS
         # What somebody has marked as theirs (DynamicVRAM does) may be read-only, and LoRA hooks write to weights.
-        return same and aligned and not self.pinned and not vars(self.source.untyped_storage())
+        return same and aligned and layout_stays and not vars(self.source.untyped_storage())
 
     def span(self, target: torch.Tensor) -> Span:
         """What fills the target with these weights."""
@@ -168,17 +169,10 @@ class Reading(TorchFunctionMode):
             self._put(awaited, uses, room)
 
     @_unseen
-    def pin(self, model: torch.nn.Module, device: torch.device) -> None:
-        """Has all that is awaited of a model on the host be read to page-locked memory, as far as there is some.
-
-        Args:
-            device: where the weights are streamed to.
-        """
-        awaited = self._uses(model, lambda home: home == HOST)
-        rooms: list[torch.Tensor] = []
-        _place_pinned([entry for entry, _ in awaited], device, rooms)
-        for (entry, uses), room in zip(awaited, rooms, strict=False):
-            self._put(dataclasses.replace(entry, pinned=True), uses, room)
+    def stream(self, model: torch.nn.Module) -> None:
+        """Has all that is awaited of a model on the host be the file's own memory, where it may."""
+        for awaited, _ in self._uses(model, lambda home: home == HOST):
+            self._awaited[awaited.parameter.data_ptr()] = dataclasses.replace(awaited, streamed=True)
 
     def _uses(
         self, model: torch.nn.Module, lies: Callable[[torch.device], bool]
@@ -313,16 +307,6 @@ class Reading(TorchFunctionMode):
             return awaited.source
         self._awaited[narrowed.parameter.data_ptr()] = narrowed
         return narrowed.parameter
-
-
-def _place_pinned(awaited: Sequence[_Awaited], device: torch.device, rooms: list[torch.Tensor]) -> None:
-    """Finds room in page-locked memory for weights, until there is none."""
-    packer = Packer(shared_pool(), device)
-    try:
-        for parameter in (entry.parameter for entry in awaited):
-            rooms.append(packer.place(parameter.nbytes).view(parameter.dtype).view(parameter.shape))
-    except PinnedMemoryError as error:
-        logging.info("XPU Nodes: a part of the weights is read without locked memory, which is slower. %s", error)
 
 
 @functools.cache  # asked at every call of a torch function
