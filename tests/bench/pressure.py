@@ -86,6 +86,7 @@ def _measure(arguments: argparse.Namespace, path: Path, device: Device) -> Measu
             with contextlib.suppress(subprocess.CalledProcessError):  # its row says so
                 line = _child("tests.bench.pressure_turn", *turn).splitlines()[-1]
                 measured[free, way].append(Figures(**json.loads(line)))
+                tqdm.write(_line(free, way, measured[free, way][-1:]))  # a run that is stopped has shown these
     return measured
 
 
@@ -120,10 +121,12 @@ def as_text(shape: str, batch: int, device: Device, measured: Measured) -> str:
         f"{shape}, batch {batch}, on {device.name}, another process holding its memory but for what is free",
         f"{'free GB':>8} {'way':>8} " + " ".join(f"{name:>12}" for name in names),
     ]
-    for (free, way), rounds in measured.items():
-        head = f"{free:8.1f} {way:>8} "
-        lines.append(head + (_row(rounds) if rounds else "failed"))
+    lines += [_line(free, way, rounds) for (free, way), rounds in measured.items()]
     return "\n".join(lines)
+
+
+def _line(free: float, way: str, rounds: Sequence[Figures]) -> str:
+    return f"{free:8.1f} {way:>8} {_row(rounds) if rounds else 'failed'}"
 
 
 def _row(rounds: Sequence[Figures]) -> str:
