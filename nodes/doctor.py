@@ -5,8 +5,9 @@ from __future__ import annotations
 from comfy_api.latest import ComfyAPI, io
 
 from ..xpu_utils.doctor.examine import as_text
+from ..xpu_utils.host.inventory import explained_inventory
 from ..xpu_utils.host.panel.diagnosis import diagnose
-from ..xpu_utils.host.panel.report import device_report
+from ..xpu_utils.memory import listing
 from .base import ToolNode
 
 _KERNELS = "Run a real kernel on every device, each in a process of its own: some seconds a device."
@@ -16,7 +17,7 @@ _PACKS = "Also read the source of the other packs and name the places that insis
 class XPUDoctor(ToolNode):
     """Says why a device is not used, or not well, and what to paste to mend it.
 
-    Then it lists the devices of this machine, why others cannot be used, and what the pack changed in ComfyUI.
+    Also what the pack changed in ComfyUI; then the devices of this machine, and why others cannot be used.
     With `run_kernels` a real kernel runs on every device, each in a process of its own, which takes some seconds.
     """
 
@@ -37,7 +38,7 @@ class XPUDoctor(ToolNode):
     @classmethod
     def execute(cls, run_kernels: bool, scan_packs: bool) -> io.NodeOutput:
         machine, findings = diagnose(kernels=run_kernels, packs=scan_packs, in_node=True)
-        text = f"{as_text(findings, machine.system)}\n\n{device_report()}"
+        text = f"{as_text(findings, machine.system)}\n\n{listing.as_text(explained_inventory())}"
         return io.NodeOutput(text, ui={"text": [text]})
 
 

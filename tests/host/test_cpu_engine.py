@@ -14,7 +14,7 @@ from tests.harness.workflows import Workflow, node, text_to_image, with_our_node
 from xpu_utils.cpu.planning import cpu_plan
 
 from .conftest import dumped, run_ok
-from .graphs import controlnet, custom_sampler, lora, sd3, sd15, separate_files_and_advanced_sampler, upscaled
+from .graphs import controlnet, custom_sampler, lora, sd15, separate_files_and_advanced_sampler, upscaled
 
 SAMPLED_ERROR = 4e-2
 """Largest relative error of a latent sampled in bf16 for two to three steps; one call has about 1e-2."""
@@ -41,13 +41,13 @@ def psnr_db(given: torch.Tensor, expected: torch.Tensor) -> float:
     "graph",
     [
         pytest.param(sd15, marks=pytest.mark.core),
-        sd3,
         lora,
         controlnet,
         separate_files_and_advanced_sampler,
     ],
 )
 def test_bf16_stays_close_to_fp32(server: Server, graph: Callable[[], Workflow]) -> None:
+    """On random weights; test_emoji.py has SD3's layout with trained ones."""
     name = graph.__name__
     expected = dumped(server, with_our_nodes(graph(), device="cpu", precision="fp32"), ["sampler", 0], f"{name}-fp32")
     actual = dumped(server, with_our_nodes(graph(), device="cpu", precision="bf16"), ["sampler", 0], f"{name}-bf16")

@@ -12,7 +12,7 @@ from tests.harness.models import ensure_models
 from tests.harness.server import Server
 from tests.training.checkpoint import FOLDER, NAME, trained
 from tests.training.judge import named
-from tests.training.score import drawn, psnr_db
+from tests.training.score import Row, drawn, psnr_db
 
 SUBJECTS = ("octopus", "red apple", "rocket", "panda face")
 CLOSE_DB = 24
@@ -26,15 +26,17 @@ def checkpoint() -> None:
 
 @pytest.fixture(scope="module")
 def reference(server: Server) -> torch.Tensor:
-    return torch.stack(list(drawn(server, SUBJECTS, precision="fp32")))
+    return torch.stack(list(drawn(server, SUBJECTS, Row("cpu", "fp32"))))
 
 
 def test_pictures_in_fp32_show_what_was_asked_for(reference: torch.Tensor) -> None:
     assert named(reference, trained("judge")) == list(SUBJECTS)
 
 
-def test_pictures_in_bf16_show_it_too_and_are_close_to_those_in_fp32(server: Server, reference: torch.Tensor) -> None:
-    pictures = torch.stack(list(drawn(server, SUBJECTS, precision="bf16")))
+def test_pictures_in_what_this_cpu_computes_fastest_show_it_too_and_are_close(
+    server: Server, reference: torch.Tensor
+) -> None:
+    pictures = torch.stack(list(drawn(server, SUBJECTS, Row("cpu", "auto"))))
     assert named(pictures, trained("judge")) == list(SUBJECTS)
     assert min(psnr_db(*pair) for pair in zip(pictures, reference, strict=True)) > CLOSE_DB
 

@@ -62,7 +62,7 @@ def progress(result: Result, node_id: str) -> list[tuple[int, int]]:
 def test_the_doctor_node_lists_the_devices_and_the_changes_to_comfyui(server: Server) -> None:
     (text,) = run_ok(server, {"info": REPORT}).outputs["info"]["text"]
     assert re.search(r"^cpu: ", text, re.MULTILINE), text
-    assert "change to ComfyUI, free memory: " in text
+    assert "Change to ComfyUI, free memory: " in text
 
 
 def test_a_workflow_with_the_device_info_of_old_gets_the_doctor_where_comfyui_replaces_nodes(

@@ -93,8 +93,8 @@ def test_with_sysman_nothing_runs_out_whatever_the_driver_answers(sim_server: Si
             assert met == [], kind
             assert result.outputs["sampler"]["xpu"][0]["effective"] == "xpu:0"
             assert f"xpu:0: 1.1 of 2.7 GiB free (source {believed[kind]})" in text
-            assert "change to ComfyUI, free memory: on" in text
-            assert "change to ComfyUI, memory fraction: on, PyTorch may take at most 100% of xpu:0's memory" in text
+            assert "Change to ComfyUI, free memory: on" in text
+            assert "Change to ComfyUI, memory fraction: on (PyTorch may take at most 100% of xpu:0's memory" in text
         result = run(server, control, "works", graph("stock nodes"))
         record["stock nodes, our hook"] = {"works": outcome(result)}
         assert result.error is None, result.message
@@ -125,13 +125,14 @@ def test_switched_off_the_hooks_leave_the_host_alone(sim_server: SimServer) -> N
         (device,) = server.client.get("/system_stats")["devices"]
         assert device["vram_free"] == TOTAL_BYTES, "ComfyUI's own figure does not see the other process"
         text = report(server)
-    assert "change to ComfyUI, free memory: off, switched off by XPU_NODES_DISABLE" in text
-    assert "change to ComfyUI, memory fraction: off, switched off by XPU_NODES_DISABLE" in text
-    unknown = "change to ComfyUI, weigth streaming: unknown, XPU_NODES_DISABLE names no change of this pack"
+    assert "Change to ComfyUI, free memory: off (switched off by XPU_NODES_DISABLE" in text
+    assert "Change to ComfyUI, memory fraction: off (switched off by XPU_NODES_DISABLE" in text
+    unknown = "Change to ComfyUI, weigth streaming: there is none (XPU_NODES_DISABLE names no change of this pack"
     assert f"{unknown}, the nearest is weight streaming" in text
-    assert "change to ComfyUI, weight streaming: not needed yet, nothing has called for it yet" in text
+    assert "Change to ComfyUI, weight streaming: on when it is needed (nothing has called for it yet)" in text
 
 
+@pytest.mark.matrix  # nothing of ours runs in it: for docs/measurements/reliability.md
 def test_what_stock_comfyui_does_in_the_same_place_is_recorded(sim_server: SimServer, record: Record) -> None:
     with sim_server({"devices": [CARD]}, arguments=FP32, packs={}) as (server, control):
         for kind in KINDS:
