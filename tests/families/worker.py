@@ -14,7 +14,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +40,14 @@ def main() -> None:
     from tests.families import listing
 
     chosen = [family for family in listing.known() if not names or family.name in names]
-    found = {"found": _all(chosen, int(jobs)), "absent": listing.absent(), "undescribed": listing.undescribed()}
-    Path(answers_file).write_text(json.dumps(found))
+    told = {"absent": listing.absent(), "undescribed": listing.undescribed()}
+    for found in _all(chosen, int(jobs)):
+        Path(answers_file).write_text(json.dumps({"found": found, **told}))
     os._exit(0)  # simulated devices and ComfyUI's threads need no orderly end
 
 
-def _all(families: Iterable[Any], jobs: int) -> dict[str, Any]:
+def _all(families: Iterable[Any], jobs: int) -> Iterator[dict[str, Any]]:
+    """What was found so far, after each family."""
     found: dict[str, Any] = {}
     running: dict[int, tuple[str, str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -62,7 +64,7 @@ def _all(families: Iterable[Any], jobs: int) -> dict[str, Any]:
             missed = [f"{check} ({why})" for check, why in found[name].items() if why]
             took = time.monotonic() - began
             print(f"{len(found)}/{count} {name}: {'; '.join(missed) or 'all holds'} ({took:.0f} s)", flush=True)
-    return found
+            yield found
 
 
 def _forked(family: Any, file: str) -> int:

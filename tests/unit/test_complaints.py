@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+import torch
 
-from xpu_utils.host.loading.complaints import explained, required_weights
+from xpu_utils.host.loading.complaints import explained, forgive_decoder, required_weights
 from xpu_utils.weights.check import CheckpointError
 
 LAYER = "text_model.encoder.layers.3.mlp.fc1"
@@ -31,6 +32,32 @@ LAYER = "text_model.encoder.layers.3.mlp.fc1"
 def test_required_weights_are_read_from_a_line(line: str, missing: list[str] | int) -> None:
     found = required_weights(line)
     assert (len(found) if isinstance(missing, int) else found) == missing
+
+
+class Coder(torch.nn.Module):
+    """A VAE with the parts that are named, of two layers each."""
+
+    def __init__(self, *parts: str) -> None:
+        super().__init__()
+        for part in parts:
+            self.add_module(part, torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)))
+
+
+@pytest.mark.parametrize(
+    ("parts", "lacking", "forgiven"),
+    [
+        (("encoder", "decoder"), ("decoder.0", "decoder.1"), True),
+        (("encoder", "previewer"), ("previewer.0", "previewer.1"), True),
+        (("encoder", "decoder", "post_quant_conv"), ("decoder.0", "decoder.1"), True),
+        (("encoder", "decoder"), ("decoder.1",), False),
+        (("encoder", "decoder"), ("encoder.0", "encoder.1"), False),
+        (("decoder",), ("decoder.0", "decoder.1"), False),
+    ],
+)
+def test_a_file_may_lack_a_vae_s_whole_decoder(parts: Sequence[str], lacking: Sequence[str], forgiven: bool) -> None:
+    missing = [f"{layer}.{end}" for layer in lacking for end in ("weight", "bias")]
+    forgive_decoder(Coder(*parts), missing, "a.safetensors")
+    assert len(missing) == (0 if forgiven else 2 * len(lacking))
 
 
 def look_up(table: dict[str, int] | list[int]) -> int:

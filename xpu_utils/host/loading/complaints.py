@@ -7,6 +7,7 @@ import logging
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from ...weights.check import CheckpointError, part_of_several
 from ...weights.header import LoadError
@@ -93,3 +94,19 @@ def required_weights(message: str) -> list[str]:
         return []
     keys = [key.strip(" '\"[]") for key in message[message.index("[") :].split(",")]
     return [key for key in keys if key.endswith(_WEIGHTS) and not any(part in key for part in left_out)]
+
+
+def forgive_decoder(network: Any, missing: list[str], name: str) -> None:
+    """Takes a VAE's decoder out of what is missing if all of it is: some files (Stable Cascade's) hold just an encoder.
+
+    Args:
+        network: the VAE's.
+        missing: names of required weights.
+        name: the file's.
+    """
+    sides = {key.partition(".")[0] for key in missing}
+    required = [weight for weight, _ in network.named_parameters() if weight.endswith(_WEIGHTS)]
+    theirs = {weight for weight in required if weight.partition(".")[0] in sides}
+    if missing and "encoder" not in sides and len(theirs) < len(required) and theirs <= set(missing):
+        missing.clear()
+        logging.warning("XPU Nodes: %s holds only an encoder, load another VAE to decode.", name)

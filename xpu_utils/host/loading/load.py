@@ -48,7 +48,7 @@ from ..running.upscaling import PlacedUpscaler
 from ..running.vae import place_vae
 from ..streaming import may_stream
 from ..target import HOST, is_dynamic
-from .complaints import explained, missing_weights
+from .complaints import explained, forgive_decoder, missing_weights
 from .reading import Reading
 from .straight import straight
 
@@ -110,7 +110,7 @@ def _read_checkpoint(
 ) -> tuple[Any, Any, Any]:
     """The parts of a checkpoint; without `resident` a MODEL's weights are read where ComfyUI reads them."""
     fits = False
-    with _loading(device, path) as reading, vae_dtype(dtypes[Kind.VAE]):
+    with _loading(device, path) as (reading, _), vae_dtype(dtypes[Kind.VAE]):
         model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(
             str(path),
             output_model="model" in parts,
@@ -143,7 +143,7 @@ def load_diffusion_model(name: str, weight_dtype: str, placement: Placement) -> 
 
     def read(device: torch.device, resident: str | None = None) -> Any:
         fits = False
-        with _loading(device, path) as reading:
+        with _loading(device, path) as (reading, _):
             model = comfy.sd.load_diffusion_model(str(path), model_options=options)
             if resident is not None:
                 fits = read_to_its_device(model, device, resident, reading)
@@ -190,10 +190,12 @@ def load_vae(name: str, placement: Placement) -> tuple[Any, Placement]:
     paths = _vae_paths(name)
 
     def read(device: torch.device) -> Any:
-        with _loading(device, *paths), vae_dtype(file_format(placement, Kind.VAE)):
+        with _loading(device, *paths) as (_, missing), vae_dtype(file_format(placement, Kind.VAE)):
             node: Any = host_nodes.NODE_CLASS_MAPPINGS["VAELoader"]
             answer = getattr(node(), node.FUNCTION)(vae_name=name)
-            return getattr(answer, "result", answer)[0]  # a V3 node's outputs are in an object
+            vae = getattr(answer, "result", answer)[0]  # a V3 node's outputs are in an object
+            forgive_decoder(vae.first_stage_model, missing, name)
+        return vae
 
     vae, placement = _read_to(placement, read)
     _keep_way(vae.patcher, name, placement, lambda device: read(device).patcher)
@@ -376,8 +378,11 @@ def is_loading() -> bool:
 
 
 @contextlib.contextmanager
-def _loading(device: torch.device, *paths: Path) -> Iterator[Reading | None]:
-    """Checks the files, loads in the block with the device as ComfyUI's default, and explains what goes wrong."""
+def _loading(device: torch.device, *paths: Path) -> Iterator[tuple[Reading | None, list[str]]]:
+    """Checks the files, loads in the block with the device as ComfyUI's default, and explains what goes wrong.
+
+    The block is given the weights that turn out to be missing, which it may forgive.
+    """
     for path in paths:
         # Newer hosts have no such setting: they never load otherwise.
         check_file(path, pickles_allowed=getattr(comfy.utils, "ALWAYS_SAFE_LOAD", True))
@@ -386,7 +391,7 @@ def _loading(device: torch.device, *paths: Path) -> Iterator[Reading | None]:
     try:
         with explained(*paths):
             with as_default(device), missing_weights() as missing, straight(paths) as reading:
-                yield reading
+                yield reading, missing
             if missing:
                 raise CheckpointError(f"{names} lacks weights ({missing[0]}): it is incomplete, download it again.")
     except BaseException:
