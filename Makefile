@@ -7,15 +7,16 @@ READY := .venv/.ready
 # Python with the packages of the ComfyUI at COMFYUI_PATH, or of the registry's HOST_VERSION.
 ON_HOST := $(BIN)/python -m tests.harness.environment
 
-.PHONY: demo test suites prepare lint texts unit contract contract-check contract-news nix nix-service sim-tests sim-host sim-faults sim-sampling browser front-ends browser-newest pictures examples host hosts host-core host-own matrices sim bench-cpu reliability families family-tests soak
+.PHONY: demo test suites prepare lint texts unit contract contract-check contract-news nix nix-service sim-tests sim-host sim-cases sim-faults sim-sampling browser front-ends browser-newest pictures examples host hosts host-core host-own matrices sim bench-cpu reliability families family-tests soak
 demo: $(READY)
 	$(ON_HOST) -m tests.harness.demo --device $(DEVICE)
 
 # Three suites at a time, the longest first: each computes on one thread, and waits for servers a part of its time.
+# Where the minutes go: pytest -p tests.harness.cpu_seconds.
 test: $(READY)
 	OMP_NUM_THREADS=1 $(MAKE) --no-print-directory --output-sync=target -j3 suites
 
-SHARING := host sim-host sim-faults sim-sampling family-tests host-own host-core sim-tests browser nix contract-check
+SHARING := host sim-host sim-cases sim-faults sim-sampling family-tests host-own host-core sim-tests browser nix contract-check
 suites: $(SHARING) unit lint
 
 # Hosts, models and programs, before the suites that share them run side by side.
@@ -55,7 +56,13 @@ sim-tests: $(READY)
 
 # The pack inside the real server on simulated devices.
 sim-host: $(READY)
-	$(ON_HOST) -m pytest tests/sim_host $(addprefix --ignore ,$(SIM_FAULTS) $(SIM_SAMPLING))
+	$(ON_HOST) -m pytest tests/sim_host $(addprefix --ignore ,$(SIM_CASES) $(SIM_FAULTS) $(SIM_SAMPLING))
+
+# Parts of the pack there, in processes without a server.
+SIM_CASES := $(patsubst %,tests/sim_host/test_%.py,attention benches beside_aimdo beside_multigpu cpu_fallback loading \
+	noise placing protecting_parts stand_ins upscaling vae)
+sim-cases: $(READY)
+	$(ON_HOST) -m pytest $(SIM_CASES)
 
 # Faults at every stage of a prompt there.
 SIM_FAULTS := tests/sim_host/test_faults.py
