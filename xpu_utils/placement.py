@@ -75,7 +75,7 @@ def place(requested: str, inventory: Inventory, *, precision: str = AUTO) -> Pla
         ValueError: the string has not the form of a device name, or there is no such precision.
     """
     check_precision(precision)
-    best, preferred = inventory.best, _preferred(inventory)
+    best, preferred = inventory.best, preferred_because(inventory.best, inventory)
     if requested == AUTO:
         return Placement(requested, best, precision).noting(preferred and f"{best.id} was taken: {preferred}")
     check_device_name(requested)
@@ -90,10 +90,10 @@ def place(requested: str, inventory: Inventory, *, precision: str = AUTO) -> Pla
     return Placement(requested, best, precision, f"{requested} is not on this machine{kind}, {using}")
 
 
-def _preferred(inventory: Inventory) -> str:
-    """Why the best device comes before integrated GPUs; empty where it is one, or there is none."""
-    integrated = [device.id for device in inventory.accelerators if device.integrated]
-    if inventory.best.integrated or not integrated:
+def preferred_because(device: Device, inventory: Inventory) -> str:
+    """Why a device comes before the integrated GPUs; empty where it is one, or the CPU, or there is none."""
+    integrated = [other.id for other in inventory.accelerators if other.integrated]
+    if device.integrated or device.type == "cpu" or not integrated:
         return ""
     return f"it has memory of its own, unlike {' and '.join(integrated)}"
 

@@ -179,12 +179,14 @@ def run(
     *,
     accelerators: int = 1,
     failing: dict[Rung, BaseException] | None = None,
+    really: dict[FaultKind, Failure] | None = None,
 ) -> tuple[list[Rung], int]:
     """Climbs with an attempt that fails with each error in turn; answers the rungs taken and the attempts made.
 
     Args:
         accelerators: how often another one is found, and any other rung that may be taken again has something to do.
         failing: what the actions of some rungs raise.
+        really: what failures of a kind turn out to be.
     """
     taken: list[Rung] = []
     met: list[BaseException] = []
@@ -203,10 +205,14 @@ def run(
         there = rung not in REPEATED or taken.count(rung) < accelerators
         return rung.value if rung in applicable and there else None
 
+    def tell(failure: Failure) -> Failure:
+        met.append(failure.error)
+        return (really or {}).get(failure.kind, failure)
+
     answer = climb(
         attempt,
         {rung: (lambda failure, rung=rung: action(rung)) for rung in Rung},
-        on_failure=lambda failure: met.append(failure.error),
+        on_failure=tell,
         on_rung=lambda failure, rung, words: taken.append(rung),
         what="sampling step 1",
         passing=(Stop,),
@@ -220,6 +226,12 @@ def test_running_out_of_memory_climbs_every_rung_in_order() -> None:
     taken, attempts = run(fail_times(6, torch.OutOfMemoryError("out of memory")), set(Rung))
     assert taken == list(ORDER[FaultKind.OUT_OF_MEMORY])
     assert attempts == 7
+
+
+def test_a_failure_that_really_was_another_one_goes_that_ones_way() -> None:
+    lost = Failure.of(RuntimeError("UR_RESULT_ERROR_DEVICE_LOST"))
+    full = torch.OutOfMemoryError("out of memory")
+    assert run([full], set(Rung), really={FaultKind.OUT_OF_MEMORY: lost}) == ([Rung.ACCELERATOR], 2)
 
 
 def test_a_lost_device_goes_straight_to_another_one() -> None:

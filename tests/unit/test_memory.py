@@ -44,6 +44,10 @@ class Card:
     fraction = 1.0
     used = True
     """The process has used the device, so that its allocator has figures."""
+    shadow = 0.0
+    """Bytes of the host's memory that each byte held on the card takes, in no process's account."""
+    resident_bytes = 0
+    """Of this process in the host's memory."""
     answers: Any = None
     """What `mem_get_info` answers instead of the truth: a pair, or an exception."""
 
@@ -93,8 +97,13 @@ def reader(
 ) -> MemoryReader:
     """A reader of the card by its driver, the other sources, and its allocator; in a host with so much free."""
     sources = [DriverSource, *others, AllocatorSource]
-    host = HostMemory(available_bytes, available_bytes)
-    return MemoryReader(device or b580(), sources=sources, clock=clock or Clock(), host=lambda: host)
+
+    def host() -> HostMemory:
+        left = available_bytes - card.shadow * card.reserved_bytes
+        return HostMemory(available_bytes, int(left) - card.resident_bytes)
+
+    resident = lambda: card.resident_bytes  # noqa: E731
+    return MemoryReader(device or b580(), sources=sources, clock=clock or Clock(), host=host, resident_bytes=resident)
 
 
 def test_the_driver_is_believed_and_cached_bytes_count_as_free(card: Card) -> None:
@@ -111,6 +120,7 @@ def test_the_driver_is_believed_and_cached_bytes_count_as_free(card: Card) -> No
         ((13 * GIB, 12 * GIB), f"answers {-GIB} bytes used of"),
         ((0, 0), "answers 0 bytes in total"),
         ((12 * GIB, 12 * GIB), "held here"),
+        ((20 * GIB, 24 * GIB), "bytes in total for a device of"),
     ],
 )
 def test_a_driver_that_cannot_be_right_is_passed_over_with_the_reason(card: Card, answers: Any, why: str) -> None:
@@ -201,6 +211,38 @@ def test_an_integrated_gpu_has_no_more_free_than_its_host(card: Card) -> None:
     card.reserved_bytes, card.active_bytes = 3 * GIB, 2 * GIB
     read = reader(card, device=lunar_lake(total_bytes=12 * GIB), available_bytes=2 * GIB).read()
     assert read.free_bytes == 3 * GIB, "2 that the host can give and 1 that is held already"
+
+
+def test_a_card_whose_memory_takes_as_much_of_the_hosts_is_found_and_has_no_more_free_than_that(card: Card) -> None:
+    clock = Clock()
+    card.shadow = 1.0
+    looked = reader(card, clock=clock, available_bytes=8 * GIB)
+    for step in range(3):
+        card.reserved_bytes = card.active_bytes = step * GIB
+        clock.now += 1.0
+        read = looked.read()
+    assert read.takes_host_memory
+    assert "taken from main memory as well" in str(read)
+    assert read.free_bytes == 6 * GIB, "the card itself has 10"
+    card.shadow = 0.0  # what was its shadow is free again
+    for step in range(3):
+        card.reserved_bytes = card.active_bytes = (2 - step) * GIB
+        clock.now += 1.0
+        read = looked.read()
+    assert not read.takes_host_memory
+    assert read.free_bytes == 12 * GIB
+
+
+@pytest.mark.parametrize("shadow", [0.0, 0.5])
+def test_memory_that_the_process_itself_takes_is_no_shadow(card: Card, shadow: float) -> None:
+    clock = Clock()
+    card.shadow = shadow
+    looked = reader(card, clock=clock)
+    for step in range(4):
+        card.reserved_bytes = card.active_bytes = card.resident_bytes = step * GIB
+        clock.now += 1.0
+        read = looked.read()
+    assert not read.takes_host_memory
 
 
 def test_the_allocators_cap_limits_what_is_free(card: Card) -> None:

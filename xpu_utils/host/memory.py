@@ -19,6 +19,7 @@ from ..telemetry.readings import Unavailable
 from . import neighbours
 from .hooks import State, named, put, reaches, record, switched_off
 from .inventory import host_inventory
+from .target import HOST
 
 FREE_MEMORY_HOOK = named("free memory")
 FRACTION_HOOK = named("memory fraction")
@@ -138,6 +139,17 @@ def _limit(device: Device, fraction: float) -> str:
     except (RuntimeError, ValueError) as error:
         return first_line(error)
     return ""
+
+
+def host_room_bytes(patcher: Any) -> float:
+    """Free main memory that remains when a patcher's model is on its device, which may take as much of it."""
+    free_bytes = float(model_management.get_free_memory(HOST))
+    device = host_inventory().find(str(patcher.load_device))
+    try:
+        takes = device is not None and device.type != "cpu" and read_memory(device).takes_host_memory
+    except Unavailable:
+        takes = False
+    return free_bytes - (patcher.model_size() - patcher.loaded_size()) if takes else free_bytes
 
 
 def free_memory() -> str:

@@ -15,6 +15,7 @@ from ..telemetry.framework import allocator_bytes, memory_fraction
 from ..telemetry.monitor import ANSWER_SECONDS, LazySource
 from ..telemetry.readings import FreeMemory, MemoryReading, SourceFactory, Unavailable
 from ..telemetry.sources import OF_MEMORY
+from .shadow import Look, ShadowCheck
 
 KNOWN_ALLOCATION_BYTES = 64 << 20
 """A change of our own memory that every honest source shows, whatever else happens on the device."""
@@ -27,6 +28,10 @@ LARGEST_COST = 0.05
 
 STALE_SECONDS = 1.0
 """... but at least this often."""
+
+
+LARGEST_DIFFERENCE = 0.25
+"""Part of a card's memory by which sources may differ in its total: else it is another card's, or several tiles'."""
 
 
 _holders: list[Callable[[Device], int]] = []
@@ -51,7 +56,9 @@ def read_memory(device: Device) -> FreeMemory:
         memory = read_host_memory()
         used_bytes, own_bytes = memory.total_bytes - memory.available_bytes, psutil.Process().memory_info().rss
         others_bytes = max(0, used_bytes - own_bytes)
-        return FreeMemory(device.id, memory.available_bytes, memory.total_bytes, own_bytes, 0, others_bytes, "host")
+        return FreeMemory(
+            device.id, memory.available_bytes, memory.total_bytes, own_bytes, 0, others_bytes, "host", (), True
+        )
     with _readers_lock:
         reader = _readers.setdefault(device, MemoryReader(device))
     return reader.read()
@@ -67,9 +74,12 @@ class MemoryReader:
         sources: Sequence[SourceFactory] = OF_MEMORY,
         clock: Callable[[], float] = time.monotonic,
         host: Callable[[], HostMemory] = read_host_memory,
+        resident_bytes: Callable[[], int] = lambda: int(psutil.Process().memory_info().rss),
     ) -> None:
         self._device = device
         self._host = host
+        self._resident_bytes = resident_bytes
+        self._shadow = ShadowCheck()
         self._sources = [(LazySource(factory, device, clock), _FrozenCheck()) for factory in sources]
         self._clock = clock
         self._lock = threading.Lock()
@@ -85,8 +95,8 @@ class MemoryReader:
         reserved_bytes, active_bytes = allocator_bytes(self._device)
         held_bytes = max([reserved_bytes, *(held(self._device) for held in _holders)])
         sample = self._latest_sample(held_bytes)
-        # An integrated GPU's memory is the host's, so what is in use there is not free here.
-        limit_bytes = self._host().available_bytes if self._device.integrated else sample.total_bytes
+        # What is in use there is not free here.
+        limit_bytes = self._host().available_bytes if sample.takes_host_memory else sample.total_bytes
         return _free_memory(self._device, sample, held_bytes, max(0, reserved_bytes - active_bytes), limit_bytes)
 
     def _latest_sample(self, held_bytes: int) -> _Sample:
@@ -117,7 +127,7 @@ class MemoryReader:
             except Unavailable as error:
                 distrusted.append(f"{source.name}: {error}")
                 continue
-            problem = _problem(reading, held_bytes, zero_seen) or frozen.problem(reading, held_bytes)
+            problem = _problem(self._device, reading, held_bytes, zero_seen) or frozen.problem(reading, held_bytes)
             if not problem:
                 return self._believed(reading, held_bytes, source.name, tuple(distrusted))
             zero_seen = zero_seen or (reading.free_bytes == 0 and reading.sees_others)
@@ -130,7 +140,9 @@ class MemoryReader:
             others_bytes = max(0, reading.used_bytes - held_bytes)
         else:  # what other processes held when a source that sees them was last believed is the best there is
             others_bytes = self._sample.others_bytes if self._sample else None
-        return _Sample(reading.total_bytes, others_bytes, source, distrusted)
+        look = Look(held_bytes, self._host().available_bytes, self._resident_bytes())
+        takes_host_memory = self._device.integrated or self._shadow.look(look)
+        return _Sample(reading.total_bytes, others_bytes, source, distrusted, takes_host_memory)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,6 +154,8 @@ class _Sample:
     """Used by anything but PyTorch's allocator in this process and what counts like it; None where nothing tells."""
     source: str
     distrusted: tuple[str, ...]
+    takes_host_memory: bool
+    """An integrated GPU's memory is the host's, and some drivers take as much of that for a card's."""
 
 
 class _FrozenCheck:
@@ -161,12 +175,17 @@ class _FrozenCheck:
         return f"still answers {reading.free_bytes} bytes free after allocations" if self._frozen else ""
 
 
-def _problem(reading: MemoryReading, reserved_bytes: int, zero_seen: bool) -> str:
+def _problem(device: Device, reading: MemoryReading, reserved_bytes: int, zero_seen: bool) -> str:
     """Why a reading cannot be true; empty where it can."""
     if reading.total_bytes <= 0:
         return "answers 0 bytes in total"
     if not reading.sees_others:
         return ""
+    difference_bytes = (
+        0 if device.integrated else abs(reading.total_bytes - (device.total_bytes or reading.total_bytes))
+    )
+    if difference_bytes > LARGEST_DIFFERENCE * device.total_bytes:
+        return f"answers {reading.total_bytes} bytes in total for a device of {device.total_bytes}"
     if not 0 <= reading.used_bytes <= reading.total_bytes:
         return f"answers {reading.used_bytes} bytes used of {reading.total_bytes}"
     if reading.used_bytes < reserved_bytes:
@@ -195,6 +214,7 @@ def _free_memory(device: Device, sample: _Sample, held_bytes: int, cached_bytes:
         sample.others_bytes,
         sample.source,
         sample.distrusted,
+        sample.takes_host_memory,
     )
 
 

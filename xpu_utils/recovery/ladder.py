@@ -112,7 +112,7 @@ def climb(
     attempt: Callable[[], Answer],
     actions: Mapping[Rung, RungAction],
     *,
-    on_failure: Callable[[Failure], None],
+    on_failure: Callable[[Failure], Failure],
     on_rung: Callable[[Failure, Rung, str], None],
     what: str,
     passing: tuple[type[BaseException], ...] = (),
@@ -125,7 +125,8 @@ def climb(
     Args:
         attempt: the work; it may be repeated.
         actions: what can be done here, by rung.
-        on_failure: told of every known failure before a rung is chosen; may raise to give up.
+        on_failure: told of every known failure before a rung is chosen; answers it, or what it really was, or raises to
+            give up.
         on_rung: told of every rung that was taken, with the action's words.
         what: the work's name for the final sentence ("Sampling step 3").
         passing: errors that are passed on whatever they came from: the host's way to stop.
@@ -148,7 +149,7 @@ def climb(
             failure = Failure.of(error)
             if failure.kind is FaultKind.UNKNOWN:
                 raise
-        on_failure(failure)
+        failure = on_failure(failure)
 
 
 class _Steps:

@@ -46,9 +46,13 @@ class FreeMemory:
     """"torch" (the driver), "sysman", "kernel", "allocator" (blind to other processes), or "host" for the CPU."""
     distrusted: tuple[str, ...] = ()
     """Sources that were passed over, each with the reason: "torch: answers 0 bytes free"."""
+    takes_host_memory: bool = False
+    """What is allocated here takes as much main memory: integrated GPUs, and cards with drivers that were measured."""
 
     def __str__(self) -> str:
         line = f"{self.free_bytes / 2**30:.1f} of {self.total_bytes / 2**30:.1f} GiB free (source {self.source})"
+        if self.takes_host_memory and self.source != "host":
+            line += ", taken from main memory as well"
         return f"{line}, passed over {'; '.join(self.distrusted)}" if self.distrusted else line
 
 

@@ -113,7 +113,7 @@ def _stored() -> dict[str, Any]:
     if state != _read[0]:
         try:
             held = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return _read[1]
         _read = (state, held if isinstance(held, dict) else {})
     return _read[1]

@@ -22,17 +22,20 @@ from .weights import recover
 NEW_DEFAULT_HOOK = hooks.named("default device after a lost device")
 
 
-def lose_dead(error: BaseException) -> tuple[str, ...]:
+def lose_dead(error: BaseException, *, also: torch.device | None = None) -> tuple[str, ...]:
     """After an error that tells of a lost device, finds the dead ones and leads every placed model around them.
 
     The error does not say which device it was, and the CPU is never lost. One that gave no answer is not asked again.
 
+    Args:
+        also: a device that answers, but has lost what is on it.
+
     Returns:
         The ids of the devices that were not known to be lost; none where all that are left still work.
     """
-    accelerators = [device.torch_device for device in host_inventory().accelerators]
+    living = [device.torch_device for device in host_inventory().accelerators]
     silent = error.device if isinstance(error, NoAnswerError) else None
-    dead = [device for device in accelerators if (device == silent if silent else is_dead(device))]
+    dead = [device for device in living if device == also or (device == silent if silent else is_dead(device))]
     message = first_line(error)
     for device in dead:
         mark_lost(str(device), message)

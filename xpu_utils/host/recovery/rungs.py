@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import Any, TypeVar
 import comfy.model_management as model_management
 
 from ...machine.devices import Device
-from ...placement import Placement
+from ...placement import Placement, preferred_because
 from ...recovery.faults import LOSSES, FaultKind, NotFiniteError, classify, is_lost, lost_devices
 from ...recovery.jobs import Fault, record_fault
 from ...recovery.ladder import Failure, LadderExhaustedError, Rung, RungAction, climb
@@ -32,6 +33,9 @@ RAN = "xpu_nodes.ran"
 
 STOPS = (model_management.InterruptProcessingException,)
 """How ComfyUI stops a prompt: never a failure, whatever it was raised in the handling of."""
+
+_MAY_SPOIL = (FaultKind.OUT_OF_MEMORY, FaultKind.ALLOCATION_TOO_LARGE, FaultKind.DRIVER)
+"""Failures after which nothing that was on the device before can be used, on some drivers (torch-xpu-ops #1324)."""
 
 Answer = TypeVar("Answer")
 
@@ -77,7 +81,8 @@ class Recovery:
         moved = placement_of(self.patcher)
         if moved is not None:
             decided(moved)
-        return device.id
+        why = preferred_because(device, host_inventory())
+        return f"{device.id} ({why})" if why else device.id
 
     def _accelerator(self) -> Device | None:
         """The accelerator it ran on where another one failed, else one with room on which it did not fail."""
@@ -86,14 +91,17 @@ class Recovery:
             return here if here in host_inventory().accelerators else None
         return another_accelerator(self._left, 1.2 * self.patcher.model_size())
 
-    def on_failure(self, failure: Failure) -> None:
-        """Notes where it failed; devices that are lost are left for good.
+    def on_failure(self, failure: Failure) -> Failure:
+        """Notes where it failed; devices that are lost, or have lost what is on them, are left for good.
 
         Raises:
             LadderExhaustedError: something left on a device that was lost before is used.
         """
         self._ran_on = self.failed_on = str(self.patcher.load_device)
-        if failure.kind in LOSSES:
+        if failure.kind in _MAY_SPOIL and _is_unreadable(self.patcher):
+            failure = dataclasses.replace(failure, kind=FaultKind.DEVICE_LOST)
+            lose_dead(failure.error, also=self.patcher.load_device)
+        elif failure.kind in LOSSES:
             dead = lose_dead(failure.error)
             if not dead and lost_devices():
                 raise LadderExhaustedError(
@@ -102,6 +110,7 @@ class Recovery:
                 ) from failure.error
             self.failed_on = self._ran_on if self._ran_on in dead or not dead else dead[0]
         self._left.add(self.failed_on)
+        return failure
 
     def watched(self, work: Callable[[], Answer], *kind: Hashable) -> Answer:
         """Does a part of the work that the device must answer to.
@@ -120,7 +129,7 @@ class Recovery:
         attempt: Callable[[], Answer],
         further: Mapping[Rung, RungAction] | None = None,
         *,
-        on_failure: Callable[[Failure], None] | None = None,
+        on_failure: Callable[[Failure], Failure] | None = None,
         what: str = "",
         step: int | None = None,
         passing: tuple[type[BaseException], ...] = STOPS,
@@ -182,6 +191,18 @@ def carry_on(
         return recovery.carry_on(lambda: recovery.watched(attempt), further)
     finally:
         recovery.restore()
+
+
+def _is_unreadable(patcher: Any) -> bool:
+    """Whether a weight that is on the patcher's device cannot even be read from there."""
+    weight = next((weight for weight in patcher.model.parameters() if weight.device == patcher.load_device), None)
+    if weight is None or weight.device == HOST:
+        return False
+    try:
+        weight.data.flatten()[:1].to(HOST)
+    except RuntimeError as error:
+        return classify(error) is not FaultKind.UNKNOWN
+    return False
 
 
 def asked_in_fp32(patcher: Any, failure: Failure) -> Placement:

@@ -21,6 +21,7 @@ from ...weights.check import tensors_in
 from ...weights.mapped import check_mapped
 from .. import streaming, target
 from ..inventory import as_default
+from ..memory import host_room_bytes
 from ..target import HOST
 
 SOURCE = "xpu_nodes.weights"
@@ -69,7 +70,7 @@ def allow_a_host_copy(patcher: Any) -> None:
     """
     device = patcher.model.device
     known = source_of(patcher) is not None or device in (None, HOST) or is_lost(device)
-    if not known and model_management.get_free_memory(HOST) > 3 * patcher.model_size():
+    if not known and host_room_bytes(patcher) > 3 * patcher.model_size():
         target.unload(patcher)
 
 
@@ -114,7 +115,7 @@ def _keep_host_copy(patcher: Any) -> None:
         return
     weights = _contents(module)
     on_host = all(tensor.device == HOST for tensor in tensors_in(weights))
-    if on_host and model_management.get_free_memory(HOST) > 2 * patcher.model_size():
+    if on_host and host_room_bytes(patcher) > 2 * patcher.model_size():
         source = WeightSource("a host copy", lambda: weights)
         _host_copies[source] = weights
         patcher.set_attachments(SOURCE, source)

@@ -162,11 +162,12 @@ class SamplingRun:
             Rung.CPU: functools.partial(self._go_elsewhere, accelerator=False),
         }
 
-    def _on_failure_outside_a_call(self, failure: Failure) -> None:
+    def _on_failure_outside_a_call(self, failure: Failure) -> Failure:
         """Only what fails before the first model call may start again: the run is never repeated."""
-        self._on_failure(failure)
+        failure = self._on_failure(failure)
         if self.sigmas is not None:
             raise LadderExhaustedError.after(failure, "Sampling, between two model calls,") from failure.error
+        return failure
 
     def restore(self) -> None:
         """After the run, has the model go back to where it was asked to be, unless that device is gone."""
@@ -370,11 +371,11 @@ class SamplingRun:
         self._patches.recover(self.patcher.load_device)
         self._conditions.forget()
 
-    def _on_failure(self, failure: Failure) -> None:
+    def _on_failure(self, failure: Failure) -> Failure:
         self._alone = True
         self._conditions.forget()
         self._patches.take_back()
-        self._recovery.on_failure(failure)
+        return self._recovery.on_failure(failure)
 
 
 @contextlib.contextmanager
