@@ -126,6 +126,14 @@ def test_what_is_kept_survives_a_lost_device(machine: Machine, name: str) -> Non
     assert_a_fault_costs_nothing(machine, GRAPHS[name], "device_lost", tolerance=1e-3)
 
 
+def test_weights_that_nobody_remembers_survive_when_another_card_had_them_before(machine: Machine) -> None:
+    graph = text_to_image(steps=3)
+    graph["model"] = node("LoadUnremembered")
+    graph["sampler"]["inputs"]["model"] = ["model", 0]
+    latents(machine[0], graph, device="xpu:7", seed=999)
+    assert_a_fault_costs_nothing(machine, graph, "device_lost", tolerance=1e-3)
+
+
 def test_what_cannot_be_reached_ends_in_a_sentence_that_names_it_and_the_first_fault(machine: Machine) -> None:
     server, _ = machine
     graph = with_our_nodes(patched("PatchUnreachable"), precision="fp32")

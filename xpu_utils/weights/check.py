@@ -143,7 +143,7 @@ def first_not_finite(tensors: Mapping[str, torch.Tensor] | Iterable[tuple[str, t
     """The name of the first floating-point tensor that holds NaN or infinity, or None."""
     pairs = tensors.items() if isinstance(tensors, Mapping) else tensors
     for name, tensor in pairs:
-        if name.endswith(UNREAD_WEIGHTS):
+        if name.endswith(UNREAD_WEIGHTS) or tensor.is_meta:  # as GGUF's pack shows its quantised weights
             continue
         if tensor.is_floating_point() and tensor.element_size() > 1 and not bool(torch.isfinite(tensor).all()):
             return name

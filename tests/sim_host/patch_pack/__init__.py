@@ -6,6 +6,9 @@ They keep them where ComfyUI computes by default, or where their first call was.
 from __future__ import annotations
 
 import comfy.model_management
+import comfy.sd
+import comfy.utils
+import folder_paths
 import torch
 from comfy.ldm.modules.attention import optimized_attention
 
@@ -86,4 +89,21 @@ def weigh_by_the_modules(h, options):
     return h * _of_the_module["mask"]
 
 
-NODE_CLASS_MAPPINGS = {node.__name__: node for node in (PatchAttention, PatchBlock, PatchCalls, PatchUnreachable)}
+class LoadUnremembered:
+    """Reads weights by itself, as GGUF's pack does: nothing says where the model came from."""
+
+    RETURN_TYPES = ("MODEL",)
+    FUNCTION = "load"
+    CATEGORY = "test"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {}}
+
+    def load(self):
+        file = folder_paths.get_full_path_or_raise("diffusion_models", "sd15-tiny-unet.safetensors")
+        return (comfy.sd.load_diffusion_model_state_dict(comfy.utils.load_torch_file(file)),)
+
+
+NODES = (PatchAttention, PatchBlock, PatchCalls, PatchUnreachable, LoadUnremembered)
+NODE_CLASS_MAPPINGS = {node.__name__: node for node in NODES}

@@ -53,8 +53,6 @@ class Recovery:
 
     def __init__(self, patcher: Any, stage: str) -> None:
         make_ready(patcher)
-        if patcher.model.device not in (HOST, patcher.load_device):  # a node of ComfyUI's has led it elsewhere
-            unload(patcher)
         self.patcher = patcher
         self.stage = stage
         self.failed_on = str(patcher.load_device)

@@ -44,11 +44,13 @@ class WeightSource:
 
 _host_copies: weakref.WeakKeyDictionary[WeightSource, dict[str, Any]] = weakref.WeakKeyDictionary()
 """The weights of each source that is one; emptied when it is let go of."""
+_found: weakref.WeakKeyDictionary[torch.nn.Module, WeightSource] = weakref.WeakKeyDictionary()
+"""The sources of models whose loader has left none with the patcher: nodes make a new patcher for each prompt."""
 
 
 def source_of(patcher: Any) -> WeightSource | None:
     """The way to a patcher's weights; None where none is known, or it was a host copy that was let go of."""
-    source: WeightSource | None = patcher.get_attachment(SOURCE)
+    source: WeightSource | None = patcher.get_attachment(SOURCE) or _found.get(patcher.model)
     let_go_of = source is not None and _host_copies.get(source) == {}
     return None if let_go_of else source
 
@@ -83,6 +85,8 @@ def make_ready(patcher: Any) -> None:
     """
     recover(patcher)
     check_mapped(patcher.model.parameters())
+    if patcher.model.device not in (HOST, patcher.load_device):  # another prompt has used it there, say
+        target.unload(patcher)
     _let_go_of_copies(patcher.model_size())
     _keep_host_copy(patcher)
 
@@ -110,7 +114,7 @@ def _keep_host_copy(patcher: Any) -> None:
         return
     initialiser = getattr(patcher, "cached_patcher_init", None)
     if initialiser is not None:
-        patcher.set_attachments(SOURCE, WeightSource("its file", functools.partial(_read_again, initialiser)))
+        _found[module] = WeightSource("its file", functools.partial(_read_again, initialiser))
     if initialiser is not None or patcher.backup:
         return
     weights = _contents(module)
@@ -118,7 +122,7 @@ def _keep_host_copy(patcher: Any) -> None:
     if on_host and host_room_bytes(patcher) > 2 * patcher.model_size():
         source = WeightSource("a host copy", lambda: weights)
         _host_copies[source] = weights
-        patcher.set_attachments(SOURCE, source)
+        _found[module] = source
 
 
 def _read_again(initialiser: Sequence[Any]) -> Mapping[str, Any]:
