@@ -8,6 +8,7 @@ from collections.abc import Callable
 import psutil
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tests.harness.server import Server
 from tests.harness.workflows import Workflow, node, text_to_image, with_our_nodes
@@ -60,6 +61,19 @@ def test_a_placed_model_computes_with_the_engine_s_layers(server: Server) -> Non
         model = graph["sampler"]["inputs"]["model"]
         result = run_ok(server, {**graph, "patches": node("TestPatches", model=model)})
         assert ("StandIn" in result.outputs["patches"]["patches"]) == has
+
+
+@pytest.mark.matrix
+def test_a_compiled_model_computes_what_the_plain_one_does(server: Server) -> None:
+    """PyTorch's compiler takes a minute or more for it."""
+    graph = with_our_nodes(text_to_image(steps=1), device="cpu", precision="bf16")
+    plain = dumped(server, graph, ["sampler", 0], "plain")
+    graph["compiled"] = node("TorchCompileModel", model=graph["sampler"]["inputs"]["model"], backend="inductor")
+    graph["sampler"]["inputs"]["model"] = ["compiled", 0]
+    graph["dump"] = node("TestDump", anything=["sampler", 0], name="compiled")
+    result = server.client.run(graph, timeout_s=1800)
+    assert result.error is None, result.message
+    assert relative_error(load_file(result.outputs["dump"]["path"][0])["value"], plain) < SAMPLED_ERROR
 
 
 def test_a_decoded_picture_keeps_40_db(server: Server) -> None:

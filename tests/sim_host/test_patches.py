@@ -21,7 +21,7 @@ from .test_left_behind import assert_a_fault_costs_nothing, latents
 
 Machine = tuple[Server, Simulation]
 
-PATCHES = ("PatchAttention", "PatchBlock", "PatchCalls", "HypernetworkLoader")
+PATCHES = ("PatchAttention", "PatchBlock", "PatchCalls", "PatchModel", "HypernetworkLoader")
 CONTROLS = ("control-lora", "t2i-adapter")
 
 
@@ -121,11 +121,6 @@ def test_what_is_kept_is_where_the_model_is(machine: Machine, name: str) -> None
         torch.testing.assert_close(found[device], found["auto"], atol=1e-4, rtol=1e-3)
 
 
-@pytest.mark.parametrize("name", GRAPHS)
-def test_what_is_kept_survives_a_lost_device(machine: Machine, name: str) -> None:
-    assert_a_fault_costs_nothing(machine, GRAPHS[name], "device_lost", tolerance=1e-3)
-
-
 def test_weights_that_nobody_remembers_survive_when_another_card_had_them_before(machine: Machine) -> None:
     graph = text_to_image(steps=3)
     graph["model"] = node("LoadUnremembered")
@@ -143,3 +138,8 @@ def test_what_cannot_be_reached_ends_in_a_sentence_that_names_it_and_the_first_f
     assert " after NaN in the result (" in message
     assert message.endswith("leave that node out, or leave the model on the device that ComfyUI takes by itself.")
     assert server.client.run(graph).error is None, "the next prompt"
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_what_is_kept_survives_a_lost_device(machine: Machine, name: str) -> None:
+    assert_a_fault_costs_nothing(machine, GRAPHS[name], "device_lost", tolerance=1e-3)

@@ -167,6 +167,7 @@ def assert_faults_cost_nothing(
             found, rungs = finished(server, graph(), numbers[1])
             assert np.array_equal(found, expected[1]), f"the prompt after {kind}"
             assert rungs == (), f"the prompt after {kind}"
+    finished(server, graph(), next(_numbers))  # with the switch off again, on what was on the lost device
 
 
 def test_weights_stream_as_far_as_that_is_chosen(machine: Machine) -> None:

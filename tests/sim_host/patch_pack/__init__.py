@@ -6,6 +6,7 @@ They keep them where ComfyUI computes by default, or where their first call was.
 from __future__ import annotations
 
 import comfy.model_management
+import comfy.model_patcher
 import comfy.sd
 import comfy.utils
 import folder_paths
@@ -77,6 +78,34 @@ class PatchCalls(Patch):
         return self.last if before is None else self.last + 0.05 * before
 
 
+class PatchModel(Patch):
+    """Puts a network of its own on a block, in a patcher that ComfyUI loads with the model, as DiffSynth and USO do."""
+
+    def put_on(self, model):
+        device, layer = comfy.model_management.get_torch_device(), torch.nn.Linear(320, 320)
+        generator = torch.Generator().manual_seed(1)
+        for parameter in layer.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) / 50)
+        patcher = comfy.model_patcher.ModelPatcher(layer, load_device=device, offload_device=torch.device("cpu"))
+        model.set_model_input_block_patch(OfAModel(patcher, torch.linspace(0.9, 1.1, 320).to(device)))
+
+
+class OfAModel:
+    def __init__(self, patcher, picture):
+        self.patcher, self.picture = patcher, picture
+
+    def __call__(self, h, options):
+        return h + self.patcher.model(h.movedim(1, -1) * self.picture.to(h.dtype)).movedim(-1, 1)
+
+    def to(self, device_or_dtype):
+        if isinstance(device_or_dtype, torch.device):
+            self.picture = self.picture.to(device_or_dtype)
+        return self
+
+    def models(self):
+        return [self.patcher]
+
+
 class PatchUnreachable(Patch):
     """Keeps its tensor in a variable of its module."""
 
@@ -105,5 +134,5 @@ class LoadUnremembered:
         return (comfy.sd.load_diffusion_model_state_dict(comfy.utils.load_torch_file(file)),)
 
 
-NODES = (PatchAttention, PatchBlock, PatchCalls, PatchUnreachable, LoadUnremembered)
+NODES = (PatchAttention, PatchBlock, PatchCalls, PatchModel, PatchUnreachable, LoadUnremembered)
 NODE_CLASS_MAPPINGS = {node.__name__: node for node in NODES}

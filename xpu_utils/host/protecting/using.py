@@ -16,6 +16,7 @@ import nodes as host_nodes  # ComfyUI's module: the pack itself is imported unde
 from comfy_api.latest import io
 
 from ...choice import AUTO
+from ...recovery.faults import is_lost
 from ..attention import OVERRIDE
 from ..placing.placed import placement_of
 from ..recovery.rungs import placement_after
@@ -91,7 +92,11 @@ class Using:
             placed = self._twins.of_vae(vae)
             method = getattr(placed, name)
             stage = name.removesuffix("_tiled")
-            return _staged(stage, placed.patcher, lambda: method(*arguments, **keywords), placed)
+            try:
+                return _staged(stage, placed.patcher, lambda: method(*arguments, **keywords), placed)
+            finally:
+                if is_lost(vae.device):  # as its patcher, for ComfyUI's own way
+                    vae.device = vae.patcher.load_device
 
         return work
 

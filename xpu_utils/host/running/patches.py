@@ -116,9 +116,12 @@ class Patches:
         self._before = {held.place: held for held in self._of_the_model()}
 
     def _bring_records_to_host(self) -> None:
-        """Guidance computes on the host, also with what an attention patch has recorded for it."""
+        """Guidance computes on the host, also with what an attention patch has recorded for it.
+
+        A network of its own stays where it is: it takes its input there.
+        """
         roots = [value for name, value in self._options.items() if name.startswith("sampler_")]
-        for held in held_by(roots, spared=self._spared):
+        for held in held_by(roots, spared=lambda one: isinstance(one, torch.nn.Module) or self._spared(one)):
             there = changed(held.value, lambda tensor: tensor.to(HOST))
             if there is not held.value:
                 held.put(there)
