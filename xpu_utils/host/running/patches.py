@@ -14,7 +14,11 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
 import comfy.model_management as model_management
+import comfy.sd
 import torch
+from comfy.clip_vision import ClipVisionModel
+from comfy.controlnet import ControlBase
+from comfy.model_patcher import ModelPatcher
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ...recovery.faults import FaultKind, MisplacedError, classify, first_line, is_lost
@@ -32,6 +36,8 @@ _OF_THE_RUN = ("sample_sigmas", "sigmas")
 """Tensors among a model call's options that are the sampler's."""
 _IN_THE_MODEL = ("apply_model", "diffusion_model")
 """The wrappers that are called with tensors of the model's device."""
+
+_WITH_MODELS = (ModelPatcher, comfy.sd.VAE, comfy.sd.CLIP, ClipVisionModel, ControlBase)
 
 _copies: Any = WeakIdKeyDictionary()
 """Tensors on a device -> their copies in main memory."""
@@ -138,9 +144,11 @@ class Patches:
 
     def _spared(self, owner: object) -> bool:
         """Models, which ComfyUI moves, our own functions, and what PyTorch keeps for compiled ones."""
-        if id(owner) in self._managed or str(getattr(owner, "__module__", "")).startswith((_OURS, "torch._")):
+        if id(owner) in self._managed or isinstance(owner, _WITH_MODELS):
             return True
-        return hasattr(owner, "__dict__") and not {"load_device", "patcher"}.isdisjoint(vars(owner))
+        if str(getattr(owner, "__module__", "")).startswith((_OURS, "torch._")):
+            return True
+        return "load_device" in getattr(owner, "__dict__", ())  # another kind of patcher
 
     def _lead(
         self, held: Held, tensor: Callable[[torch.Tensor], Any], device: Callable[[torch.device], Any] | None = None
