@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 from collections.abc import Callable, Hashable
@@ -13,10 +14,12 @@ import torch
 from ...machine.devices import Device
 from ...placement import place
 from ...recovery.faults import NoAnswerError, first_line, is_dead, is_lost, mark_lost
+from ...recovery.ladder import LadderExhaustedError
 from ...recovery.watch import watched
 from .. import hooks, streaming, target
 from ..inventory import host_inventory
 from ..placing.placed import carry_over, led_to
+from .patches import keep
 from .weights import recover
 
 NEW_DEFAULT_HOOK = hooks.named("default device after a lost device")
@@ -67,6 +70,8 @@ def _lead_around(device: torch.device) -> None:
     for patcher in there:
         carry_over(patcher, fallback.device, fallback.reason)
         _recover_now(patcher)
+        with contextlib.suppress(LadderExhaustedError):  # then its nodes are executed anew
+            keep(patcher)
 
 
 def _recover_now(patcher: Any) -> None:

@@ -34,6 +34,7 @@ from ..placing.apply import apply
 from ..placing.deciding import decide
 from ..placing.formats import WorkFormat, compute_dtype
 from ..placing.placed import placement_of
+from ..recovery.patches import Patches
 from ..recovery.rungs import Recovery, asked_in_fp32
 from ..recovery.weights import recover
 from ..target import HOST, unload
@@ -41,7 +42,6 @@ from .companions import Companions, chain
 from .conditions import DeviceConditions, keyframes_on_host, moved
 from .cpu_controls import ControlsOnCpu
 from .noise import drawn_where_comfyui_does
-from .patches import Patches
 
 WRAPPER = "xpu_nodes.model_call"
 HOOK = hooks.named("model calls")
@@ -134,7 +134,7 @@ class SamplingRun:
         self._budget_bytes: int | None = None
         self._conditions = DeviceConditions()
         self._companions = Companions(guider)
-        self._patches = Patches(guider)
+        self._patches = Patches(self.patcher, guider.model_options)
         self._loaded = True
         """False between a rung that has the model loaded anew and the next attempt."""
         self._threads: HostThreads | None = None

@@ -17,6 +17,7 @@ from ..placing.apply import apply
 from ..placing.deciding import decide
 from ..placing.formats import compute_dtype
 from ..placing.placed import placement_of
+from ..recovery.patches import keep
 from ..recovery.rungs import placement_after
 from ..stages import decided
 from ..streaming import obstacle
@@ -73,6 +74,7 @@ def place_model(model: Any, asked: Placement, *, owned: bool = False) -> tuple[A
     Returns:
         The placed model, and the placement with the precision that is really in force.
     """
+    keep(model)
     placed = clone_for(model, asked.device.torch_device)
     if placed.model is not model.model:  # ComfyUI keeps a model under its patcher's parent when the patcher is gone
         placed.parent = None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import traceback
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 import comfy.model_management as model_management
@@ -26,6 +26,7 @@ from ...recovery.held import Held, changed, held_by
 from ...recovery.ladder import LadderExhaustedError
 from ..inventory import runs_on
 from ..neighbours import pack_name
+from ..prompts import execute_all_anew
 from ..target import HOST
 
 MOST_MOVES = 3
@@ -44,11 +45,12 @@ _copies: Any = WeakIdKeyDictionary()
 
 
 class Patches:
-    """The functions of one run's model calls, and what they keep."""
+    """The functions of a model's calls, and what they keep."""
 
-    def __init__(self, guider: Any) -> None:
-        self._managed = {id(module) for module in guider.model_patcher.model.modules()}
-        self._options: Any = guider.model_options
+    def __init__(self, patcher: Any, options: Any) -> None:
+        """`options` are the model's, of which each call has a copy; with the same functions in it."""
+        self._managed = {id(module) for module in patcher.model.modules()}
+        self._options: Any = options
         """Those of the last call."""
         self._before: dict[Hashable, Held] = {}
         """What was held when the last call began, by its place."""
@@ -65,6 +67,15 @@ class Patches:
         for held in self._of_the_model():
             if _is_lost(held):
                 _recover(held, device)
+
+    def copy(self) -> None:
+        """Copies to main memory what is not there yet, while there is plenty of it."""
+        kept = (tensor for held in self._of_the_model() for tensor in held.tensors())
+        new = [tensor for tensor in kept if tensor.device != HOST and tensor not in _copies]
+        new = [tensor for tensor in new if not is_lost(tensor.device)]
+        if new and 3 * sum(tensor.nbytes for tensor in new) < model_management.get_free_memory(HOST):
+            for tensor in new:
+                _copies[tensor] = tensor.to(HOST)
 
     @contextlib.contextmanager
     def where_the_model_is(self, options: Any, device: torch.device) -> Iterator[None]:
@@ -111,12 +122,12 @@ class Patches:
             if now is held.value and not _is_lost(dataclasses.replace(held, value=before)):
                 held.put(before)
         self._led.clear()
-        self._copy([held for held in self._of_the_model() if not _is_lost(held)])
+        self.copy()
 
     def _prepare(self, device: torch.device) -> None:
         """What stays in main memory while the model is on an accelerator is left there: it may be meant to."""
         self.recover(device)
-        self._copy(self._of_the_model())
+        self.copy()
         for held in self._of_the_model():
             self._lead(held, lambda tensor: tensor if tensor.device in (HOST, device) else _moved(tensor, device))
         self._before = {held.place: held for held in self._of_the_model()}
@@ -160,13 +171,16 @@ class Patches:
         self._led[held.place] = (self._led.get(held.place, (held.value, None))[0], there)
         return True
 
-    def _copy(self, kept: Sequence[Held]) -> None:
-        """Copies to main memory what is not there yet, while there is plenty of it."""
-        on_device = [tensor for held in kept for tensor in held.tensors() if tensor.device != HOST]
-        new = [tensor for tensor in on_device if tensor not in _copies]
-        if new and 3 * sum(tensor.nbytes for tensor in new) < model_management.get_free_memory(HOST):
-            for tensor in new:
-                _copies[tensor] = tensor.to(HOST)
+
+def keep(patcher: Any) -> None:
+    """Before a patcher is cloned, and the objects among its functions with it: recovers what they hold, and copies it.
+
+    Raises:
+        LadderExhaustedError: it was lost before there was a copy of it.
+    """
+    patches = Patches(patcher, patcher.model_options)
+    patches.recover(patcher.load_device)
+    patches.copy()
 
 
 def _moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -184,6 +198,7 @@ def _is_lost(held: Held) -> bool:
 def _recover(held: Held, device: torch.device) -> None:
     lost = next((tensor for tensor in held.tensors() if is_lost(tensor.device) and tensor not in _copies), None)
     if lost is not None:
+        execute_all_anew()
         raise LadderExhaustedError(
             f"A node of another pack kept data on {lost.device}, which is gone: queue the prompt again, its nodes are "
             "then executed anew."
