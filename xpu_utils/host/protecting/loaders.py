@@ -19,6 +19,7 @@ from ...choice import AUTO
 from ...decision import Kind
 from ...placement import Placement
 from ...recovery.ladder import Failure
+from ...recovery.watch import watched
 from .. import hooks
 from ..inventory import as_default
 from ..loading.load import is_loading, leave_for_host, read_to_its_device, vae_dtype
@@ -124,7 +125,7 @@ class Loaders:
 def _met(read: Callable[..., Any], placement: Placement) -> Any:
     """Reads; to the host, where the device fails that ComfyUI builds a model on or that its weights are read to."""
     try:
-        return read(on_host=False)
+        return watched(functools.partial(read, on_host=False), placement.device.torch_device, "load")
     except (RuntimeError, MemoryError) as error:
         failure = Failure.of(error)
     leave_for_host(failure, placement.device)
