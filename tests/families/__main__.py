@@ -18,9 +18,10 @@ def main() -> None:
     host, names = host_path(), sys.argv[1:]
     answers = found(host, CACHE / "families" / host_version(host), names, jobs=jobs())
     record = RECORDS / f"{host_version(host)}.json"
-    before = json.loads(record.read_text()) if names and record.is_file() else {}
+    before = json.loads(record.read_text())["found"] if names and record.is_file() else {}
     record.parent.mkdir(parents=True, exist_ok=True)
-    record.write_text(json.dumps({**before, **answers["found"]}, indent=1, sort_keys=True) + "\n")
+    told = {"found": {**before, **answers["found"]}, "absent": answers["absent"]}
+    record.write_text(json.dumps(told, indent=1, sort_keys=True) + "\n")
     PAGE.write_text(page({file.stem: json.loads(file.read_text()) for file in RECORDS.glob("*.json")}))
     misses = [f"{name}: {check}: {why}" for name, row in answers["found"].items() for check, why in row.items() if why]
     misses += [f"{name}: not described in tests/families" for name in answers["undescribed"]]

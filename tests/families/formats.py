@@ -66,7 +66,7 @@ FORMATS: Mapping[str, tuple[str, Callable[[torch.Tensor], Layer], Mapping[str, t
         name: (kind, functools.partial(_by_layout, kind=kind, **choices), {})
         for name, kind, choices in (
             ("int8", "int8_tensorwise", {}),
-            ("int8-convrot", "int8_tensorwise", {"convrot": True, "convrot_groupsize": 256}),
+            ("int8-convrot", "int8_tensorwise", {"convrot": True, "convrot_groupsize": 256, "per_channel": True}),
             ("w4a8", "asym_w4a8_int8", {}),
             ("w4a4", "convrot_w4a4", {}),
             ("nvfp4", "nvfp4", {}),
@@ -75,6 +75,10 @@ FORMATS: Mapping[str, tuple[str, Callable[[torch.Tensor], Layer], Mapping[str, t
     },
 }
 """Name -> (the host's name for it where it must have one, a layer's weight in it, what else the file holds)."""
+
+
+NAMES = tuple(f"{name}{end}" for name in FORMATS for end in ("", "+LoRA"))
+"""Of the subjects."""
 
 
 def subjects() -> Iterator[Subject]:
@@ -87,11 +91,6 @@ def subjects() -> Iterator[Subject]:
             for lora in (False, True):
                 load = functools.partial(_load, name)
                 yield Subject(f"{name}+LoRA" if lora else name, SD3_256, load, lora_of if lora else None)
-
-
-def is_format(name: str) -> bool:
-    """Whether a subject of that name is one of a format."""
-    return name.removesuffix("+LoRA") in FORMATS
 
 
 def lora_of(patcher: Any) -> Any:

@@ -22,9 +22,9 @@ def known() -> list[Subject]:
 
 
 def absent() -> list[str]:
-    """The described families that the host lacks."""
-    names = _of_the_host()
-    return [family.name for family in ALL if family.name not in names]
+    """The described families and formats that the host lacks."""
+    here = {subject.name for subject in known()}
+    return [name for name in (*(family.name for family in ALL), *formats.NAMES) if name not in here]
 
 
 def undescribed() -> list[str]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from .formats import is_format
+from .formats import NAMES
 from .others import NOT_SAMPLED
 from .words import CHECKS
 
-Records = Mapping[str, Mapping[str, Mapping[str, str]]]
-"""Version of ComfyUI -> family -> check -> why it does not hold."""
+Record = Mapping[str, Any]
+"""What was found, by name and check, and which described families a version lacks: see `worker.py`."""
+Records = Mapping[str, Record]
+"""By version of ComfyUI."""
 
 _INTRODUCTION = """# Models
 Every family of models that ComfyUI knows, at a tiny size with random weights, through this pack on simulated Intel
@@ -23,9 +26,9 @@ def page(records: Records) -> str:
     """The page, from the records of the versions that were run."""
     versions = sorted(records, key=_order)
     checked = "\n".join(f"- **{name}**: {words}" for name, words in CHECKS.items())
-    names = sorted({name for record in records.values() for name in record}, key=str.lower)
-    families = [name for name in names if not is_format(name)]
-    stored = [name for name in names if is_format(name)]
+    names = sorted({name for record in records.values() for name in record["found"]}, key=str.lower)
+    families = [name for name in names if name not in NAMES]
+    stored = [name for name in names if name in NAMES]
     unsampled = "\n".join(f"- {name}: {why}" for name, why in NOT_SAMPLED.items())
     return (
         f"{_INTRODUCTION}{checked}\n\n"
@@ -46,13 +49,15 @@ def _order(version: str) -> list[int]:
     return [int(part) for part in version.split(".") if part.isdigit()]
 
 
-def _whole(record: Mapping[str, Mapping[str, str]], names: Sequence[str]) -> str:
-    rows = [record[name] for name in names if name in record]
+def _whole(record: Record, names: Sequence[str]) -> str:
+    rows = [record["found"][name] for name in names if name in record["found"]]
     return f"{sum(not any(row.values()) for row in rows)} of {len(rows)}"
 
 
-def _cell(record: Mapping[str, Mapping[str, str]], name: str) -> str:
-    if name not in record:
+def _cell(record: Record, name: str) -> str:
+    if name in record["absent"]:
         return "not in it"
-    missed = [check for check, why in record[name].items() if why]
+    if name not in record["found"]:
+        return "not run"
+    missed = [check for check, why in record["found"][name].items() if why]
     return f"all but {', '.join(missed)}" if missed else "all"

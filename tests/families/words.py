@@ -5,7 +5,7 @@ from __future__ import annotations
 CHECKS = {
     "stock": "stock ComfyUI samples it",
     "cpu": "the same on the CPU in fp32",
-    "resident": "the same on a card",
+    "resident": "on a card the same as stock there",
     "streamed": "the same with 10 % of the weights on a card",
     "once": "each streamed byte is copied once a pass, or for each use of a layer that a pass uses again",
     "memory once": "the same after running out of memory once",
