@@ -84,7 +84,10 @@ def _draw(device: str, checkpoint: str) -> list[Drawn]:
     pictures, stages = [], []
     models = ensure_models(checkpoint)
     (BASE / "here").mkdir(parents=True)
-    with running_server(BASE / "here", models=models, arguments=_host_arguments(), steady=False) as server:
+    # Our loaders may lay weights of their own out another way than the switch does others', which rounds otherwise.
+    alike = {"XPU_NODES_CPU": "channels_last=off"}
+    options: dict[str, Any] = {"arguments": _host_arguments(), "environment": alike, "steady": False}
+    with running_server(BASE / "here", models=models, **options) as server:
         for subject in SUBJECTS:
             result, picture = _picture(server.client, example(device, checkpoint, subject))
             pictures.append((subject, picture))
