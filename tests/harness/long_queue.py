@@ -145,6 +145,8 @@ class _Queue:
         result = self.server.client.run(workflow)
         fired = any(self.simulation.statistics().faults_fired)
         self.simulation.set_faults()
+        if fault["kind"] == HANG:  # given up by then: until the call comes back it holds the model that it is in
+            self.simulation.let_go_on(fault["device"])
         return result, fired
 
     def read_memory(self, prompts: int) -> dict[str, int]:
