@@ -9,8 +9,7 @@ in
   imports = [ ./renamed-home.nix ];
 
   options.services.comfyui-xpu = import ./options.nix {
-    inherit lib;
-    package = pkgs.comfyui-xpu;
+    inherit lib pkgs cfg;
     dataDir = "${config.xdg.dataHome}/comfyui-xpu";
   };
 

@@ -3,6 +3,10 @@
 rec {
   namespace = "services.comfyui-xpu";
 
+  # What only our overlay has.
+  fromOverlay = pkgs: name: pkgs.${name} or (throw
+    "${namespace} needs pkgs.${name}, which this nixpkgs lacks: put overlays.default in nixpkgs.overlays.");
+
   isLoopback = host: builtins.match "127(\\.[0-9]+){3}|::1|localhost" host != null;
 
   # The addresses of `host`, which the module system has made a list.
@@ -101,7 +105,7 @@ rec {
           exit 1
         fi
       done
-      find ${shellQuote "${dataDir}/custom_nodes"} ${shellQuote "${dataDir}/models"} \
+      find -H ${shellQuote "${dataDir}/custom_nodes"} ${shellQuote "${dataDir}/models"} \
         -type l -lname ${shellQuote "${storeDir}/*"} -delete
     ''
     + builtins.concatStringsSep "" (links "custom_nodes" nodes ++ links "models" models);
@@ -142,6 +146,7 @@ rec {
     "--auto-launch" = "opens a browser, which a service has not";
     "--windows-standalone-build" = "opens a browser, which a service has not";
     "--quick-test-for-ci" = "ends ComfyUI as soon as it has started";
+    "--disable-all-custom-nodes" = "leaves this pack out, too";
     "--cuda-device" = "chooses among NVIDIA's cards only; device.affinity chooses among Intel's";
   };
 
@@ -166,7 +171,10 @@ rec {
   unless = condition: sentence: if condition then [ ] else [ sentence ];
 
   placeProblems = cfg:
-    writableProblems "dataDir" cfg.dataDir
+    pathProblems cfg
+    ++ writableProblems "dataDir" cfg.dataDir
+    ++ unless (builtins.match "/[^/]+|/var/(lib|cache|log)|/nix/var" cfg.dataDir == null)
+      "dataDir: ${cfg.dataDir} lies among the system's own folders; choose one further down, such as /srv/comfyui."
     ++ builtins.concatMap (writableProblems "extraArgs") (writtenFolders cfg)
     ++ hiddenProblems cfg [ "/tmp" "/var/tmp" ]
     ++ unless (cfg.port != 0)
@@ -174,14 +182,22 @@ rec {
     ++ unless (addresses cfg != [ ])
       "host: there must be an address to listen on, such as 127.0.0.1."
     ++ builtins.concatMap
-      (host: unless (host != "" && builtins.match ".*(/|,|[[:space:]]).*" host == null)
-        "host: ${builtins.toJSON host} is not an address; write each alone and the port into ${namespace}.port.")
+      (host: unless (host != "" && builtins.match ".*(/|,|\\[|]|[[:space:]]).*|[^:]*:[^:]*" host == null)
+        ("host: ${builtins.toJSON host} is not an address; write each alone, without brackets, "
+          + "and the port into ${namespace}.port."))
       (addresses cfg);
 
+  # A second spelling of a folder would pass what is refused of it.
+  pathProblems = cfg: builtins.concatMap
+    ({ option, path }:
+      unless (hasPrefix "/" path && builtins.match ".*/\\.\\.?(/.*)?" path == null)
+        "${option}: ${path} is not an absolute path without dots."
+      ++ unless (path == "/" || builtins.match ".*/(/.*)?" path == null)
+        "${option}: ${path} has a slash too many; write none at the end and no two together.")
+    (usedPaths cfg);
+
   writableProblems = option: folder:
-    unless (hasPrefix "/" folder && builtins.match ".*/\\.\\.?(/.*)?" folder == null)
-      "${option}: ${folder} is not an absolute path without dots."
-    ++ unless (!isBelow "/nix/store" folder)
+    unless (!isBelow "/nix/store" folder)
       "${option}: ${folder} lies in the read-only store; choose a writable folder."
     ++ unless (folder != "/" && isPlain folder)
       "${option}: ${folder} cannot be used; choose a folder of its own, without blanks, colons, quotes or %.";
@@ -202,16 +218,22 @@ rec {
   usedPaths = cfg:
     let from = option: map (path: { inherit option path; }); in
     from "dataDir" [ cfg.dataDir ]
-    ++ from "extraArgs" (writtenFolders cfg)
+    ++ from "extraArgs" (writtenFolders cfg ++ argumentPaths readArguments cfg)
     ++ from "models.folders" cfg.models.folders
     ++ from "models.files" (builtins.filter builtins.isString
       (map (file: file.path) (builtins.attrValues cfg.models.files)));
 
   # Folders that arguments of ComfyUI send its files to.
-  writtenFolders = cfg: builtins.concatMap
+  writtenFolders = argumentPaths writtenArguments;
+
+  # Arguments of ComfyUI that name what it writes to and what it reads, as patterns.
+  writtenArguments = "--(input|output|temp|user)-directory";
+  readArguments = "--(front-end-root|tls-keyfile|tls-certfile)";
+
+  argumentPaths = pattern: cfg: builtins.concatMap
     (argument:
-      let folder = builtins.match "--(input|output|temp|user)-directory=(.*)" argument; in
-      if folder == null then [ ] else [ (builtins.elemAt folder 1) ])
+      let parts = builtins.match "${pattern}=(.*)" argument; in
+      if parts == null then [ ] else [ (builtins.elemAt parts 1) ])
     cfg.extraArgs;
 
   nodeProblems = nodes: builtins.concatMap
@@ -232,6 +254,8 @@ rec {
         let file = models.files.${name}; in
         unless (builtins.match "[^/.][^/]*(/[^/.][^/]*)+" name != null)
           "models.files: ${builtins.toJSON name} is not folder/file below models, like \"checkpoints/a.safetensors\"."
+        ++ unless (!builtins.any (hasPrefix "${name}/") (builtins.attrNames models.files))
+          "models.files: ${builtins.toJSON name} would be a file and the folder of another; rename one of them."
         ++ unless ((file.url == null) != (file.path == null))
           "models.files: ${builtins.toJSON name} needs either a url or a path."
         ++ unless (file.url == null || file.hash != null)
@@ -243,9 +267,7 @@ rec {
       (builtins.attrNames models.files)
     ++ builtins.concatMap
       (folder:
-        unless (hasPrefix "/" folder)
-          "models.folders: ${folder} is not an absolute path."
-        ++ unless (isPlain folder)
+        unless (isPlain folder)
           "models.folders: ${folder} cannot be used; choose one without blanks, colons, quotes or %."
         ++ unless (folder != "${dataDir}/models")
           "models.folders: ${folder} is read anyway, as it lies in dataDir; remove it.")
@@ -257,8 +279,10 @@ rec {
         let name = builtins.head (builtins.match "([^=]*)(=.*)?" argument); in
         unless (!(ownedArguments ? ${name}))
           "extraArgs: ${name} is written by ${namespace}.${ownedArguments.${name}}; set that instead."
-        ++ unless (builtins.match "--(input|output|temp|user)-directory" argument == null)
-          "extraArgs: ${name} and its folder must be one argument; write ${name}=/folder."
+        ++ unless (builtins.match "${writtenArguments}|${readArguments}" argument == null)
+          "extraArgs: ${name} and its path must be one argument; write ${name}=/path."
+        ++ unless (builtins.match "--[^=]*[[:space:]].*|.*[[:space:]]--.*" argument == null)
+          "extraArgs: ${builtins.toJSON argument} holds more than one argument; write each as a string of its own."
         ++ unless (!(uselessArguments ? ${name}))
           "extraArgs: ${name} ${uselessArguments.${name}}; remove it.")
       cfg.extraArgs
@@ -266,19 +290,22 @@ rec {
       (name:
         unless (!(ownedEnvironment ? ${name}))
           "environment: ${name} is written by ${namespace}.${ownedEnvironment.${name}}; set that instead."
-        ++ unless (name != "LD_LIBRARY_PATH" || builtins.match "(.*:)?(/usr)?/lib.*" cfg.environment.${name} == null)
+        ++ unless (name != "LD_LIBRARY_PATH" || builtins.match libraryPath cfg.environment.${name} == null)
           "environment: ${name} names the distribution's libraries, whose C library is not Nix's; leave them out."
         ++ unless (builtins.match "[A-Za-z_][A-Za-z0-9_]*" name != null)
           "environment: ${builtins.toJSON name} cannot be a variable's name.")
       (builtins.attrNames cfg.environment);
 
-  deviceProblems = cfg:
-    unless (builtins.match ".*opencl.*" cfg.device.selector == null)
+  # A search path that holds a folder of the distribution's libraries.
+  libraryPath = "(.*:)?(/usr)?/lib(32|64)?([/:].*)?";
+
+  deviceProblems = cfg: let opencl = builtins.match "[^!]*opencl[^!]*" cfg.device.selector != null
+    && builtins.match ".*level_zero.*" cfg.device.selector == null; in
+    unless (!opencl)
       ("device.selector: ${cfg.device.selector} hides every device from PyTorch, "
         + "which uses Level Zero only; write level_zero:gpu.")
-    ++ unless (builtins.match "level_zero:(gpu|\\*|[0-9]+(,[0-9]+)*)" cfg.device.selector != null
-      || builtins.match ".*opencl.*" cfg.device.selector != null)
-      "device.selector: ${cfg.device.selector} is not understood; write level_zero:gpu or level_zero:0,1."
+    ++ unless (builtins.match "level_zero:(gpu|\\*|[0-9]+(,[0-9]+)*)" cfg.device.selector != null || opencl)
+      "device.selector: ${cfg.device.selector} is not understood here; write level_zero:gpu or level_zero:0,1."
     ++ unless (cfg.device.affinity == null
       || builtins.match "[0-9]+(\\.[0-9]+)?(,[0-9]+(\\.[0-9]+)?)*" cfg.device.affinity != null)
       "device.affinity: ${toString cfg.device.affinity} is not a list of devices and tiles, like 0 or 0.1,1."
@@ -292,9 +319,15 @@ rec {
       ollama.hosts;
 
   # Only for NixOS: what the service's user, firewall and neighbours rule out.
-  systemProblems = { cfg, neighbour, ollamaPort, ollamaHasBackend ? true }: map (problem: "${namespace}.${problem}") (
+  systemProblems = { cfg, neighbour, ollamaPort, ollamaHasBackend ? true, hasUser ? true, hasGroup ? true }:
+  map (problem: "${namespace}.${problem}") (
     unless (cfg.user != "root")
       "user: root would give every node in a graph the whole machine; choose another user."
+    ++ unless hasUser
+      ("user: nothing declares ${cfg.user}; write "
+        + "users.users.${cfg.user} = { isSystemUser = true; group = ${builtins.toJSON cfg.group}; };")
+    ++ unless hasGroup
+      "group: nothing declares ${cfg.group}; write users.groups.${cfg.group} = { };"
     ++ hiddenProblems cfg [ "/run/user" ]
     ++ builtins.concatMap
       ({ option, path }:
@@ -358,31 +391,5 @@ rec {
     SystemCallArchitectures = "native";
     SystemCallFilter = [ "@system-service" ];
     UMask = "0077";
-  };
-
-  pins = builtins.fromJSON (builtins.readFile ./wheels.json);
-
-  # nixpkgs' name of the Python that PyTorch's wheels are for.
-  interpreter = builtins.replaceStrings [ "cp" ] [ "python" ] pins.interpreter;
-
-  # Version, hash and origin of every wheel, by list and name.
-  wheels = builtins.mapAttrs
-    (_: list: builtins.listToAttrs (map (wheel: { inherit (wheel) name; value = wheel; }) list))
-    pins.wheels;
-
-  # A wheel on PyPI in the parts that nixpkgs' fetchPypi wants.
-  pypiWheel = wheel: {
-    pname = builtins.replaceStrings [ "-" ] [ "_" ] wheel.name;
-    inherit (wheel) version hash platform python;
-    format = "wheel";
-    dist = wheel.python;
-    abi = if hasPrefix "cp" wheel.python then wheel.python else "none";
-  };
-
-  # A wheel of PyTorch's own registry. Named, because Nix would make `-2B` of the address's `%2B`, and the version
-  # in a wheel's name counts.
-  pytorchWheel = wheel: {
-    inherit (wheel) url hash;
-    name = baseNameOf (builtins.replaceStrings [ "%2B" ] [ "+" ] wheel.url);
   };
 }

@@ -17,9 +17,12 @@ let
   ollamaAcceleration =
     options.services.ollama ? acceleration && (options.services.ollama.acceleration.visible or true) != false;
 
-  ollamaPackage = pkgs.ollama-xpu.override { acceleration = cfg.ollama.backend; };
+  ollamaPackage = (logic.fromOverlay pkgs "ollama-xpu").override { acceleration = cfg.ollama.backend; };
   # nixpkgs' package throws at a back end that it does not know.
-  ollamaHasBackend = !cfg.ollama.enable || (builtins.tryEval "${ollamaPackage}").success;
+  ollamaHasBackend = !cfg.ollama.enable || !(pkgs ? ollama-xpu) || (builtins.tryEval "${ollamaPackage}").success;
+
+  # `declared`: users or groups of the system.
+  declares = declared: name: lib.elem name (lib.mapAttrsToList (attribute: entry: entry.name or attribute) declared);
 
   unit = {
     inherit (service) environment;
@@ -36,17 +39,17 @@ in
   imports = [ ./renamed.nix ];
 
   options.services.comfyui-xpu = lib.recursiveUpdate
-    (import ./options.nix { inherit lib; package = pkgs.comfyui-xpu; dataDir = "/var/lib/comfyui-xpu"; })
+    (import ./options.nix { inherit lib pkgs cfg; dataDir = "/var/lib/comfyui-xpu"; })
     {
       user = mkOption {
         type = types.str;
         default = "comfyui-xpu";
-        description = "User of the service; the default one is created.";
+        description = "User of the service; the default one is created, another is yours to declare.";
       };
       group = mkOption {
         type = types.str;
         default = "comfyui-xpu";
-        description = "Group of the service; the default one is created.";
+        description = "Group of the service; the default one is created, another is yours to declare.";
       };
       finalPackage = mkOption {
         type = types.package;
@@ -78,6 +81,8 @@ in
         logic.problems cfg
         ++ logic.systemProblems {
           inherit cfg neighbour ollamaHasBackend;
+          hasUser = declares config.users.users cfg.user;
+          hasGroup = declares config.users.groups cfg.group;
           ollamaPort = config.services.ollama.port or null;
         }
       );

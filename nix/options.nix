@@ -1,21 +1,23 @@
 # Options that the NixOS service and the Home Manager service share.
-{ lib, package, dataDir }:
+{ lib, pkgs, cfg, dataDir }:
 let
   inherit (lib) mkEnableOption mkOption types;
+  inherit (import ./lib.nix) fromOverlay;
 in
 {
   enable = mkEnableOption "ComfyUI for Intel GPUs";
 
   package = mkOption {
     type = types.package;
-    default = package;
+    default = fromOverlay pkgs "comfyui-xpu";
     defaultText = lib.literalExpression "pkgs.comfyui-xpu";
     description = "ComfyUI with this pack: `pkgs.comfyui-xpu` or an override of it.";
   };
 
   acceleration = mkOption {
     type = types.enum [ "xpu" "cpu" ];
-    default = "xpu";
+    default = cfg.package.acceleration or "xpu";
+    defaultText = lib.literalExpression "package.acceleration";
     description = "Where models run.";
   };
 

@@ -3,7 +3,7 @@
 # still import it. The GPU needs no IPEX: torch-xpu has it built in.
 final: _:
 let
-  inherit (import ./lib.nix) wheels;
+  inherit (import ./wheels.nix) wheels;
   ipexPackages = python: _: {
     torch = python.callPackage ./packages/torch-for-ipex.nix { wheel = wheels.ipex.torch-for-ipex; };
     intel-extension-for-pytorch = python.callPackage ./packages/ipex.nix {

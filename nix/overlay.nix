@@ -3,7 +3,7 @@ final: prev:
 let
   inherit (final) lib;
   # Not nixpkgs' `python3`: PyTorch's wheels are for one Python each. This is one whose packages nixpkgs builds.
-  inherit (import ./lib.nix) interpreter;
+  inherit (import ./wheels.nix) interpreter;
   python = final.${interpreter}
     or (throw "comfyui-xpu: PyTorch's wheels are for ${interpreter}, which this nixpkgs has not; take one that has.");
   xpuPackages = import ./python-xpu.nix python.pkgs;

@@ -1,7 +1,7 @@
 # Python package overrides: torch and its companions from PyTorch's XPU wheels. `plain` are the packages without them.
 plain: final: prev:
 let
-  inherit ((import ./lib.nix).wheels) pytorch;
+  inherit ((import ./wheels.nix).wheels) pytorch;
   companion = name: final.callPackage ./packages/torch-companion.nix { wheel = pytorch.${name}; };
 in
 {

@@ -24,7 +24,7 @@ in
 {
   # The old module did that by itself.
   config.warnings = lib.optional
-    (options.services.comfyui-ipex.host.isDefined && cfg.host != [ "127.0.0.1" ] && !cfg.openFirewall)
+    (cfg.enable && options.services.comfyui-ipex.host.isDefined && cfg.host != [ "127.0.0.1" ] && !cfg.openFirewall)
     ("services.comfyui-ipex.host opened the firewall; services.comfyui-xpu.host does not: where other machines are to "
       + "reach ComfyUI, write services.comfyui-xpu.openFirewall = true;");
 

@@ -12,7 +12,7 @@ let
 in
 rec {
   package =
-    lib.throwIfNot (cfg.package ? override)
+    lib.throwIfNot (cfg.package ? override && lib.functionArgs cfg.package.override ? acceleration)
       "${logic.namespace}.package: ${cfg.package.name} cannot take customNodes and acceleration; use pkgs.comfyui-xpu."
       (cfg.package.override (old: {
         inherit (cfg) acceleration;

@@ -10,7 +10,7 @@
   zlib,
 }:
 let
-  inherit (import ../lib.nix) pypiWheel wheels;
+  inherit (import ../wheels.nix) pypiWheel wheels;
 in
 stdenvNoCC.mkDerivation {
   pname = "intel-xpu-runtime";

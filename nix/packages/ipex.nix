@@ -12,7 +12,7 @@
   wheel,
 }:
 let
-  inherit (import ../lib.nix) pypiWheel;
+  inherit (import ../wheels.nix) pypiWheel;
 in
 buildPythonPackage {
   pname = wheel.name;

@@ -8,7 +8,7 @@
   level-zero,
 }:
 let
-  inherit (import ../lib.nix) pypiWheel wheels;
+  inherit (import ../wheels.nix) pypiWheel wheels;
   wheel = wheels.python.pyzes;
 in
 buildPythonPackage {

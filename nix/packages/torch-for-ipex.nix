@@ -17,7 +17,7 @@
   wheel,
 }:
 let
-  inherit (import ../lib.nix) pytorchWheel;
+  inherit (import ../wheels.nix) pytorchWheel;
 in
 buildPythonPackage {
   pname = "torch";

@@ -11,7 +11,7 @@
   wheel,
 }:
 let
-  inherit (import ../lib.nix) pytorchWheel;
+  inherit (import ../wheels.nix) pytorchWheel;
 in
 buildPythonPackage {
   pname = wheel.name;

@@ -41,7 +41,8 @@ def test_file_parses(name: str) -> None:
 def test_the_evaluator_for_machines_without_nix_agrees(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NIXPKGS_LIB", raising=False)  # which it cannot read
     files = " ".join(f"(import ./{name})" for name in TRACKED)
-    expression = f"let lib = import ./nix/lib.nix; in [ (map builtins.typeOf [ {files} ]) lib.wheels lib.modelFolders ]"
+    ours = "(import ./nix/wheels.nix).wheels (import ./nix/lib.nix).modelFolders"
+    expression = f"[ (map builtins.typeOf [ {files} ]) {ours} ]"
     assert evaluate(expression, python_evaluator()) == evaluate(expression)
 
 
@@ -141,8 +142,8 @@ def test_intel_wheels_are_one_version_set() -> None:
 
 
 def test_wheels_are_asked_for_by_their_name_on_pypi() -> None:
-    wheels = "(import ./nix/lib.nix).wheels"
-    assert evaluate(f"(import ./nix/lib.nix).pypiWheel {wheels}.intel.onemkl-sycl-blas") == {
+    wheels = "(import ./nix/wheels.nix).wheels"
+    assert evaluate(f"(import ./nix/wheels.nix).pypiWheel {wheels}.intel.onemkl-sycl-blas") == {
         "pname": "onemkl_sycl_blas",
         "version": "2026.1.0",
         "format": "wheel",
@@ -152,7 +153,7 @@ def test_wheels_are_asked_for_by_their_name_on_pypi() -> None:
         "platform": "manylinux_2_28_x86_64",
         "hash": next(wheel["hash"] for wheel in WHEELS["intel"] if wheel["name"] == "onemkl-sycl-blas"),
     }
-    assert evaluate(f"(import ./nix/lib.nix).pypiWheel {wheels}.ipex.intel-extension-for-pytorch").items() >= {
+    assert evaluate(f"(import ./nix/wheels.nix).pypiWheel {wheels}.ipex.intel-extension-for-pytorch").items() >= {
         ("python", "cp312"),
         ("abi", "cp312"),
     }

@@ -90,13 +90,13 @@ def test_hardening_leaves_out_what_breaks_the_driver() -> None:
 def test_of_the_users_homes_the_service_sees_what_it_is_given_from_there() -> None:
     cfg = configured(
         dataDir="/home/ann/comfyui",
-        extraArgs=["--output-directory=/srv/pics"],
+        extraArgs=["--output-directory=/srv/pics", "--tls-keyfile=/home/ann/key", "--front-end-root=/srv/web"],
         models={"folders": ["/home/ann/models", "/srv/models"], "files": {"vae/a": {"path": "/root/a"}}},
     )
     hardening = evaluate(f"{LIB}.hardening {nix(cfg)}")
     assert hardening["ProtectHome"] == "tmpfs"
     assert hardening["BindPaths"] == ["/home/ann/comfyui"]
-    assert hardening["BindReadOnlyPaths"] == ["-/home/ann/models", "-/root/a"]
+    assert hardening["BindReadOnlyPaths"] == ["-/home/ann/key", "-/home/ann/models", "-/root/a"]
     assert hardening["ReadWritePaths"] == ["/srv/pics"]
     arguments = {"cfg": cfg, "neighbour": None, "ollamaPort": 11434}
     assert evaluate(f"{LIB}.systemProblems {nix(arguments)}") == []
@@ -171,6 +171,8 @@ def test_what_is_no_longer_declared_goes_and_the_user_s_own_stays(tmp_path: Path
     (data / "custom_nodes/mine").mkdir()
     (data / "custom_nodes/linked").symlink_to(tmp_path)
     (data / "models/vae/mine").write_text("weights")
+    (data / "models").rename(tmp_path / "elsewhere")
+    (data / "models").symlink_to(tmp_path / "elsewhere")
     link(tmp_path, nodes={"new": str(tmp_path / "store/new")}, models={})
     assert {entry.name for entry in (data / "custom_nodes").iterdir()} == {"mine", "linked", "new"}
     assert [entry.name for entry in (data / "models/vae").iterdir()] == ["mine"]
@@ -211,7 +213,8 @@ def test_a_right_configuration_is_accepted() -> None:
         device={"selector": "level_zero:0,1", "affinity": "0.1,1"},
         ollama={"hosts": ["http://gpu-box", "https://[::1]:65535", "http://10.0.0.2:11434"]},
         extraArgs=["--preview-method=auto"],
-        environment={"UR_L0_ENABLE_RELAXED_ALLOCATION_LIMITS": "1"},
+        environment={"UR_L0_ENABLE_RELAXED_ALLOCATION_LIMITS": "1", "LD_LIBRARY_PATH": "/library/x:/srv/lib"},
+        host=["0.0.0.0", "::", "fe80::1%eth0"],
     )
     assert evaluate(f"{LIB}.problems {nix(cfg)}") == []
 
@@ -255,7 +258,7 @@ def test_a_wrong_system_is_refused(settings: dict[str, Any], neighbour: dict[str
     assert words in problems[0]
 
 
-@pytest.mark.parametrize("folder", ["/homelab/comfy", "/rooted", "/srv/home/comfy", "/nix/storehouse", "/tmpfs/x"])
+@pytest.mark.parametrize("folder", ["/homelab/comfy", "/rooted/x", "/srv/home/comfy", "/nix/storehouse", "/tmpfs/x"])
 def test_a_folder_whose_name_only_begins_alike_is_accepted(folder: str) -> None:
     arguments = {"cfg": configured(dataDir=folder), "neighbour": None, "ollamaPort": 11434}
     assert evaluate(f"{LIB}.systemProblems {nix(arguments)} ++ {LIB}.problems {nix(configured(dataDir=folder))}") == []

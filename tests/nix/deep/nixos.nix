@@ -1,9 +1,9 @@
 # What our NixOS module makes of settings, as values that JSON can hold; see system.nix for the arguments.
-{ ollama ? "option", backends ? [ "vulkan" ], ... }@given:
+{ ollama ? "option", backends ? [ "vulkan" ], overlays ? [ (import ../../../nix/overlay.nix) ], ... }@given:
 let
   lib = import ../lib.nix;
-  pkgs = import ../nixpkgs { inherit backends; overlays = [ (import ../../../nix/overlay.nix) ]; };
-  system = import ./system.nix given;
+  pkgs = import ../nixpkgs { inherit backends overlays; };
+  system = import ./system.nix (removeAttrs given [ "overlays" ] // { inherit pkgs; });
   inherit (system) config;
   paths = map (package: package.name);
 in

@@ -17,11 +17,12 @@ from ..evaluate import NixError, evaluate, nix
 from ..wrong import WRONG
 
 
-def system(services: dict[str, Any], **arguments: Any) -> dict[str, Any]:
-    """What the module makes of ``services.*`` settings."""
+def system(services: dict[str, Any], *, users: dict[str, Any] | None = None, **arguments: Any) -> dict[str, Any]:
+    """What the module makes of ``services.*`` settings and of users and groups that somebody declares."""
     given = "".join(f"{name} = {nix(value)};" for name, value in arguments.items())
     answer: dict[str, Any] = evaluate(
-        f"import ./tests/nix/deep/nixos.nix {{ settings.services = {nix(services)}; {given} }}"
+        f"import ./tests/nix/deep/nixos.nix {{ settings.services = {nix(services)};"
+        f" settings.users = {nix(users or {})}; {given} }}"
     )
     return answer
 
@@ -202,9 +203,48 @@ def test_the_firewall_opens_only_when_asked() -> None:
 
 
 def test_a_user_of_one_s_own_is_not_created() -> None:
-    answer = xpu({"user": "ann", "group": "users"})
-    assert answer["users"] == {"users": {}, "groups": {}}
+    own = {"users": {"me": {"name": "ann"}}, "groups": {"users": {"gid": 100}}}
+    answer = xpu({"user": "ann", "group": "users"}, users=own)
+    assert (answer["users"], answer["failures"]) == (own, [])
     assert answer["unit"]["serviceConfig"]["User"] == "ann"
+
+
+def test_a_user_that_nobody_declares_is_refused_with_what_to_write() -> None:
+    """As the old flake's, which its module created."""
+    old = {"comfyui-ipex": {"enable": True, "user": "comfyui", "group": "comfyui"}}
+    told = services_failures(old, "")
+    written = [text.partition("; write ")[2] for text in told]
+    assert [text.split(": ")[0] for text in told] == ["services.comfyui-xpu.user", "services.comfyui-xpu.group"]
+    assert services_failures(old, " ".join(written)) == []
+
+
+def services_failures(services: dict[str, Any], more: str) -> list[str]:
+    """What is refused of ``services.*`` settings beside more settings, in Nix."""
+    answer: list[str] = evaluate(
+        f"(import ./tests/nix/deep/nixos.nix {{ settings = {{ services = {nix(services)}; {more} }}; }}).failures"
+    )
+    return answer
+
+
+@pytest.mark.parametrize("name", ["comfyui-xpu", "ollama-xpu"])
+def test_a_nixpkgs_without_the_overlay_is_told_of_it(name: str) -> None:
+    made = {"comfyui-xpu": "unit.serviceConfig.ExecStart", "ollama-xpu": "ollama.package"}[name]
+    with_it = "(import ./tests/nix/nixpkgs { overlays = [ (import ./nix/overlay.nix) ]; })"
+    own = "" if name == "comfyui-xpu" else f"package = {with_it}.comfyui-xpu;"
+    with pytest.raises(NixError, match=f"needs pkgs.{name}, which .* lacks: put overlays.default in"):
+        evaluate(
+            "(import ./tests/nix/deep/nixos.nix { overlays = [ ]; settings.services.comfyui-xpu = {"
+            f" enable = true; ollama.enable = true; {own} }}; }}).{made}"
+        )
+
+
+def test_the_package_s_acceleration_is_the_service_s() -> None:
+    answer = evaluate(
+        "let pkgs = import ./tests/nix/nixpkgs { overlays = [ (import ./nix/overlay.nix) ]; };"
+        " in (import ./tests/nix/deep/nixos.nix { settings.services.comfyui-xpu = { enable = true;"
+        ' package = pkgs.comfyui-xpu.override { acceleration = "cpu"; }; }; }).python.acceleration'
+    )
+    assert answer == "cpu"
 
 
 @pytest.mark.parametrize("generation", ["option", "removed", "absent"])
@@ -296,6 +336,11 @@ def test_a_package_that_takes_no_nodes_is_refused() -> None:
     plain = {"type": "derivation", "name": "my-comfyui", "outPath": "/nix/store/my-comfyui"}
     with pytest.raises(NixError, match=r"services\.comfyui-xpu\.package: my-comfyui cannot take"):
         xpu({"package": plain})
+    with pytest.raises(NixError, match=r"services\.comfyui-xpu\.package: comfyui-0.37.0 cannot take"):
+        evaluate(
+            "(import ./tests/nix/deep/nixos.nix { settings.services.comfyui-xpu = { enable = true;"
+            " package = (import ./tests/nix/nixpkgs { }).comfyui; }; }).unit.serviceConfig.ExecStart"
+        )
 
 
 @pytest.mark.parametrize(
@@ -380,6 +425,7 @@ def test_a_port_that_the_old_module_opened_is_not_closed_in_silence() -> None:
     assert told(**old)
     assert not told(**old, **{"comfyui-xpu": {"openFirewall": True}})
     assert not told(**{"comfyui-ipex": {"enable": True, "host": "127.0.0.1"}})
+    assert not told(**{"comfyui-ipex": {"enable": False, "host": "0.0.0.0"}})
     assert not told(**{"comfyui-xpu": {"enable": True, "host": "0.0.0.0"}})
 
 
