@@ -1,6 +1,6 @@
 """Renew ``wheels.json``: versions and hashes of PyTorch's wheels and of all that they need, as pip resolves them.
 
-    python nix/update-wheels.py 2.15.0     the set of this torch
+    python nix/update-wheels.py 2.15.0     the set of this torch; exit 1 if it cannot be had
     python nix/update-wheels.py            the set of the torch that is pinned
     python nix/update-wheels.py --check    only say what differs; exit 1 if anything does
 
@@ -94,7 +94,7 @@ def renewed(pins: dict[str, Any], torch: str, registry: str) -> dict[str, Any]:
         wheels["pytorch"] = [found[name] for name in PYTORCH]
         wanted = {name: found[name]["version"] for name in sorted(found.keys() - {*PYTORCH, *NIXPKGS})}
     except NotResolvedError as error:
-        sys.stdout.write(f"{registry} did not answer; PyTorch's wheels stay as they are: {error}\n")
+        sys.stdout.write(f"{registry} gave no torch {torch}; PyTorch's wheels stay as they are: {error}\n")
         wheels["pytorch"] = [{**wheel, "source": wheel.get("source", UNCHECKED)} for wheel in wheels["pytorch"]]
         wanted = {wheel["name"]: wheel["version"] for group in ("intel", "python") for wheel in wheels[group]}
     found = resolve(interpreter, *(f"{name}=={version}" for name, version in wanted.items()), alone=True)
@@ -118,7 +118,8 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.write(f"{wheel['name']}: now {wheel['version']} {wheel['hash']}\n")
     if not given.check:
         WHEELS.write_text(json.dumps(after, indent=2) + "\n", encoding="utf-8")
-    return 1 if given.check and differs else 0
+    kept = any("source" in wheel for wheel in after["wheels"]["pytorch"])
+    return 1 if (given.check and differs) or (given.torch and kept) else 0
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
 # What the tests build. `settings` is the value of services.comfyui-xpu, as JSON, but for what holds derivations: the
 # package and the node are those of nix/checks/vm.nix.
-{ python, site, host, wheels ? "", settings ? "null" }:
+{ python, site, host, bash, path, wheels ? "", settings ? "null" }:
 let
   lib = import ./lib.nix;
   pkgs = import ./nixpkgs {
-    overlays = [ (import ./buildable.nix { inherit python site host wheels; }) (import ../../nix/overlay.nix) ];
+    overlays = [
+      (import ./buildable.nix { inherit python site host bash path wheels; })
+      (import ../../nix/overlay.nix)
+    ];
   };
   inherit ((pkgs.callPackage ../../nix/checks/vm.nix { }).test) nodes;
   machine = nodes.machine.services.comfyui-xpu;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -25,6 +26,7 @@ class Store:
             **os.environ,
             **{f"NIX_{name.upper()}_DIR": str(folder / name) for name in ("store", "state", "log", "conf")},
             "NIX_CONFIG": CONFIGURATION,
+            "NIX_REMOTE": "",  # the machine's daemon has another store
         }
 
     def build(self, *attributes: str, file: str = "tests/nix/build.nix", **arguments: str) -> list[Path]:
@@ -38,6 +40,7 @@ class Store:
         """
         host = host_path(VERSION)
         given = {"python": str(host_python(host)), "site": str(SITE), "host": str(host), **arguments}
+        given |= {"bash": shutil.which("bash") or "", "path": os.environ["PATH"]}
         command = [ensure_program("nix-build", "nix-bin"), "--no-out-link", file]
         command += [part for name, value in given.items() for part in ("--argstr", name, value)]
         command += [part for name in attributes for part in ("--attr", name)]

@@ -1,7 +1,8 @@
-# An overlay on the stand-in for nixpkgs under which our derivations are really built, with Debian's programs instead
-# of nixpkgs' stdenv, without Nix's sandbox. `python` is a Python that has what ComfyUI needs, `site` a folder that
-# goes before its packages, `host` a ComfyUI, `wheels` a folder of Intel's wheels.
-{ python, site, host, wheels ? "" }:
+# An overlay on the stand-in for nixpkgs under which our derivations are really built, without Nix's sandbox, with the
+# machine's programs instead of nixpkgs' stdenv: `bash`, what lies beside it, and what is on `path`. `python` is one
+# that has what ComfyUI needs, `site` a folder that goes before its packages, `host` a ComfyUI, `wheels` a folder of
+# Intel's wheels.
+{ python, site, host, bash, path, wheels ? "" }:
 final: prev:
 let
   inherit (final) lib;
@@ -11,9 +12,9 @@ let
       drv = builtins.derivation (removeAttrs arguments [ "meta" "passthru" "nativeBuildInputs" "buildInputs" ] // {
         name = arguments.name or "${arguments.pname}-${arguments.version}";
         inherit (final) system;
-        builder = "/bin/bash";
+        builder = bash;
         args = [ ./setup.sh ];
-        PATH = "/usr/bin:/bin";
+        PATH = path;
       });
     in
     drv // { meta = arguments.meta or { }; inherit arguments; } // (arguments.passthru or { });
@@ -35,13 +36,13 @@ in
   stdenvNoCC = { inherit mkDerivation; };
   stdenv = prev.stdenv // { inherit mkDerivation; };
   writeText = text "444";
-  writeShellScript = name: content: text "555" name "#!/bin/bash\n${content}";
+  writeShellScript = name: content: text "555" name "#!${bash}\n${content}";
   linkFarm = name: entries: runCommand name { } (
     "mkdir $out\n" + lib.concatStringsSep "\n"
       (lib.mapAttrsToList (entry: path: "ln -s ${path} $out/${entry}") entries)
   );
-  coreutils = "/usr";
-  findutils = "/usr";
+  coreutils = dirOf (dirOf bash);
+  findutils = dirOf (dirOf bash);
 
   # Python's packages are those of `python`, whatever is asked for, but for gguf, which it gets only from the store.
   pythonModule = name: prev.pythonModule name // lib.optionalAttrs (name == "gguf") (
@@ -54,7 +55,7 @@ in
     );
   } ''
     mkdir -p $out/bin
-    printf '#!/bin/bash\nexport PYTHONPATH=%s''${PYTHONPATH:+:$PYTHONPATH}\nexec ${python} "$@"\n' \
+    printf '#!${bash}\nexport PYTHONPATH=%s''${PYTHONPATH:+:$PYTHONPATH}\nexec ${python} "$@"\n' \
       "$(echo $modules | tr ' ' :)" > $out/bin/python
     chmod +x $out/bin/python
   '';

@@ -18,7 +18,7 @@ makeBinaryWrapper() {
     esac
   done
   mkdir -p "$(dirname "$wrapper")"
-  printf '#!/bin/bash\n%sexec %s%s "$@"\n' "$body" "$program" "$flags" > "$wrapper"
+  printf '#!%s\n%sexec %s%s "$@"\n' "$BASH" "$body" "$program" "$flags" > "$wrapper"
   chmod +x "$wrapper"
 }
 if [ -n "${src-}" ]; then cp -r "$src" source; chmod -R u+w source; cd source; fi

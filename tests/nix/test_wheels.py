@@ -99,4 +99,24 @@ def test_where_pytorch_s_registry_is_out_of_reach_its_wheels_are_marked(
     wheels = script.renewed(pins, "9.0.0", (tmp_path / "nowhere").as_uri())["wheels"]
     assert wheels["pytorch"] == [{**torch, "source": script.UNCHECKED}]
     assert wheels["intel"][0]["hash"] == sri(registry, f"intel_sycl_rt-2030.0-{LINUX}")
-    assert "did not answer" in capsys.readouterr().out
+    assert "gave no torch 9.0.0" in capsys.readouterr().out
+
+
+def test_a_torch_that_cannot_be_had_is_not_taken_for_one_that_was_written(
+    script: ModuleType,
+    registry: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(script, "WHEELS", tmp_path / "wheels.json")
+    intel = [{"name": "intel-sycl-rt", "version": "2030.0", "hash": "sha256-old"}]
+    torch = {"name": "torch", "version": "8.0.0", "url": "https://a/torch.whl", "hash": "sha256-old"}
+    pins = {"interpreter": "cp313", "wheels": {"pytorch": [torch], "intel": intel, "python": [], "ipex": []}}
+    script.WHEELS.write_text(json.dumps(pins))
+    assert script.main(["2.99.0", "--registry", registry]) == 1
+    said = capsys.readouterr().out
+    assert "gave no torch 2.99.0" in said
+    assert "No matching distribution found for torch==2.99.0" in said
+    assert script.main(["9.0.0", "--registry", registry]) == 0
+    assert json.loads(script.WHEELS.read_text())["wheels"]["pytorch"][0]["version"] == "9.0.0"

@@ -1,9 +1,9 @@
 # The unit files of nix/checks/vm.nix's machine as NixOS would write them, its temporary-files rules and its script.
-{ python, site, host }:
+{ python, site, host, bash, path }:
 let
   lib = import ../lib.nix;
   pkgs = import ../nixpkgs {
-    overlays = [ (import ../buildable.nix { inherit python site host; }) (import ../../../nix/overlay.nix) ];
+    overlays = [ (import ../buildable.nix { inherit python site host bash path; }) (import ../../../nix/overlay.nix) ];
   };
   inherit ((pkgs.callPackage ../../../nix/checks/vm.nix { }).test) nodes testScript;
   inherit ((import ./system.nix { inherit pkgs; settings = { inherit (nodes.machine) services; }; })) config;

@@ -23,6 +23,7 @@ AT = Path("/mnt")
 SYSTEMD = Path("/lib/systemd/systemd")
 KEPT = CACHE / "nix-service"
 LIMIT_S = 900
+TIMED_OUT = 124  # of timeout(1)
 
 
 class CannotRun(Exception):
@@ -90,20 +91,23 @@ def run() -> int:
     spaces = ("--pid", "--fork", "--cgroup", "--uts", "--ipc", "--mount-proc", "--kill-child")
     systemd = ["unshare", "--mount", *spaces, "bash", str(AT / "init.sh"), str(AT), str(SYSTEMD)]
     with (AT / "console").open("wb") as log:
-        subprocess.run(["timeout", str(LIMIT_S), *systemd], stdout=log, stderr=log, check=False)
+        ended = subprocess.run(["timeout", str(LIMIT_S), *systemd], stdout=log, stderr=log, check=False)
     status = AT / "status"
     if not status.is_file():
         print((AT / "console").read_text(errors="replace")[-3000:])
-        raise CannotRun(f"systemd did not run the script within {LIMIT_S} s; its log is in {KEPT}.")
+        how = (
+            f"did not run the script within {LIMIT_S} s" if ended.returncode == TIMED_OUT else "ended without a report"
+        )
+        raise CannotRun(f"systemd {how}; its log is in {KEPT}.")
     report = status.read_text()
     print(report, end="")
     return 0 if report.endswith("passed\n") else 1
 
 
 def main() -> None:
-    if os.environ.get("XPU_NODES_NIX_SERVICE") == "inside":
-        sys.exit(run())
     try:
+        if os.environ.get("XPU_NODES_NIX_SERVICE") == "inside":
+            sys.exit(run())
         check()
     except CannotRun as error:
         sys.exit(str(error))

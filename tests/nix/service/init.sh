@@ -3,17 +3,22 @@
 # Nothing of the machine can be written from here on: systemd knows no unit but ours, and all but FOLDER is read-only.
 #   init.sh FOLDER SYSTEMD
 set -eu
+if [ $$ != 1 ]; then
+  echo "init.sh would change this machine: run make nix-service, which gives it namespaces of its own." >&2
+  exit 1
+fi
 at=$1
 cd /
 mount --make-rprivate /
-findmnt --real --raw --noheadings --output TARGET | while read -r place; do
+# Not only --real ones: a container's root is an overlay.
+findmnt --types noproc,sysfs,cgroup,cgroup2,devtmpfs,devpts,mqueue --raw --noheadings --output TARGET | while read -r place; do
   [ "$place" = "$at" ] || mount -o remount,bind,ro "$(printf %b "$place")" 2> /dev/null || true
 done
 if ( : > /etc/xpu-nodes-may-not-write ) 2> /dev/null; then
   echo "The machine's files could not be made read-only." >&2
   exit 1
 fi
-for place in /run /tmp /var/tmp /var/log; do mount -t tmpfs tmpfs "$place"; done
+for place in /run /tmp /var/tmp /var/log /dev/shm; do mount -t tmpfs tmpfs "$place"; done
 mount --bind "$at/data" /var/lib
 if [ -f /sys/fs/cgroup/cgroup.controllers ]; then
   mount -t cgroup2 cgroup2 /sys/fs/cgroup
