@@ -1,4 +1,5 @@
-# The pure half of the packaging: builtins only, so that it can be tested without nixpkgs.
+# The pure half of the packaging: builtins only, so that it can be tested without nixpkgs. Patterns are such that the
+# evaluator on PyPI reads them alike: no backslash within brackets, alternatives within parentheses.
 # `cfg` is the value of `services.comfyui-xpu` (NixOS and Home Manager share it).
 rec {
   namespace = "services.comfyui-xpu";
@@ -7,7 +8,7 @@ rec {
   fromOverlay = pkgs: name: pkgs.${name} or (throw
     "${namespace} needs pkgs.${name}, which this nixpkgs lacks: put overlays.default in nixpkgs.overlays.");
 
-  isLoopback = host: builtins.match "127(\\.[0-9]+){3}|::1|localhost" host != null;
+  isLoopback = host: builtins.match "(127(\\.[0-9]+){3}|::1|localhost)" host != null;
 
   # The addresses of `host`, which the module system has made a list.
   addresses = cfg: if builtins.isList cfg.host then cfg.host else [ cfg.host ];
@@ -173,7 +174,7 @@ rec {
   placeProblems = cfg:
     pathProblems cfg
     ++ writableProblems "dataDir" cfg.dataDir
-    ++ unless (builtins.match "/[^/]+|/var/(lib|cache|log)|/nix/var" cfg.dataDir == null)
+    ++ unless (builtins.match "/([^/]+|var/(lib|cache|log)|nix/var)" cfg.dataDir == null)
       "dataDir: ${cfg.dataDir} lies among the system's own folders; choose one further down, such as /srv/comfyui."
     ++ builtins.concatMap (writableProblems "extraArgs") (writtenFolders cfg)
     ++ hiddenProblems cfg [ "/tmp" "/var/tmp" ]
@@ -182,7 +183,7 @@ rec {
     ++ unless (addresses cfg != [ ])
       "host: there must be an address to listen on, such as 127.0.0.1."
     ++ builtins.concatMap
-      (host: unless (host != "" && builtins.match ".*(/|,|\\[|]|[[:space:]]).*|[^:]*:[^:]*" host == null)
+      (host: unless (host != "" && builtins.match "(.*(/|,|\\[|]|[[:space:]]).*|[^:]*:[^:]*)" host == null)
         ("host: ${builtins.toJSON host} is not an address; write each alone, without brackets, "
           + "and the port into ${namespace}.port."))
       (addresses cfg);
@@ -203,7 +204,7 @@ rec {
       "${option}: ${folder} cannot be used; choose a folder of its own, without blanks, colons, quotes or %.";
 
   # systemd reads nothing into it.
-  isPlain = path: builtins.match ".*[[:space:]:%\"'\\].*" path == null;
+  isPlain = path: builtins.match ".*([[:space:]:%\"']|\\\\).*" path == null;
 
   # Folders that the service's hardening shows it empty, and what is needed from below them.
   hiddenProblems = cfg: hidden: builtins.concatMap
@@ -279,9 +280,9 @@ rec {
         let name = builtins.head (builtins.match "([^=]*)(=.*)?" argument); in
         unless (!(ownedArguments ? ${name}))
           "extraArgs: ${name} is written by ${namespace}.${ownedArguments.${name}}; set that instead."
-        ++ unless (builtins.match "${writtenArguments}|${readArguments}" argument == null)
+        ++ unless (builtins.match "(${writtenArguments}|${readArguments})" argument == null)
           "extraArgs: ${name} and its path must be one argument; write ${name}=/path."
-        ++ unless (builtins.match "--[^=]*[[:space:]].*|.*[[:space:]]--.*" argument == null)
+        ++ unless (builtins.match "(--[^=]*[[:space:]].*|.*[[:space:]]--.*)" argument == null)
           "extraArgs: ${builtins.toJSON argument} holds more than one argument; write each as a string of its own."
         ++ unless (!(uselessArguments ? ${name}))
           "extraArgs: ${name} ${uselessArguments.${name}}; remove it.")

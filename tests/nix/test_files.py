@@ -16,7 +16,8 @@ import pytest
 
 from tests.harness.hosts import CARRIERS
 
-from .evaluate import ROOT, evaluate, python_evaluator
+from .evaluate import ROOT, evaluate, nix, python_evaluator
+from .right import configured
 from .wrong import WRONG
 
 TRACKED = subprocess.run(
@@ -41,7 +42,8 @@ def test_file_parses(name: str) -> None:
 def test_the_evaluator_for_machines_without_nix_agrees(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NIXPKGS_LIB", raising=False)  # which it cannot read
     files = " ".join(f"(import ./{name})" for name in TRACKED)
-    ours = "(import ./nix/wheels.nix).wheels (import ./nix/lib.nix).modelFolders"
+    wrong = nix([configured(**settings) for settings, _ in WRONG.values()])
+    ours = f"(import ./nix/wheels.nix).wheels (map (import ./nix/lib.nix).problems {wrong})"
     expression = f"[ (map builtins.typeOf [ {files} ]) {ours} ]"
     assert evaluate(expression, python_evaluator()) == evaluate(expression)
 

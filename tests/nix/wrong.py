@@ -13,6 +13,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "folder with dots": ({"dataDir": "/srv/../etc"}, "dataDir: /srv/../etc is not an absolute path"),
     "folder in the store": ({"dataDir": "/nix/store/x"}, "dataDir: /nix/store/x lies in the read-only store"),
     "folder with a space": ({"dataDir": "/srv/my data"}, "dataDir: /srv/my data cannot be used"),
+    "folder with a backslash": ({"dataDir": "/srv/a\\b"}, "dataDir: /srv/a\\b cannot be used"),
     "the root folder": ({"dataDir": "/"}, "dataDir: / cannot be used"),
     "folder with a slash at its end": ({"dataDir": "/home/ann/"}, "dataDir: /home/ann/ has a slash too many"),
     "folder with two slashes": ({"dataDir": "/home//ann"}, "dataDir: /home//ann has a slash too many"),
