@@ -332,7 +332,7 @@ rec {
     ++ hiddenProblems cfg [ "/run/user" ]
     ++ builtins.concatMap
       ({ option, path }:
-        unless (builtins.match "/root|/home(/[^/]+)?" path == null)
+        unless (builtins.match "/(root|home(/[^/]+)?)" path == null)
           "${option}: ${path} would show the service every file of its user; choose a folder of its own below it."
         ++ unless (!(inHomes path) || isPlain path)
           "${option}: ${path} cannot be shown to the service; choose a place without blanks, colons, quotes or %.")
