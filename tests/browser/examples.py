@@ -51,7 +51,8 @@ SHOWN = """() => {
 }"""
 """The part of the page that the nodes take."""
 
-SAVED = "() => ({...window.app.graph.serialize(), extra: {}})"
+SAVED = "() => JSON.parse(JSON.stringify({...window.app.graph.serialize(), extra: {}}))"
+"""By way of JSON, as the editor saves: what is undefined is left out, where Playwright would hand on null."""
 
 INTO_ONE = """([name, types]) => {
     const {graph} = window.app;
@@ -60,7 +61,7 @@ INTO_ONE = """([name, types]) => {
     const {subgraph, node} = graph.convertToSubgraph(new Set(inner));
     subgraph.name = node.title = name;
     node.properties.proxyWidgets = devices;
-    return [node.id, {...graph.serialize(), extra: {}}];
+    return [node.id, JSON.parse(JSON.stringify({...graph.serialize(), extra: {}}))];
 }"""
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Page
 
+from tests.harness import sim
 from tests.harness.examples import BLUEPRINTS
 from tests.harness.examples import EXAMPLES as GRAPHS
 from tests.harness.hosts import ROOT
 
 EXAMPLES = ROOT / "example_workflows"
+API = EXAMPLES / "api" / "text_to_image.json"
 
 
 def contents(prompt: dict[str, Any]) -> list[tuple[str, str]]:
@@ -28,9 +31,9 @@ def typed(entry: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in sorted(entry["inputs"].items()) if not isinstance(value, list)}
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in EXAMPLES.glob("*.json")))
-def test_an_example_opens_without_a_missing_node_and_is_the_one_for_the_api(page: Page, name: str) -> None:
-    workflow = json.loads((EXAMPLES / f"{name}.json").read_text(encoding="utf-8"))
+@pytest.mark.parametrize("path", [*sorted(EXAMPLES.glob("*.json")), sim.EXAMPLE], ids=lambda path: path.stem)
+def test_an_example_opens_without_a_missing_node_and_is_the_one_for_the_api(page: Page, path: Path) -> None:
+    workflow = json.loads(path.read_text(encoding="utf-8"))
     page.evaluate("async (data) => { await window.app.loadGraphData(data); }", workflow)
     opened = page.evaluate(
         "() => window.app.graph.nodes.map((node) => [node.type, node.type in window.LiteGraph.registered_node_types])"
@@ -38,8 +41,9 @@ def test_an_example_opens_without_a_missing_node_and_is_the_one_for_the_api(page
     assert sorted(kind for kind, _ in opened) == sorted(node["type"] for node in workflow["nodes"])
     assert all(known for _, known in opened), opened
     prompt = page.evaluate("async () => (await window.app.graphToPrompt()).output")
-    api = EXAMPLES / "api" / f"{name}.json"
-    assert contents(prompt) == contents(json.loads(api.read_text("utf-8")) if api.is_file() else GRAPHS[name].graph)
+    assert contents(prompt) == contents(
+        json.loads(API.read_text("utf-8")) if path == sim.EXAMPLE else GRAPHS[path.stem].graph
+    )
     assert sum(isinstance(value, list) for entry in prompt.values() for value in entry["inputs"].values()) == len(
         workflow["links"]
     )

@@ -18,7 +18,7 @@ from .prepare import LAYOUTS, ensure_models
 from .server import PACK_NAME
 from .simulated import simulated_server
 
-EXAMPLE = ROOT / "example_workflows" / "text_to_image.json"
+EXAMPLE = Path(__file__).with_name("sim_workflow.json")
 
 
 def main(base: Path = CACHE / "sim") -> None:

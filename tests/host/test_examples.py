@@ -14,7 +14,7 @@ from tests.harness.server import Server
 
 from .conftest import run_ok
 
-FOLDER = ROOT / "example_workflows"
+FOLDER, BLUEPRINT_FOLDER = ROOT / "example_workflows", ROOT / "subgraphs"
 OTHERS = {"MarkdownNote", "UnetLoaderGGUF"}
 """The editor's own, and the pack's that a note names."""
 
@@ -22,18 +22,31 @@ OTHERS = {"MarkdownNote", "UnetLoaderGGUF"}
 def test_the_examples_use_nodes_that_exist(server: Server) -> None:
     known = server.client.get("/object_info").keys() | OTHERS
     workflows = sorted(FOLDER.rglob("*.json"))
-    assert len(workflows) > len(EXAMPLES)
+    assert {path.stem for path in FOLDER.glob("*.json")} == EXAMPLES.keys(), "each names its models there"
     for path in workflows:
         workflow = json.loads(path.read_text(encoding="utf-8"))
         entries = workflow["nodes"] if "nodes" in workflow else workflow.values()
         assert {entry.get("class_type") or entry["type"] for entry in entries} <= known
 
 
-def test_every_example_in_the_editor_s_format_has_its_picture() -> None:
-    for example in FOLDER.glob("*.json"):
-        (picture,) = (path for path in example.parent.glob(f"{example.stem}.*") if path != example)
-        assert picture.suffix in (".jpg", ".png")
-        assert picture.stat().st_size < 300_000
+def test_every_example_in_the_editor_s_format_has_the_picture_that_the_template_browser_asks_for() -> None:
+    examples = {path.stem for path in FOLDER.glob("*.json")}
+    assert {path.name for path in FOLDER.iterdir() if path.is_file() and path.suffix != ".json"} == {
+        f"{name}.jpg" for name in examples
+    }
+    assert all(path.stat().st_size < 300_000 for path in FOLDER.glob("*.jpg"))
+
+
+@pytest.mark.parametrize("path", [*FOLDER.glob("*.json"), *BLUEPRINT_FOLDER.glob("*.json")], ids=lambda path: path.stem)
+def test_no_example_holds_a_null_but_for_a_slot_without_a_link(path: Path) -> None:
+    nulls: set[str] = set()
+
+    def gather(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        nulls.update(key for key, value in pairs if value is None)
+        return dict(pairs)
+
+    json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=gather)
+    assert nulls <= {"link", "links"}
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

@@ -37,26 +37,33 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(arguments: argparse.Namespace) -> tuple[int, str]:
-    return 0, as_text(judged(sorted(arguments.folder.rglob("*.json"))))
+    if not arguments.folder.is_dir():
+        return 2, f"templates: {arguments.folder} is not a folder, name one that holds workflows."
+    return 0, as_text(*judged(sorted(arguments.folder.rglob("*.json"))))
 
 
-def judged(files: Iterable[Path]) -> dict[str, list[str]]:
-    """Workflow -> what is left alone in it, of those that load models on this machine."""
+def judged(files: Iterable[Path]) -> tuple[dict[str, list[str]], list[str]]:
+    """Workflow -> what is left alone in it, of those that load models on this machine; and files that are no JSON."""
     found: dict[str, list[str]] = {}
+    damaged: list[str] = []
     for file in files:
-        workflow = json.loads(file.read_text(encoding="utf-8"))
+        try:
+            workflow = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            damaged.append(file.name)
+            continue
         nodes = list(_nodes(workflow)) if isinstance(workflow, dict) else []
         kinds = {kind for node in nodes for kind in _loaded(node)}
         if kinds:
             by_node = {LEFT_ALONE_BY[node["type"]] for node in nodes if node["type"] in LEFT_ALONE_BY}
             found[file.stem] = sorted((kinds & LEFT_ALONE) | by_node)
-    return found
+    return found, damaged
 
 
 def _nodes(workflow: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """The nodes that run, in the workflow and in its subgraphs."""
-    for graph in (workflow, *workflow.get("definitions", {}).get("subgraphs", ())):
-        yield from (node for node in graph.get("nodes", ()) if node.get("mode") not in _BYPASSED)
+    for graph in (workflow, *((workflow.get("definitions") or {}).get("subgraphs") or ())):
+        yield from (node for node in graph.get("nodes") or () if node.get("mode") not in _BYPASSED)
 
 
 def _loaded(node: Mapping[str, Any]) -> Iterator[str]:
@@ -67,10 +74,11 @@ def _loaded(node: Mapping[str, Any]) -> Iterator[str]:
         yield from (kind for kind in (str(entry["type"]) for entry in node.get("outputs") or ()) if kind in known)
 
 
-def as_text(found: Mapping[str, list[str]]) -> str:
-    """A line for each workflow that is not wholly served, and the counts."""
+def as_text(found: Mapping[str, list[str]], damaged: Iterable[str] = ()) -> str:
+    """A line for each file that cannot be read and each workflow that is not wholly served, and the counts."""
     reasons = Counter(kind for kinds in found.values() for kind in kinds)
-    lines = [f"{name}: {', '.join(kinds)} left to ComfyUI" for name, kinds in found.items() if kinds]
+    lines = [f"{name}: cannot be read as JSON, left out" for name in damaged]
+    lines += [f"{name}: {', '.join(kinds)} left to ComfyUI" for name, kinds in found.items() if kinds]
     served = sum(not kinds for kinds in found.values())
     share = f" ({served / len(found):.1%})" if found else ""
     lines.append(f"{served} of {len(found)} workflows that load models here are wholly served{share}.")
