@@ -153,7 +153,10 @@ def passed_through(name: str, kinds: Sequence[Any], tooltip: str) -> tuple[io.In
         template = io.MatchType.Template(name, list(kinds))
         matched = io.MatchType.Input(name, template=template, tooltip=tooltip)
         return matched, io.MatchType.Output(id=name, template=template, display_name=name)
-    return io.MultiType.Input(name, list(kinds), tooltip=tooltip), io.AnyType.Output(display_name=name)
+    several = io.AnyType.Input(name, tooltip=tooltip)
+    if io.AnyType not in kinds:
+        several = io.MultiType.Input(name, list(kinds), tooltip=tooltip)
+    return several, io.AnyType.Output(display_name=name)
 
 
 def accepted(**values: object) -> bool | str:

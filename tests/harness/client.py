@@ -13,6 +13,8 @@ from typing import Any
 
 import websocket
 
+from .workflows import TRIFLE
+
 Event = tuple[float, str, dict[str, Any]]
 
 
@@ -112,6 +114,14 @@ class Client:
             raise TimeoutError(f"The prompt did not end within {timeout_s:.0f} s.")
         finally:
             socket.close()
+
+    def free(self) -> None:
+        """Has models unloaded and answers forgotten before the next prompt.
+
+        The server does so between prompts, also after one that it has begun meanwhile.
+        """
+        self.post("/free", {"unload_models": True, "free_memory": True})
+        self.run(TRIFLE)
 
     def wait(self, prompt_id: str, timeout_s: float = 600) -> Result:
         """Waits for the end of a prompt that was queued.

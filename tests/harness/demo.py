@@ -133,7 +133,7 @@ def _lose_a_device(checkpoint: str) -> list[Drawn]:
     cards = {"devices": ["arc-b580", "arc-b580"]}
     with simulated_server(BASE / "simulated", cards, models=ensure_models(checkpoint)) as (server, simulation):
         _, undisturbed = _picture(server.client, workflow)
-        server.client.post("/free", {"unload_models": True, "free_memory": True})  # nothing is taken from a cache
+        server.client.free()  # nothing is taken from a cache
         simulation.set_faults({"operator": "aten::convolution", "kind": "device_lost", "device": 0, "nth": LOST_STEP})
         result, survived = _picture(server.client, workflow)
         (sampled,) = (stage for stage in stages_of(server.client, result) if stage["name"] == "sample")

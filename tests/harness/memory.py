@@ -10,15 +10,10 @@ import psutil
 from tests.xpu_sim.control import Client as Simulation
 
 from .server import Server
-from .workflows import node
+from .workflows import TRIFLE
 
 MEMORY_PACK = {"memory-pack": Path(__file__).with_name("memory_pack")}
 """The custom node pack that a server needs for this."""
-
-_TRIFLE = {
-    "picture": node("EmptyImage", width=8, height=8, batch_size=1, color=0),
-    "shown": node("PreviewImage", images=["picture", 0]),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +32,7 @@ def settled(server: Server, simulation: Simulation | None = None) -> Held:
     """What is held after models are unloaded, caches emptied and the heap is trimmed, without simulated devices'."""
     server.client.post("/free", {"free_memory": True})
     for _ in range(2):  # the thread that runs prompts frees memory after one of them at the latest
-        server.client.run(_TRIFLE)
+        server.client.run(TRIFLE)
     server.client.post("/history", {"clear": True})
     answer = server.client.post("/memory_pack/settle", {})
     apart = device_bytes(simulation) if simulation else 0

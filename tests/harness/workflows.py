@@ -27,6 +27,12 @@ def node(class_type: str, **inputs: Any) -> dict[str, Any]:
     return {"class_type": class_type, "inputs": inputs}
 
 
+TRIFLE = {
+    "picture": node("EmptyImage", width=8, height=8, batch_size=1, color=0),
+    "shown": node("PreviewImage", images=["picture", 0]),
+}
+"""A prompt that takes no time."""
+
 REPORT = node("XPUDoctor", run_kernels=False, scan_packs=False)
 """The node that reports on findings and devices, and runs nothing on them."""
 

@@ -63,7 +63,7 @@ def graph(kind: str) -> Workflow:
 
 def run(server: Server, control: Client, kind: str, workflow: Workflow) -> Result:
     """Runs with that kind of `mem_get_info`, starting from a device that holds nothing of ours."""
-    server.client.post("/free", {"unload_models": True, "free_memory": True})
+    server.client.free()
     control.change_device(0, memory_info=kind)
     return server.client.run(workflow)
 

@@ -36,6 +36,7 @@ HOOK = hooks.named("weight streaming")
 ATTACHMENT = "xpu_nodes.streaming"
 """Key of the attachment, the injection and the callback on a patcher."""
 
+_APPLIED = "weights that do not fit the device are copied there while it computes"
 _SHARED_OUT = "DisTorch has shared the model out among devices"
 
 _LOAD = ("device_to", "lowvram_model_memory", "force_patch_weights", "full_load")
@@ -73,14 +74,13 @@ def attach(model: Any, streaming: Streaming, *, pool: PinnedPool | None = None, 
     model.set_injections(ATTACHMENT, [PatcherInjection(inject=_inject, eject=_eject)])
     model.remove_callbacks_with_key(CallbacksMP.ON_DETACH, ATTACHMENT)
     model.add_callback_with_key(CallbacksMP.ON_DETACH, ATTACHMENT, _detached)
+    _note(model, _APPLIED)
+
+
+def _note(model: Any, does: str) -> None:
+    """Lists what streaming does for a MODEL."""
     attached = weakref.ref(model)
-    hooks.record(
-        HOOK,
-        hooks.State.APPLIED,
-        "weights that do not fit the device are copied there while it computes",
-        in_force=lambda: not distributed(attached()),
-        otherwise=_SHARED_OUT,
-    )
+    hooks.record(HOOK, hooks.State.APPLIED, does, in_force=lambda: not distributed(attached()), otherwise=_SHARED_OUT)
 
 
 def obstacle(model: Any) -> str:
@@ -323,6 +323,8 @@ def _eject(model: Any, *_: Any) -> None:
         if model.hook_patches:  # they are written into the host's weights, which queued copies may still read
             torch.accelerator.synchronize(stream.device)
         stream.remove()
+        if stream.refused:
+            _note(model, f"{_APPLIED}, in part from memory that is not locked, which is slower: {stream.refused}")
 
 
 def _detached(model: Any, unpatch_all: bool, *_: Any) -> None:

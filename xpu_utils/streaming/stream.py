@@ -71,7 +71,8 @@ class WeightStream:
         self._costs: tuple[PieceCost, ...] = ()
         self._resident: dict[int, PlacedPiece] = {}
         self._stray: Leaf | None = None
-        self._refused = False
+        self.refused = ""
+        """Why a part of what streams is not page-locked; empty where all of it is."""
         self._clear_plan()
         if lesson is not None:
             self._recall(lesson)
@@ -261,9 +262,9 @@ class WeightStream:
             for index in indices:
                 self._pieces[index].lock(self._packer)
         except PinnedMemoryError as error:
-            if not self._refused:
+            if not self.refused:
                 logging.warning("XPU Nodes: weights stream from memory that is not locked, which is slower. %s", error)
-            self._refused = True
+            self.refused = str(error)
 
     def _room(self, size_bytes: int) -> torch.Tensor:
         with torch.inference_mode(False):  # what is made in inference mode may not be written to outside of it
