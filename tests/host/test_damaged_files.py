@@ -210,6 +210,7 @@ def test_a_controlnet_with_nan_is_named(server: Server, make: Callable[..., str]
     ("prefix", "part", "place", "says"),
     [
         ("cond_stage_model.", "text encoder", {"XPUPlaceCLIP": ("clip", 1)}, "holds no text encoder: load one with"),
+        ("cond_stage_model.", "text encoder", {"XPUPlace": ("anything", 1)}, "holds no such part: load it by its own"),
         ("first_stage_model.", "VAE", {"XPUPlaceVAE": ("vae", 2)}, "holds no VAE: load one with"),
     ],
 )
@@ -221,7 +222,7 @@ def test_a_checkpoint_without_a_part_says_so_and_its_part_is_refused_where_it_is
     place: dict[str, tuple[str, int]],
     says: str,
 ) -> None:
-    file = make("XPULoadCheckpoint", without(prefix), f"without-{prefix}")
+    file = make("XPULoadCheckpoint", without(prefix), f"without-{prefix}{next(iter(place))}")
     graph = graph_of("XPULoadCheckpoint", file)
     shown = run_ok(server, graph).outputs["load"]
     assert f"\nthe file holds no {part}" in shown["text"][0]

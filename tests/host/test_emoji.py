@@ -46,6 +46,15 @@ def test_the_judge_does_not_name_noise_as_it_names_pictures(reference: torch.Ten
     assert named(noise, trained("judge")) != list(SUBJECTS)
 
 
+@pytest.mark.parametrize("record", ["", "{}", "[]", '{"sha256": null}', None])
+def test_so_are_weights_whose_record_is_missing_or_damaged(record: str | None, tmp_path: Path) -> None:
+    shutil.copy(FOLDER / f"{NAME}.safetensors", tmp_path)
+    if record is not None:
+        (tmp_path / "training.json").write_text(record, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"emoji\.safetensors: the trained weights are missing or damaged"):
+        trained(NAME, tmp_path)
+
+
 @pytest.mark.parametrize("damage", ["missing", "changed"])
 def test_damaged_weights_are_refused_in_one_sentence(damage: str, tmp_path: Path) -> None:
     shutil.copytree(FOLDER, tmp_path, dirs_exist_ok=True)

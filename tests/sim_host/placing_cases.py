@@ -14,7 +14,7 @@ import folder_paths
 import nodes
 import torch
 from comfy.cli_args import args
-from comfy.controlnet import T2IAdapter
+from comfy.controlnet import ControlLora, T2IAdapter
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 from spandrel import ModelLoader
@@ -201,6 +201,13 @@ class _Encoder:
         self.patcher = ModelPatcher(torch.nn.Linear(8, 8), torch.device("xpu:0"), torch.device("cpu"))
 
 
+class AudioVAE:
+    """As LTX's is in ComfyUI 0.18."""
+
+    def __init__(self) -> None:
+        self.device_manager = _Encoder()
+
+
 def case_whatever_a_loader_made() -> Any:
     """Where the place node for any object puts what is not loaded by other cases' loaders, and what it says."""
     weights = random_weights(LAYOUTS["upscaler-2x"][1](), seed=0, dtype=torch.float32)
@@ -211,11 +218,13 @@ def case_whatever_a_loader_made() -> Any:
         "UPSCALE_MODEL": ModelLoader().load_from_state_dict(weights).eval(),
         "MODEL_PATCH": ModelPatcher(torch.nn.Linear(8, 8), torch.device("xpu:0"), torch.device("cpu")),
         "AUDIO_ENCODER": _Encoder(),
+        "AUDIO_VAE": AudioVAE(),
     }
     found = {}
     for kind, thing in things.items():
         placed, placement = place(thing, placement_for("xpu:1", "auto"))
-        patcher = getattr(placed, "control_model_wrapped", getattr(placed, "patcher", placed))
+        owner = getattr(placed, "device_manager", placed)
+        patcher = getattr(owner, "control_model_wrapped", getattr(owner, "patcher", owner))
         found[kind] = [str(patcher.load_device), placement.device.id, placement.reason]
     return found
 
@@ -223,6 +232,18 @@ def case_whatever_a_loader_made() -> Any:
 def case_a_t2i_adapter() -> Any:
     adapter = T2IAdapter(torch.nn.Identity(), 3, 8, "nearest-exact")
     return _told(place_controlnet(adapter, placement_for("xpu:1", "fp16"))[1])
+
+
+def case_a_control_lora() -> Any:
+    return _told(place_controlnet(ControlLora({}), placement_for("xpu:1", "fp16"))[1])
+
+
+def case_an_audio_vae_with_a_manager_of_its_own() -> Any:
+    try:
+        coding.placed_vae(AudioVAE(), "xpu:1", "auto")
+    except ValueError as error:
+        return str(error)
+    return "placed"
 
 
 def case_a_controlnet_on_another_device_than_its_inputs() -> Any:

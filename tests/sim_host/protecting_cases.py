@@ -20,7 +20,7 @@ from tests import xpu_sim
 from tests.harness.models import MODELS
 from xpu_utils.host import hooks
 from xpu_utils.host.protecting import obstacles
-from xpu_utils.host.protecting.repeating import Repeating
+from xpu_utils.host.protecting.repeating import WRAPPED, Repeating
 from xpu_utils.host.protecting.settings import Protection
 from xpu_utils.host.protecting.touches import Touch
 from xpu_utils.host.protecting.twins import Twins
@@ -81,6 +81,12 @@ def case_what_fails() -> Any:
         "stopped": _answered(model_management.InterruptProcessingException(), "draw", 2),
         "both": _answered(RuntimeError("ours"), "fails"),
     }
+
+
+def case_names() -> Any:
+    """Of what this ComfyUI or a newer one has."""
+    with switched_on() as touches:
+        return sorted({*(touch.name for touch in touches), *(f"protected {what}" for what in WRAPPED)})
 
 
 def case_who_is_in_front() -> Any:

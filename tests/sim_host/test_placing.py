@@ -85,16 +85,24 @@ def test_one_node_places_whatever_a_loader_made(found: Any, kind: str) -> None:
     [
         ("MODEL_PATCH", "a model patch runs where the model runs that it is for"),
         ("AUDIO_ENCODER", "ComfyUI alone decides where this kind of model runs"),
+        ("AUDIO_VAE", "ComfyUI alone decides where this kind of model runs"),
     ],
 )
 def test_what_cannot_be_placed_stays_and_is_said(found: Any, kind: str, reason: str) -> None:
     assert found["whatever_a_loader_made"][kind] == ["xpu:0", "xpu:0", reason]
 
 
-def test_a_t2i_adapter_does_not_claim_the_device_that_was_asked_for(found: Any) -> None:
-    told = found["a_t2i_adapter"]
+def test_an_audio_vae_with_a_manager_of_its_own_is_refused_where_pictures_are_decoded(found: Any) -> None:
+    assert found["an_audio_vae_with_a_manager_of_its_own"] == (
+        "ComfyUI alone decides where this AudioVAE runs: connect it to ComfyUI's own nodes."
+    )
+
+
+@pytest.mark.parametrize("case", ["a_t2i_adapter", "a_control_lora"])
+def test_what_goes_with_the_sampled_model_does_not_claim_the_device_that_was_asked_for(found: Any, case: str) -> None:
+    told = found[case]
     assert (told["requested"], told["device"]) == ("xpu:1", "xpu:0")
-    assert told["reason"] == "a T2I adapter runs where the sampled model runs"
+    assert told["reason"] == "this kind of ControlNet runs where the sampled model runs"
 
 
 def test_a_controlnet_takes_inputs_from_another_device_and_answers_there(found: Any) -> None:

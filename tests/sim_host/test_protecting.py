@@ -256,5 +256,11 @@ def test_a_hook_that_is_named_is_left_out(machine: Machine) -> None:
     with switched_on(server, hooks="no such hook, protected VAEs"):
         assert set(stages(server)) == {"encode text", "sample"}
         assert hooks(server)["protected VAEs"] == ("stood down", "left out by ComfyUI's settings")
+        state, reason = hooks(server)["no such hook"]
+        assert (state, reason.split(", ")[0]) == (
+            "unknown",
+            "the setting xpu-nodes.protect.hooks names no change of this pack",
+        )
     with switched_on(server):
         assert "decode" in stages(server)
+        assert "no such hook" not in hooks(server)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.harness.hosts import host_environment
+from tests.harness.hosts import ROOT, host_environment
 from tests.harness.models import ensure_models
 
 from .worker import answers
@@ -19,6 +19,12 @@ def found(tmp_path_factory: pytest.TempPathFactory, host: Path) -> Any:
     ensure_models("sd15-tiny-unet", "lora-sd15-tiny", "clip-l", "vae-sd15")
     base = tmp_path_factory.mktemp("protecting")
     return answers("protecting_cases", {"devices": ["arc-b580"] * 6}, base, host, host_environment())
+
+
+def test_the_page_has_the_names_of_all_changes_as_they_are_to_be_typed(found: Any) -> None:
+    table = (ROOT / "docs" / "protection.md").read_text(encoding="utf-8").partition("| name | in front of |")[2]
+    named = [name for row in table.splitlines() if row for name in re.findall(r"`([^`]+)`", row.split("|")[1])]
+    assert sorted(named) == sorted(["protection", *found["names"]])
 
 
 @pytest.mark.parametrize("how", ["ours", "not finite"])

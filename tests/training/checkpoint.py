@@ -31,8 +31,12 @@ def trained(name: str, folder: Path = FOLDER) -> dict[str, torch.Tensor]:
         ValueError: it is missing or not what the training wrote.
     """
     path = folder / f"{name}.safetensors"
-    written = json.loads((folder / "training.json").read_text(encoding="utf-8"))["sha256"][name]
-    if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != written:
+    try:
+        written = json.loads((folder / "training.json").read_text(encoding="utf-8"))["sha256"][name]
+        whole = hashlib.sha256(path.read_bytes()).hexdigest() == written
+    except (OSError, ValueError, KeyError, TypeError):
+        whole = False
+    if not whole:
         raise ValueError(f"{path.name}: the trained weights are missing or damaged, get them from the repository.")
     return load_file(path)
 

@@ -395,6 +395,12 @@ BROKEN: dict[str, tuple[dict[str, Any], State, str, str]] = {
         "comfy-aimdo-xpu",
         "undo what is named",
     ),
+    "hook-stood-down, the switch": (
+        {"host": host(hooks=(("protection", "stood down", "the switch is off"),))},
+        State.NOTE,
+        "the switch is off",
+        "throw *Protect every workflow*",
+    ),
     "ram-small": ({"host": host(largest_model_bytes=30 * GIB)}, State.WARNING, "30.0 GiB of model", "quantised"),
     "disk-full": ({"free_disk_bytes": GIB}, State.WARNING, "1.0 GiB free", "Free some space"),
     "disk-full, of the models": (

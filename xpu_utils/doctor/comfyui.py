@@ -65,6 +65,10 @@ def neighbours(machine: Machine) -> Iterator[Finding]:
         yield Finding("neighbour", State.NOTE, f"{name} {effect}", f"{name} was found in ComfyUI", fixes)
 
 
+# The switch and its settings are read when a prompt begins.
+_BY_THE_SWITCH = "throw *Protect every workflow* in the XPU tab, or undo what is named."
+
+
 def hooks(machine: Machine) -> Iterator[Finding]:
     """Our own touches on the host."""
     for name, state, reason in machine.host.hooks if machine.host else ():
@@ -73,13 +77,14 @@ def hooks(machine: Machine) -> Iterator[Finding]:
             what = f"Change to ComfyUI, {name}: not possible with this version"
             yield Finding("hook-unavailable", State.NOTE, what, reason, fixes)
         elif state == "unknown":
-            fixes = everywhere("Correct the name, or take it out of the variable, and restart ComfyUI.")
+            fixes = everywhere("Correct the name, or take it out; after a change of the variable restart ComfyUI.")
             yield Finding("hook-unknown", State.WARNING, f"Change to ComfyUI, {name}: there is none", reason, fixes)
         elif state in ("applied", "not met yet"):
             shown = "on" if state == "applied" else "on when it is needed"
             yield Finding("hook", State.OK, f"Change to ComfyUI, {name}: {shown}", reason)
         else:
-            fixes = everywhere("Nothing if that is meant; otherwise undo what is named and restart ComfyUI.")
+            fix = _BY_THE_SWITCH if name.startswith("protect") else "undo what is named and restart ComfyUI."
+            fixes = everywhere(f"Nothing if that is meant; otherwise {fix}")
             yield Finding("hook-stood-down", State.NOTE, f"Change to ComfyUI, {name}: off", reason, fixes)
 
 

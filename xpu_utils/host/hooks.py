@@ -11,7 +11,7 @@ import difflib
 import enum
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from ..recovery.watch import undone
@@ -178,14 +178,20 @@ def switched_off(name: str) -> bool:
     return off
 
 
-def check_left_out() -> None:
-    """Says which names in the variable are those of no hook, and which hook's is the nearest."""
-    for name in _left_out():
+def check_left_out(where: str = DISABLE_VARIABLE, names: Iterable[str] | None = None) -> None:
+    """Lists the names given there, the variable's unless others are, that no hook has, each with the nearest."""
+    for stale in [name for name, hook in _hooks.items() if hook.reason.startswith(f"{where} names no change")]:
+        del _hooks[stale]
+    for name in _left_out() if names is None else names:
         if name not in _names:
             nearest = difflib.get_close_matches(name, sorted(_names), n=1, cutoff=0)
-            reason = f"{DISABLE_VARIABLE} names no change of this pack, the nearest is {nearest[0]}"
-            record(name, State.UNKNOWN, reason)
+            record(name, State.UNKNOWN, f"{where} names no change of this pack, the nearest is {nearest[0]}")
+
+
+def names_in(text: str) -> list[str]:
+    """The names in a list that a user wrote, separated by commas."""
+    return [name for entry in text.split(",") if (name := entry.strip())]
 
 
 def _left_out() -> list[str]:
-    return [name for entry in os.environ.get(DISABLE_VARIABLE, "").split(",") if (name := entry.strip())]
+    return names_in(os.environ.get(DISABLE_VARIABLE, ""))

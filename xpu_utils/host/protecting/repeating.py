@@ -27,7 +27,7 @@ from .twins import Twins
 
 # What a hook is called -> the node that is there where ComfyUI has such models; their class, and its method. All have a
 # patcher, and beside it the device that they take their input to.
-_WRAPPED = {
+WRAPPED = {
     "audio encoders": (
         "AudioEncoderEncode",
         "comfy.audio_encoders.audio_encoders",
@@ -41,6 +41,7 @@ _WRAPPED = {
         *("HunyuanVideo15SRModel", "resample_latent"),
     ),
 }
+"""What is served -> a node that uses it, and the module, class and method that it calls."""
 _NODES = (
     *("DA3Inference", "FrameInterpolate", "LTXVLatentUpsampler", "MoGePanoramaInference", "RTDETR_detect"),
     *("SAM3_Detect", "SAM3_VideoTrack", "VOIDWarpedNoise"),
@@ -65,7 +66,7 @@ class Repeating:
                 _DOES,
                 [(getattr(importlib.import_module(module), name), method, functools.partial(self._wrapped, what))],
             )
-            for what, (node, module, name, method) in _WRAPPED.items()
+            for what, (node, module, name, method) in WRAPPED.items()
             if node in present
         ]
         whole = [(present[name], "execute", functools.partial(self._node, name)) for name in _NODES if name in present]

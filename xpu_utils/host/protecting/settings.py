@@ -18,6 +18,7 @@ from ...placement import check_device_name
 from ...precision import check_precision
 from ...residency import resident_share
 from ...weights.pinned import LOCKED_SHARES
+from .. import hooks
 from ..recovery import takeover
 
 VARIABLE = "XPU_NODES_PROTECT"
@@ -60,9 +61,10 @@ class Protection:
     hooks: str = ""
     """Names of hooks that are left out, separated by commas."""
 
-    def leaves_out(self, hook: str) -> bool:
-        """Whether a hook is among those."""
-        return hook in [name.strip() for name in self.hooks.split(",")]
+    @property
+    def left_out(self) -> list[str]:
+        """Those names."""
+        return hooks.names_in(self.hooks)
 
 
 def chosen() -> Protection:

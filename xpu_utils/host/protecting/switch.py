@@ -16,12 +16,13 @@ from ..recovery.weights import allow_a_host_copy
 from .exempt import leave_alone
 from .loaders import Loaders
 from .repeating import Repeating
-from .settings import VARIABLE, Protection, chosen
+from .settings import PREFIX, VARIABLE, Protection, chosen
 from .touches import Touch
 from .twins import Twins
 from .using import Using
 
 HOOK = hooks.named("protection")
+_LEFT_OUT = "left out by ComfyUI's settings"
 
 
 class Switch:
@@ -52,11 +53,13 @@ class Switch:
                 effective = protection if protection.on else Protection()
                 takeover.choose(effective.takeover)
                 limit_locked(effective.locked)
+                hooks.check_left_out(f"the setting {PREFIX}.hooks", effective.left_out)
             for touch in (self._beginning, *self._touches):
                 if not protection.on:
                     touch.take_back("the switch is off")
-                elif protection.leaves_out(touch.name):
-                    touch.take_back("left out by ComfyUI's settings")
+                elif touch.name in protection.left_out:
+                    touch.take_back(_LEFT_OUT)
+                    hooks.record(touch.name, hooks.State.STOOD_DOWN, _LEFT_OUT)  # where it never was in force, too
                 else:
                     touch.apply()
         if not protection.on:

@@ -40,7 +40,7 @@ def place_controlnet(control: Any, asked: Placement) -> tuple[Any, Placement]:
 
 def _why_not_bridged(control: Any) -> str:
     if not hasattr(control, "control_model_wrapped"):
-        return "a T2I adapter runs where the sampled model runs"
+        return "this kind of ControlNet runs where the sampled model runs"
     if hooks.switched_off(BRIDGE):
         return f"{BRIDGE} is switched off, so it runs where ComfyUI puts it"
     return ""

@@ -26,10 +26,12 @@ def place(thing: Any, asked: Placement) -> tuple[Any, Placement]:
     A MODEL_PATCH, and what else ComfyUI loads by itself, stays as it is, and the placement says so.
 
     Raises:
-        ValueError: nothing of this kind runs on a device.
+        ValueError: nothing of this kind runs on a device, or the file lacked this part.
     """
     from spandrel import ImageModelDescriptor
 
+    if thing is None:
+        raise ValueError("The loader's file holds no such part: load it by its own loader and connect that instead.")
     places = (
         (comfy.sd.CLIP, place_clip),
         (comfy.sd.VAE, place_vae),
@@ -44,7 +46,7 @@ def place(thing: Any, asked: Placement) -> tuple[Any, Placement]:
         if isinstance(thing.model, comfy.model_base.BaseModel):
             return place_model(thing, asked)
         return thing, left_where_it_is(asked, "a model patch runs where the model runs that it is for")
-    if hasattr(thing, "patcher"):
+    if hasattr(getattr(thing, "device_manager", thing), "patcher"):  # or LTX's audio VAE's, of older ComfyUI
         return thing, left_where_it_is(asked, "ComfyUI alone decides where this kind of model runs")
     raise ValueError(
         f"XPU Place was given {type(thing).__name__}, which does not run on a device: connect the output of a loader, "

@@ -288,8 +288,12 @@ def check_vae(vae: Any) -> None:
     """Refuses a VAE object without weights.
 
     Raises:
-        ValueError: the checkpoint it came from holds no VAE.
+        ValueError: the checkpoint it came from holds no VAE, or ComfyUI has nodes of its own for it.
     """
+    if hasattr(vae, "device_manager"):
+        raise ValueError(
+            f"ComfyUI alone decides where this {type(vae).__name__} runs: connect it to ComfyUI's own nodes."
+        )
     if getattr(vae, "first_stage_model", None) is None:
         raise ValueError("The checkpoint holds no VAE: load one with XPU Load VAE and connect that instead.")
 
