@@ -13,7 +13,7 @@ from typing import Any
 
 from playwright.sync_api import Page, sync_playwright
 
-from tests.harness.examples import BLUEPRINTS, EXAMPLES, Example, whole_graph
+from tests.harness.examples import BLUEPRINTS, EXAMPLES, Blueprint, Example, whole_graph
 from tests.harness.hosts import ROOT
 from tests.harness.programs import ensure_chromium
 from tests.harness.server import PACK_NAME, running_server
@@ -54,13 +54,15 @@ SHOWN = """() => {
 SAVED = "() => JSON.parse(JSON.stringify({...window.app.graph.serialize(), extra: {}}))"
 """By way of JSON, as the editor saves: what is undefined is left out, where Playwright would hand on null."""
 
-INTO_ONE = """([name, types]) => {
+INTO_ONE = """([name, devices]) => {
     const {graph} = window.app;
-    const inner = graph.nodes.filter(({type}) => types.includes(type));
-    const devices = inner.map(({id}) => [String(id), "device"]);
+    const inner = graph.nodes.filter(({type}) => type in devices);
     const {subgraph, node} = graph.convertToSubgraph(new Set(inner));
     subgraph.name = node.title = name;
-    node.properties.proxyWidgets = devices;
+    for (const inside of subgraph.nodes) {
+        const slot = inside.inputs.find(({name}) => name === "device");
+        subgraph.addInput(devices[inside.type], slot.type).connect(slot, inside);
+    }
     return [node.id, JSON.parse(JSON.stringify({...graph.serialize(), extra: {}}))];
 }"""
 
@@ -80,8 +82,8 @@ def main() -> None:
             page.evaluate("() => window.app.extensionManager.command.execute('Workspace.ToggleFocusMode')")
             for name, example in EXAMPLES.items():
                 _write_example(page, name, example)
-            for name, types in BLUEPRINTS.items():
-                _write_blueprint(page, name, types)
+            for name, blueprint in BLUEPRINTS.items():
+                _write_blueprint(page, name, blueprint)
             browser.close()
 
 
@@ -94,11 +96,12 @@ def _write_example(page: Page, name: str, example: Example) -> None:
     page.screenshot(path=FOLDER / f"{name}.jpg", type="jpeg", quality=80, clip=page.evaluate(SHOWN))
 
 
-def _write_blueprint(page: Page, name: str, types: tuple[str, ...]) -> None:
+def _write_blueprint(page: Page, name: str, blueprint: Blueprint) -> None:
     """Keeps of the graph the one node that the editor made of the others."""
     open_workflow(page, whole_graph(), name)
-    kept, graph = page.evaluate(INTO_ONE, [name, list(types)])
+    kept, graph = page.evaluate(INTO_ONE, [name, dict(blueprint.devices)])
     (node,) = (entry for entry in graph["nodes"] if entry["id"] == kept)
+    graph["definitions"]["subgraphs"][0]["description"] = blueprint.description
     for slot in node["inputs"]:
         slot["link"] = None
     for slot in node["outputs"]:

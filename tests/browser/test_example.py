@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Page
 
 from tests.harness import sim
-from tests.harness.examples import BLUEPRINTS
+from tests.harness.examples import BLUEPRINTS, whole_graph
 from tests.harness.examples import EXAMPLES as GRAPHS
 from tests.harness.hosts import ROOT
 
@@ -54,6 +54,9 @@ def test_a_blueprint_opens_as_one_node_of_ours_inside(page: Page, name: str) -> 
     blueprint = json.loads((ROOT / "subgraphs" / f"{name}.json").read_text(encoding="utf-8"))
     page.evaluate("async (data) => { await window.app.loadGraphData(data); }", blueprint)
     inside = page.evaluate("() => window.app.graph.nodes.map((node) => node.subgraph.nodes.map(({type}) => type))")
-    assert [sorted(types) for types in inside] == [sorted(BLUEPRINTS[name])]
-    typed = page.evaluate("() => window.app.graph.nodes[0].widgets.map(({name}) => name)")
-    assert len([widget for widget in typed if "device" in widget]) == len(BLUEPRINTS[name])
+    assert [sorted(types) for types in inside] == [sorted(BLUEPRINTS[name].devices)]
+    shown = page.evaluate(
+        "() => window.app.graph.nodes[0].widgets.map(({label, name, value}) => [label ?? name, value])"
+    )
+    asked = {node["class_type"]: node["inputs"].get("device") for node in whole_graph().values()}
+    assert dict(shown) == {label: asked[kind] for kind, label in BLUEPRINTS[name].devices.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from .workflows import Workflow, node, text_to_image, with_our_nodes
@@ -172,11 +173,27 @@ EXAMPLES = {
 }
 """By the name of their files in example_workflows."""
 
+
+@dataclasses.dataclass(frozen=True)
+class Blueprint:
+    """Nodes of `whole_graph` as one."""
+
+    description: str
+    devices: Mapping[str, str]
+    """The types of the nodes inside -> what the device of each is called outside."""
+
+
 BLUEPRINTS = {
-    "XPU Place on two cards": ("XPUPlaceModel", "XPUPlaceCLIP", "XPUPlaceVAE"),
-    "XPU Decode and upscale": ("XPUVAEDecode", "XPUUpscaleImage"),
+    "XPU Place on two cards": Blueprint(
+        "Places MODEL on one card, CLIP and VAE on another.",
+        {"XPUPlaceModel": "device of MODEL", "XPUPlaceCLIP": "device of CLIP", "XPUPlaceVAE": "device of VAE"},
+    ),
+    "XPU Decode and upscale": Blueprint(
+        "Decodes a latent and enlarges the picture, each on the device that is chosen for it.",
+        {"XPUVAEDecode": "device of VAE", "XPUUpscaleImage": "device of UPSCALE_MODEL"},
+    ),
 }
-"""By name: the nodes of `whole_graph` that are inside."""
+"""By name."""
 
 
 def whole_graph() -> Workflow:

@@ -81,4 +81,5 @@ def test_blueprints_are_offered_where_comfyui_has_them(server: Server, host: Pat
         data = json.loads(server.client.get(f"/global_subgraphs/{key}")["data"])
         ((node,), (inside,)) = data["nodes"], data["definitions"]["subgraphs"]
         assert node["type"] == inside["id"]
-        assert sorted(entry["type"] for entry in inside["nodes"]) == sorted(BLUEPRINTS[name])
+        assert sorted(entry["type"] for entry in inside["nodes"]) == sorted(BLUEPRINTS[name].devices)
+        assert inside["description"] == BLUEPRINTS[name].description, "run `make examples`"

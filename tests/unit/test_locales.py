@@ -61,6 +61,27 @@ def test_every_text_that_the_panel_asks_for_is_there() -> None:
     assert asked <= {key for _, key in texts("en", "main.json")}
 
 
+def test_the_categories_that_no_other_pack_has_are_there() -> None:
+    """Those of ComfyUI's own nodes have the words of ComfyUI."""
+    settings = (ROOT / "web" / "settings.js").read_text(encoding="utf-8")
+    assert {key[1] for key in texts("en", "main.json") if key[0] == "settingsCategories"} == set(
+        re.findall(r'category: \["XPU Nodes", "(\w+)"', settings)
+    )
+    (names,) = re.findall(
+        r'f"XPU/\{name\}" for name in \((.+?)\)', (ROOT / "nodes" / "base.py").read_text(encoding="utf-8")
+    )
+    nodes = set(re.findall(r'"(\w+)"', names))
+    assert {key[1] for key in texts("en", "main.json") if key[0] == "nodeCategories"} == nodes - {"loaders", "sampling"}
+
+
+@pytest.mark.parametrize("language", OTHERS)
+def test_a_node_s_text_that_names_an_input_gives_its_label_too(language: str) -> None:
+    for node in json.loads((LOCALES / language / "nodeDefs.json").read_text(encoding="utf-8")).values():
+        for name, shown in node.get("inputs", {}).items():
+            if re.search(rf"(?<![A-Za-z_]){name}(?![A-Za-z_])", node["description"]):
+                assert shown["name"] in node["description"], name
+
+
 @pytest.mark.parametrize("language", OTHERS)
 def test_a_language_has_a_word_for_every_stage_fault_and_way_on(language: str) -> None:
     known = {key[1] for key in texts(language, "main.json") if key[0] == WORDS}
