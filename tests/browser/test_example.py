@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 
 from tests.harness import sim
 from tests.harness.examples import BLUEPRINTS, whole_graph
@@ -29,6 +30,16 @@ def contents(prompt: dict[str, Any]) -> list[tuple[str, str]]:
 def typed(entry: dict[str, Any]) -> dict[str, Any]:
     """A node's inputs that are no links, by name."""
     return {name: value for name, value in sorted(entry["inputs"].items()) if not isinstance(value, list)}
+
+
+@pytest.fixture(autouse=True)
+def no_dialogue(page: Page) -> Iterator[None]:
+    """What the editor asks about models that are not there is gone before the next test clicks."""
+    yield
+    masks = page.locator(".p-dialog-mask")
+    for _ in range(masks.count()):
+        page.keyboard.press("Escape")
+    expect(masks).to_have_count(0)
 
 
 @pytest.mark.parametrize("path", [*sorted(EXAMPLES.glob("*.json")), sim.EXAMPLE], ids=lambda path: path.stem)

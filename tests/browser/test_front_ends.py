@@ -93,7 +93,7 @@ def test_a_fault_is_announced_and_its_rung_told_in_newer_front_ends(
     simulation.set_faults({"operator": "convolution", "kind": "out_of_device_memory", "nth": 60})
     try:
         start(newer, with_our_nodes(text_to_image(steps=2, seed=31)))
-        told = re.compile(r"xpu:0: .+ at step \d: continued with .+")
+        told = re.compile(r"xpu:0: .+, step \d\): continued with .+")
         expect(newer.get_by_role("alert").filter(has_text=told).last).to_be_visible(timeout=60_000)
         wait_done(server)
     finally:
@@ -142,11 +142,13 @@ def test_a_front_end_with_the_old_form_of_toasts_announces_faults(page: Page) ->
             const old = {setting: manager.setting, toast: {addAlert: (text) => alerts.push(text)}};
             Object.defineProperty(app, 'extensionManager', {value: old, configurable: true, writable: true});
             try {
-                events.dispatchEvent(new CustomEvent('fault', {detail: {text: 'xpu:0: out of memory', rung: ''}}));
+                const fault = {device: 'xpu:0', kind: 'out of memory', stage: 'decode', step: null, rung: ''};
+                events.dispatchEvent(new CustomEvent('fault', {detail: fault}));
             } finally {
                 Object.defineProperty(app, 'extensionManager', {value: manager, configurable: true, writable: true});
             }
             return alerts;
         }"""
     )
-    assert alerts == ["xpu:0: out of memory"]
+    assert len(alerts) == 1
+    assert alerts[0].startswith("xpu:0: out of memory (")
