@@ -19,7 +19,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from xpu_utils.machine.devices import Device, find_devices
+from xpu_utils.machine.devices import Device
+
+from .accelerator import NoAcceleratorError, add_option, chosen
 
 WAYS = ("ours", "dynamic", "pinned", "intel")
 """This pack, and what ComfyUI does by itself: DynamicVRAM, page-locked memory, and as on Intel."""
@@ -45,7 +47,7 @@ class Figures:
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds this measurement to the command's."""
     parser = subparsers.add_parser("pressure", help="from the loader to the steps, on a card that is really full")
-    parser.add_argument("--device", default="auto", help="an accelerator, xpu:0 say")
+    add_option(parser)
     parser.add_argument("--shape", default="sdxl", help="as `bench stream` has them")
     parser.add_argument("--free", type=float, nargs="+", default=[4.0], metavar="GB", help="what is left free")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS[:3])
@@ -59,10 +61,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(arguments: argparse.Namespace) -> tuple[int, str]:
     """Measures; answers 2 where there is no accelerator, and the table."""
-    inventory = find_devices()
-    device = inventory.best if arguments.device == "auto" else inventory.find(arguments.device)
-    if device is None or device.type == "cpu":
-        return 2, f"bench pressure: {arguments.device} is no accelerator, see `python -m xpu_utils devices`."
+    try:
+        device = chosen("pressure", arguments.device)
+    except NoAcceleratorError as error:
+        return 2, str(error)
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         path = Path(folder) / "diffusion_models" / "model.safetensors"
         path.parent.mkdir()

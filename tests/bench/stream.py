@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from xpu_utils.machine.devices import Device, find_devices
+from xpu_utils.machine.devices import Device
 
+from .accelerator import NoAcceleratorError, add_option, chosen
 from .comfyui import use_comfyui
 from .link import host_to_device_bytes_per_s
 
@@ -53,7 +54,7 @@ class Report:
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser("stream", help="sample models whose weights do not all fit")
-    parser.add_argument("--device", default="auto", help="an accelerator, xpu:0 say")
+    add_option(parser)
     parser.add_argument("--shape", action="append", help="sdxl, flux-fp8, flux-bf16 or tiny; sdxl if none is named")
     parser.add_argument("--steps", type=int, default=14, help="sampling steps a round, the first five not timed")
     parser.add_argument("--rounds", type=int, default=3, help="rounds in which the variants take turns")
@@ -62,13 +63,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(arguments: argparse.Namespace) -> tuple[int, str]:
-    inventory = find_devices()
-    device = inventory.best if arguments.device == "auto" else inventory.find(arguments.device)
-    if device is None or device.type == "cpu":
-        return (
-            2,
-            f"bench stream: {arguments.device} is no accelerator, see `python -m xpu_utils devices`.",
-        )
+    try:
+        device = chosen("stream", arguments.device)
+    except NoAcceleratorError as error:
+        return 2, str(error)
     use_comfyui()
     reports = [measure(device, shape, arguments.steps, arguments.rounds) for shape in arguments.shape or ["sdxl"]]
     if arguments.json:

@@ -54,6 +54,10 @@ FLUX: dict[str, Any] = {
     "qkv_bias": True,
     "guidance_embed": True,
 }
+PIXEL_DIT: dict[str, Any] = {
+    "num_groups": 2, "hidden_size": 128, "pixel_attn_hidden_size": 64, "pixel_num_groups": 2,
+    "patch_depth": 2, "pixel_depth": 1, "txt_embed_dim": 64, "txt_max_length": 7,
+}
 NO_TEXT_IDS = {"txt_ids_dims": []}
 NO_SUM = {"meanflow_sum": False}
 CHROMA: dict[str, Any] = {
@@ -313,18 +317,14 @@ TRANSFORMERS = (
     ),
     Family(
         "PixelDiTT2I",
-        {
-            "num_groups": 2, "hidden_size": 128, "pixel_attn_hidden_size": 64, "pixel_num_groups": 2,
-            "patch_depth": 2, "pixel_depth": 1, "txt_embed_dim": 64, "txt_max_length": 7,
-        },
+        PIXEL_DIT,
         PIXELS,
         TEXT,
     ),
     Family(
         "PiD",
         {
-            "num_groups": 2, "hidden_size": 128, "pixel_attn_hidden_size": 64, "pixel_num_groups": 2,
-            "patch_depth": 2, "pixel_depth": 1, "txt_embed_dim": 64, "txt_max_length": 7,
+            **PIXEL_DIT,
             "lq_hidden_dim": 64, "lq_num_res_blocks": 1, "lq_latent_channels": 16,
         },
         PIXELS,

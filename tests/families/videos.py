@@ -59,6 +59,11 @@ LTX = {
     "num_layers": 2,
 }
 
+POSED = {
+    "clip_vision_output": seen(1280),
+    "reference_latents": [(1, 16, 1, 8, 8)],
+    "pose_video_latent": (1, 16, 2, 4, 4),
+}
 FAMILIES = (
     Family("SVD_img2vid", {**TEMPORAL, "adm_in_channels": 768}, (2, 4, 8, 8), (1, 64)),
     Family("SV3D_u", {**TEMPORAL, "adm_in_channels": 256}, (2, 4, 8, 8), (1, 64)),
@@ -165,11 +170,7 @@ FAMILIES = (
         {**WAN, "in_dim": 20},
         VIDEO,
         TEXT,
-        {
-            "clip_vision_output": seen(1280),
-            "reference_latents": [(1, 16, 1, 8, 8)],
-            "pose_video_latent": (1, 16, 2, 4, 4),
-        },
+        POSED,
     ),
     Family(
         "WAN21_SCAIL2",
@@ -177,9 +178,7 @@ FAMILIES = (
         VIDEO,
         TEXT,
         {
-            "clip_vision_output": seen(1280),
-            "reference_latents": [(1, 16, 1, 8, 8)],
-            "pose_video_latent": (1, 16, 2, 4, 4),
+            **POSED,
             "driving_mask_28ch": (1, 2, 28, 4, 4),
             "ref_mask_28ch": (1, 3, 28, 8, 8),
         },

@@ -20,21 +20,15 @@ from typing import Any
 
 import torch
 
-ROOT = Path(__file__).parents[2]
+from tests.harness.in_process import enter
+
 LIMIT_S = 300
 """A family that takes longer is stopped."""
 
 
 def main() -> None:
     host, answers_file, jobs, *names = sys.argv[1:]
-    sys.argv = sys.argv[:1]
-    sys.path[:0] = [host]  # before the repository, whose `nodes` is another package
-    if str(ROOT) not in sys.path:
-        sys.path.append(str(ROOT))
-    importlib.import_module("utils.install_util")  # before ComfyUI's nodes.py puts another `utils` on the path
-    from server import PromptServer
-
-    PromptServer.instance = None  # no server, so no prompt that faults belong to
+    enter(host)
     torch.set_num_threads(1)
     importlib.import_module("tests.families.checks")  # once, for all that are forked
     from tests.families import listing

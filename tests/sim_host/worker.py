@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 
-ROOT = Path(__file__).parents[2]
+from tests.harness.hosts import ROOT
+from tests.harness.in_process import enter
 
 
 def answers(module: str, config: Mapping[str, Any], base: Path, host: Path, environment: Mapping[str, str]) -> Any:
@@ -38,14 +39,7 @@ def answers(module: str, config: Mapping[str, Any], base: Path, host: Path, envi
 
 def main() -> None:
     host, name, answers_file = sys.argv[1:]
-    sys.argv = sys.argv[:1]
-    sys.path[:0] = [host]  # before the repository, whose `nodes` is another package
-    if str(ROOT) not in sys.path:
-        sys.path.append(str(ROOT))
-    importlib.import_module("utils.install_util")  # before ComfyUI's nodes.py puts another `utils` on the path
-    from server import PromptServer
-
-    PromptServer.instance = None  # no server, so no prompt that faults belong to
+    enter(host)
     module = importlib.import_module(f"tests.sim_host.{name}")
     cases = {key.removeprefix("case_"): case for key, case in vars(module).items() if key.startswith("case_")}
     with torch.inference_mode():  # as ComfyUI runs its nodes

@@ -198,8 +198,7 @@ class WeightStream:
         self._pieces = tuple(Piece(by_name[name] for name in names) for names in lesson.pieces)
         self._calls = lesson.calls
         if all(piece.size_bytes <= self.ring_bytes for piece in self._pieces):
-            sized = zip(self._pieces, lesson.seconds, strict=True)
-            self._costs = tuple(PieceCost(piece.size_bytes, seconds) for piece, seconds in sized)
+            self._learn_times(dict(enumerate(lesson.seconds)))
         else:
             self._pieces = ()
 
@@ -210,9 +209,8 @@ class WeightStream:
 
     def _learn_times(self, seconds: Mapping[int, float]) -> None:
         """A piece that no timed pass used takes no time to hide a copy behind."""
-        self._costs = tuple(
-            PieceCost(piece.size_bytes, seconds.get(index, 0.0)) for index, piece in enumerate(self._pieces)
-        )
+        sizes = (piece.size_bytes for piece in self._pieces)
+        self._costs = tuple(PieceCost(size, seconds.get(index, 0.0)) for index, size in enumerate(sizes))
         self._plan = None
 
     def _indices(self) -> list[int]:

@@ -333,17 +333,16 @@ def leave_for_host(failure: Failure, device: Device) -> None:
 def read_to_its_device(model: Any, device: torch.device, resident: str, reading: Reading | None) -> bool:
     """Has a MODEL's weights be read to its device, where all of them fit there beside a step's work; whether they do.
 
-    ComfyUI by itself reads them into host memory first, unless the device has more of it free than the host has.
-    Where they do not fit, they stream from the file's own memory at first. A pack that answers for
-    ComfyUI's default device (MultiGPU) may have had the model built on another one: then they are read to the host.
+    ComfyUI by itself reads them into host memory first, unless the device has more of it free than the host has. Where
+    they do not fit, they stream from the file's own memory at first. A pack that answers for ComfyUI's default device
+    (MultiGPU) may have had the model built on another one: then they are read to the host.
     """
     if reading is not None and model.load_device != device:
         reading.send(model.model, HOST)
     if device == HOST or model.load_device != device or is_dynamic(model):
         return False
     room_bytes = model_management.get_free_memory(device) - model_management.minimum_inference_memory()
-    size_bytes = sum(weight.nbytes for weight in model.model.parameters())
-    fits = resident in (AUTO, ALL) and size_bytes < room_bytes
+    fits = resident in (AUTO, ALL) and sum(weight.nbytes for weight in model.model.parameters()) < room_bytes
     if reading is not None:
         if fits:
             reading.send(model.model, device)
@@ -357,8 +356,7 @@ def _options(dtype: torch.dtype | None) -> dict[str, Any]:
 
 
 def _clip_options(device: torch.device, dtype: torch.dtype | None) -> dict[str, Any]:
-    offload = model_management.text_encoder_offload_device()
-    return {"load_device": device, "offload_device": offload, **_options(dtype)}
+    return {"load_device": device, "offload_device": model_management.text_encoder_offload_device(), **_options(dtype)}
 
 
 @contextlib.contextmanager

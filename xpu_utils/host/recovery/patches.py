@@ -70,12 +70,7 @@ class Patches:
 
     def copy(self) -> None:
         """Copies to main memory what is not there yet, while there is plenty of it."""
-        kept = (tensor for held in self._of_the_model() for tensor in held.tensors())
-        new = [tensor for tensor in kept if tensor.device != HOST and tensor not in _copies]
-        new = [tensor for tensor in new if not is_lost(tensor.device)]
-        if new and 3 * sum(tensor.nbytes for tensor in new) < model_management.get_free_memory(HOST):
-            for tensor in new:
-                _copies[tensor] = tensor.to(HOST)
+        _copy(self._of_the_model())
 
     @contextlib.contextmanager
     def where_the_model_is(self, options: Any, device: torch.device) -> Iterator[None]:
@@ -126,11 +121,15 @@ class Patches:
 
     def _prepare(self, device: torch.device) -> None:
         """What stays in main memory while the model is on an accelerator is left there: it may be meant to."""
-        self.recover(device)
-        self.copy()
-        for held in self._of_the_model():
-            self._lead(held, lambda tensor: tensor if tensor.device in (HOST, device) else _moved(tensor, device))
-        self._before = {held.place: held for held in self._of_the_model()}
+        found = self._of_the_model()  # anew only after a change: this precedes each call
+        if any(map(_is_lost, found)):
+            self.recover(device)
+            found = self._of_the_model()
+        _copy(found)
+        led = [
+            self._lead(held, lambda one: one if one.device in (HOST, device) else _moved(one, device)) for held in found
+        ]
+        self._before = {held.place: held for held in (self._of_the_model() if any(led) else found)}
 
     def _bring_records_to_host(self) -> None:
         """Guidance computes on the host, also with what an attention patch has recorded for it.
@@ -181,6 +180,15 @@ def keep(patcher: Any) -> None:
     patches = Patches(patcher, patcher.model_options)
     patches.recover(patcher.load_device)
     patches.copy()
+
+
+def _copy(found: list[Held]) -> None:
+    kept = (tensor for held in found for tensor in held.tensors())
+    new = [tensor for tensor in kept if tensor.device != HOST and tensor not in _copies]
+    new = [tensor for tensor in new if not is_lost(tensor.device)]
+    if new and 3 * sum(tensor.nbytes for tensor in new) < model_management.get_free_memory(HOST):
+        for tensor in new:
+            _copies[tensor] = tensor.to(HOST)
 
 
 def _moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
