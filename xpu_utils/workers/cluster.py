@@ -1,0 +1,115 @@
+"""Ray: one started here or one that runs, the devices of its machines, and a worker on each."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from types import ModuleType
+from typing import Any
+
+from .setup import CannotStart, Setup
+from .worker import Worker
+
+NAMESPACE = "xpu-nodes"
+OPEN_VARIABLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""Where it is 0 when Ray is imported, whatever the system, Ray's processes listen on 127.0.0.1 only."""
+OBJECT_STORE_BYTES = 512 << 20
+"""Of a cluster that is started here: input files and results on their way."""
+# Ray hides all GPUs from an actor that asks for none of them; a worker leaves its ComfyUI one by itself.
+_ENVIRONMENT = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+
+
+class NoRay(Exception):
+    """Ray cannot be used; one sentence."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a worker can be: a device of a machine."""
+
+    node_id: str
+    """Ray's."""
+    host: str
+    device: str
+
+    def __str__(self) -> str:
+        return f"{self.device} of {self.host}"
+
+
+def imported_ray() -> ModuleType:
+    """Ray, which is only needed for this.
+
+    Raises:
+        NoRay: it is not installed.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise NoRay(f"Many workers need Ray, which cannot be imported ({error}): pip install 'ray>=2.50'.") from error
+    return ray
+
+
+def connect(address: str = "") -> ModuleType:
+    """Connects this process to the cluster at an address, or starts one here that only this machine reaches.
+
+    Raises:
+        NoRay: it is not installed, or no cluster answers there.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if not address:
+        os.environ[OPEN_VARIABLE] = "0"
+    ray = imported_ray()
+    options: dict[str, Any] = {"address": address} if address else _of_its_own()
+    try:
+        ray.init(
+            namespace=NAMESPACE,
+            log_to_driver=False,
+            logging_level="error",
+            runtime_env={"env_vars": _ENVIRONMENT},
+            **options,
+        )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise NoRay(f"No Ray cluster could be used at {address or 'this machine'}: {error}") from error
+    return ray
+
+
+def _of_its_own() -> dict[str, Any]:
+    return {"address": "local", "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+
+
+def places(ray: ModuleType) -> list[Place]:
+    """The devices of all machines of the cluster, each asked by a process of its own: accelerators, else the CPU."""
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    asked = {node["NodeID"]: _on(ray, node["NodeID"], ray.remote(_devices)).remote() for node in alive}
+    return [
+        Place(node["NodeID"], node["NodeManagerHostname"], device)
+        for node in alive
+        for device in ray.get(asked[node["NodeID"]])
+    ]
+
+
+def _devices() -> list[str]:
+    from ..machine.devices import find_devices
+
+    inventory = find_devices()
+    return [device.id for device in inventory.accelerators or inventory.devices]
+
+
+def _on(ray: ModuleType, node_id: str, what: Any, **options: Any) -> Any:
+    """A task or an actor on that machine only."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return what.options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False), **options)
+
+
+def start_worker(ray: ModuleType, place: Place, setup: Setup) -> Any:
+    """An actor that is a `Worker` on a device; it ends with this process, and with it its ComfyUI.
+
+    Raises:
+        CannotStart: the device has one already, of another batch.
+    """
+    actor = _on(ray, place.node_id, ray.remote(Worker), name=f"{place.node_id}/{place.device}", max_concurrency=4)
+    try:
+        return actor.remote(setup, place.device)
+    except ValueError as error:  # the name is taken
+        raise CannotStart(f"{place} has a worker of another command: wait for its end, or stop it.") from error

@@ -1,0 +1,200 @@
+"""A ComfyUI server process of a worker's own, and one prompt at a time on it."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import psutil
+
+from .setup import CannotStart, Setup, command
+
+START_SECONDS = 600.0
+"""How long a ComfyUI may take to answer: with many packs on a slow disk it takes minutes."""
+STOP_SECONDS = 10.0
+LOOK_SECONDS = 0.1
+LOG_TAIL_CHARACTERS = 2000
+FOLDERS = "xpu-nodes-worker-"
+"""How the names of workers' folders begin; their process ids follow."""
+
+
+class ServerLost(Exception):
+    """The server ended, or gave no sign of life for too long; one sentence."""
+
+
+class Refused(Exception):
+    """The server did not take the prompt; its reasons in one sentence."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What became of a prompt."""
+
+    prompt_id: str
+    outputs: Mapping[str, Mapping[str, Any]]
+    """Node id -> what that node showed."""
+    error: str
+    """The failed node's sentence; empty where the prompt succeeded."""
+    seconds: float
+
+
+class Server:
+    """A running ComfyUI; `Server.start` makes one. Of use on one event loop."""
+
+    def __init__(self, process: subprocess.Popen[bytes], folder: Path, port: int) -> None:
+        self.process = process
+        self.folder = folder
+        """Holds its input, output, temp and user folders, and its log; removed when it stops."""
+        self.address = f"127.0.0.1:{port}"
+        self._session = aiohttp.ClientSession(f"http://{self.address}")
+        self._client_id = uuid.uuid4().hex
+        self._socket: aiohttp.ClientWebSocketResponse[bool] | None = None
+
+    @classmethod
+    async def start(cls, setup: Setup, device: str) -> Server:
+        """Starts a ComfyUI on a device and waits until it answers.
+
+        Raises:
+            CannotStart: there is none, or it ended or did not answer; the end of its log is in the message.
+        """
+        _remove_left_behind()
+        folder, port = Path(tempfile.mkdtemp(prefix=f"{FOLDERS}{os.getpid()}-")), _free_port()
+        try:
+            line, environment = command(setup, device, folder, port)
+            with (folder / "server.log").open("wb") as log:
+                process = subprocess.Popen(
+                    line, env=environment, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT
+                )
+        except (OSError, CannotStart) as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise CannotStart(str(error)) from error
+        server = cls(process, folder, port)
+        try:
+            await server._wait_until_it_answers()
+        except BaseException:
+            await server.stop()
+            raise
+        return server
+
+    async def _wait_until_it_answers(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline and self.process.poll() is None:
+            try:
+                await self.get("/system_stats")
+                path = f"/ws?clientId={self._client_id}"
+                self._socket = await self._session.ws_connect(path, max_msg_size=0)
+                return
+            except aiohttp.ClientError:
+                await asyncio.sleep(LOOK_SECONDS)
+        raise CannotStart(f"ComfyUI did not start, its log ends: {self.log_tail()}")
+
+    def log_tail(self) -> str:
+        text = (self.folder / "server.log").read_text(encoding="utf-8", errors="replace")
+        return text[-LOG_TAIL_CHARACTERS:].strip()
+
+    async def get(self, path: str) -> Any:
+        """What the server answers to a GET, from its JSON.
+
+        Raises:
+            aiohttp.ClientError: it does not answer, or not with success.
+        """
+        async with self._session.get(path, raise_for_status=True) as answer:
+            return await answer.json()
+
+    async def run(self, prompt: Mapping[str, Any], *, silence_seconds: float) -> Answer:
+        """Runs one prompt to its end.
+
+        Args:
+            silence_seconds: how long the server may say nothing before it is taken for hanging.
+
+        Raises:
+            Refused: the prompt is not valid here.
+            ServerLost: the server ended or hangs.
+        """
+        assert self._socket is not None, "only a server that has started is handed out"
+        started = time.monotonic()
+        try:
+            prompt_id = await self._queue(prompt)
+            while True:
+                message = await self._socket.receive(silence_seconds)
+                if message.type is aiohttp.WSMsgType.BINARY:  # a preview picture
+                    continue
+                if message.type is not aiohttp.WSMsgType.TEXT:
+                    raise ServerLost(f"ComfyUI ended in the middle of a prompt, its log ends: {self.log_tail()}")
+                event = json.loads(message.data)
+                kind, data = event["type"], event["data"]
+                # Sent when the prompt is in the history, unlike those before.
+                if kind == "executing" and data["node"] is None and data.get("prompt_id") == prompt_id:
+                    break
+            history = (await self.get(f"/history/{prompt_id}"))[prompt_id]
+        except asyncio.TimeoutError:
+            raise ServerLost(f"ComfyUI gave no sign of life for {silence_seconds:.0f} s.") from None
+        except aiohttp.ClientError as error:
+            raise ServerLost(f"ComfyUI ended in the middle of a prompt ({error}).") from error
+        return Answer(prompt_id, history["outputs"], _error(history), time.monotonic() - started)
+
+    async def _queue(self, prompt: Mapping[str, Any]) -> str:
+        body = {"prompt": prompt, "client_id": self._client_id}
+        async with self._session.post("/prompt", json=body) as answer:
+            said = await answer.json()
+            if answer.status != 200:
+                raise Refused(_refusal(said))
+            return str(said["prompt_id"])
+
+    async def stop(self) -> None:
+        """Ends the process, by force where it does not end by itself, and removes its folder."""
+        await self._session.close()
+        self.process.terminate()
+        deadline = time.monotonic() + STOP_SECONDS
+        while self.process.poll() is None and time.monotonic() < deadline:
+            await asyncio.sleep(LOOK_SECONDS)
+        self.process.kill()
+        self.process.wait()
+        if self.process.stdin:
+            self.process.stdin.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _remove_left_behind() -> None:
+    """Removes the folders of workers that were killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDERS}*-*"):
+        if not psutil.pid_exists(int(folder.name.removeprefix(FOLDERS).partition("-")[0])):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _error(history: Mapping[str, Any]) -> str:
+    status = history.get("status") or {}
+    for kind, data in status.get("messages") or ():
+        if kind == "execution_error":
+            return f"{data['node_type']} ({data['node_id']}): {str(data['exception_message']).strip()}"
+        if kind == "execution_interrupted":
+            return "the prompt was interrupted"
+    return "" if status.get("status_str") == "success" else "ComfyUI says that it failed, and not why"
+
+
+def _refusal(said: Mapping[str, Any]) -> str:
+    """The reasons of a refused prompt: of each node, or of the whole."""
+    reasons = [
+        f"{node['class_type']} ({name}): {error['message']}: {error['details']}"
+        for name, node in (said.get("node_errors") or {}).items()
+        for error in node["errors"]
+    ]
+    return "; ".join(reasons) or str((said.get("error") or {}).get("message", said))

@@ -1,0 +1,221 @@
+"""A worker: one ComfyUI on one device, which runs prompts and says what it did and where."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePath
+from typing import Any
+
+from .server import Answer, Refused, Server, ServerLost
+from .setup import Setup
+
+SILENCE_SECONDS = 1800.0
+"""How long a ComfyUI may say nothing during a prompt. The pack itself gives up a hanging device long before
+(`recovery.watch`); a model that is loaded from a slow disk is silent, too."""
+MODELS = frozenset((".safetensors", ".sft", ".ckpt", ".pt", ".pt2", ".pth", ".bin", ".pkl", ".gguf", ".onnx"))
+"""Endings of the names of models' files: ComfyUI's (`folder_paths.supported_pt_extensions`) and two of packs'."""
+
+
+@dataclasses.dataclass(frozen=True)
+class File:
+    """A file that a prompt made."""
+
+    node_id: str
+    name: str
+    """Its name on the worker."""
+    kept: bool
+    """Whether it was saved; else it is a preview."""
+    content: bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What a prompt was on its worker."""
+
+    worker: str
+    """Host name and process id."""
+    device: str
+    seconds: float
+    stages: tuple[Mapping[str, Any], ...] = ()
+    """The pack's stages: name, effective device, precision, seconds, reason."""
+    rungs: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    """How often each rung was taken."""
+    faults: tuple[Mapping[str, Any], ...] = ()
+    """The pack's faults: kind, device, stage, rung, message."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """Files and report of a prompt; `error` holds one sentence where it failed."""
+
+    files: tuple[File, ...]
+    values: Mapping[str, Mapping[str, Any]]
+    """Node id -> what it showed beside files, such as texts."""
+    report: Report
+    error: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Ready:
+    """A worker that can be given prompts."""
+
+    address: str
+    """Of its server, on its own machine only."""
+    process_id: int
+    """Of its server."""
+    models: Mapping[str, tuple[str, ...]]
+    """ComfyUI's folder of models -> the files in it."""
+
+
+class Worker:
+    """One ComfyUI on one device; its methods are for one event loop. As an actor: `cluster.start_worker`."""
+
+    def __init__(self, setup: Setup, device: str) -> None:
+        self._setup = setup
+        self._device = device
+        self._server: Server | None = None
+
+    async def start(self) -> Ready:
+        """Starts the server, in place of one that runs or has ended, and answers when it does.
+
+        Raises:
+            CannotStart: it does not start.
+        """
+        server = await self._started()
+        folders = [folder for folder in await server.get("/models") if folder != "custom_nodes"]
+        models = {folder: await server.get(f"/models/{folder}") for folder in folders}
+        found = {
+            folder: tuple(name for name in names if PurePath(name).suffix in MODELS) for folder, names in models.items()
+        }
+        return Ready(server.address, server.process.pid, found)
+
+    async def run(
+        self, prompt: Mapping[str, Any], names: tuple[str, ...] = (), *contents: bytes, silence: float = SILENCE_SECONDS
+    ) -> Outcome:
+        """Runs one prompt; a second one at the same time is an error of the caller's.
+
+        Args:
+            prompt: in ComfyUI's API format.
+            names: of input files, relative to ComfyUI's input folder.
+            contents: theirs, in the same order.
+            silence: seconds without a sign of life after which the server is taken for hanging.
+
+        Raises:
+            ServerLost: the server ended or hangs; the next prompt gets a new one.
+            CannotStart: a new one does not start.
+            ValueError: an input file's name leads out of ComfyUI's folder.
+        """
+        server = self._server or await self._started()
+        for name, content in zip(names, contents, strict=True):
+            _write_input(server.folder / "input", name, content)
+        try:
+            answer = await server.run(prompt, silence_seconds=silence)
+        except Refused as refusal:
+            return Outcome((), {}, self._report(0.0), str(refusal))
+        except ServerLost:
+            await self.stop()
+            raise
+        job = await _job(server, answer.prompt_id)
+        report = self._report(answer.seconds, job)
+        files = tuple(_files(server.folder, answer))
+        if _lost_its_device(answer, job):
+            await self.stop()
+        return Outcome(files, _values(answer), report, answer.error)
+
+    async def stop(self) -> None:
+        """Ends the server, if there is one."""
+        server, self._server = self._server, None
+        if server is not None:
+            await server.stop()
+
+    async def _started(self) -> Server:
+        await self.stop()
+        self._server = await Server.start(self._setup, self._device)
+        return self._server
+
+    def _report(self, seconds: float, job: Mapping[str, Any] | None = None) -> Report:
+        job = job or {}
+        return Report(
+            worker=f"{socket.gethostname()}:{os.getpid()}",
+            device=self._device,
+            seconds=seconds,
+            stages=tuple(job.get("stages", ())),
+            rungs=job.get("rungs", {}),
+            faults=tuple(job.get("faults", ())),
+        )
+
+
+async def _job(server: Server, prompt_id: str) -> Mapping[str, Any]:
+    """What the pack recorded of a prompt; empty where it had no part in it."""
+    jobs = (await server.get("/xpu/jobs?limit=1"))["jobs"]
+    return next((job for job in jobs if job["prompt_id"] == prompt_id), {})
+
+
+def _lost_its_device(answer: Answer, job: Mapping[str, Any]) -> bool:
+    """Whether this process cannot use its device again; another one may."""
+    faults = job.get("faults", ())
+    if not (answer.error or faults):
+        return False
+    from ..recovery.faults import LOSSES, classify  # PyTorch, which nothing else here needs
+
+    lost = {kind.value for kind in LOSSES}
+    return classify(RuntimeError(answer.error)) in LOSSES or any(fault["kind"] in lost for fault in faults)
+
+
+def _write_input(folder: Path, name: str, content: bytes) -> None:
+    """Writes an input file below the folder, whatever its name says.
+
+    Raises:
+        ValueError: the name leads out of it.
+    """
+    file = (folder / name).resolve()
+    if not file.is_relative_to(folder.resolve()):
+        raise ValueError(f"{name} leads out of ComfyUI's input folder, name a file below it.")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(content)
+
+
+def _entries(answer: Answer) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Node id and description of each file that a prompt's nodes show."""
+    for node_id, shown in answer.outputs.items():
+        for values in shown.values():
+            for entry in values if isinstance(values, list) else ():
+                if isinstance(entry, dict) and {"filename", "type"} <= entry.keys():
+                    yield node_id, entry
+
+
+def _files(folder: Path, answer: Answer) -> Iterator[File]:
+    """The files that a prompt's nodes made, read; what earlier prompts made is removed.
+
+    ComfyUI names the files of the prompt before where it does not run a node again, so that they stay until then.
+    """
+    shown: set[Path] = set()
+    for node_id, entry in _entries(answer):
+        if entry["type"] in ("output", "temp"):
+            file = folder / entry["type"] / entry.get("subfolder", "") / entry["filename"]
+            # ComfyUI puts a folder of this name into what it is given for temporary files.
+            file = file if file.exists() else folder / entry["type"] / file.relative_to(folder)
+            shown.add(file)
+            yield File(node_id, file.name, entry["type"] == "output", file.read_bytes())
+    for folder_of_results in (folder / "output", folder / "temp"):
+        for file in folder_of_results.rglob("*"):
+            if file.is_file() and file not in shown:
+                file.unlink()
+
+
+def _values(answer: Answer) -> dict[str, dict[str, Any]]:
+    """What nodes show beside files, by node."""
+    files = {id(entry) for _, entry in _entries(answer)}
+    found: dict[str, dict[str, Any]] = {}
+    for node_id, shown in answer.outputs.items():
+        rest = {
+            name: values
+            for name, values in shown.items()
+            if name != "animated" and not (isinstance(values, list) and any(id(value) in files for value in values))
+        }
+        if rest:
+            found[node_id] = rest
+    return found
