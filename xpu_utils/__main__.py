@@ -5,16 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 
-from .commands import bench, devices, doctor, templates
+from .commands import batch, bench, devices, doctor, templates
 
-VERBS = (devices, doctor, bench, templates)
+VERBS = (devices, doctor, bench, batch, templates)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one verb, prints what it answers, returns its exit code."""
     parser = argparse.ArgumentParser(
         prog="python custom_nodes/xpu-nodes",
-        description="What your devices are, what is wrong with them, how fast they are.",
+        description="What your devices are, what is wrong with them, how fast they are; many jobs on many of them.",
     )
     subparsers = parser.add_subparsers(required=True, metavar="verb")
     for verb in VERBS:

@@ -36,12 +36,15 @@ class Place:
         return f"{self.device} of {self.host}"
 
 
-def imported_ray() -> ModuleType:
-    """Ray, which is only needed for this.
+def imported_ray(address: str = "") -> ModuleType:
+    """Ray, which is only needed for this, for the cluster at an address or for one that only this machine reaches.
 
     Raises:
         NoRay: it is not installed.
     """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if not address:
+        os.environ[OPEN_VARIABLE] = "0"
     try:
         import ray
     except ImportError as error:
@@ -55,10 +58,7 @@ def connect(address: str = "") -> ModuleType:
     Raises:
         NoRay: it is not installed, or no cluster answers there.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if not address:
-        os.environ[OPEN_VARIABLE] = "0"
-    ray = imported_ray()
+    ray = imported_ray(address)
     options: dict[str, Any] = {"address": address} if address else _of_its_own()
     try:
         ray.init(
@@ -77,15 +77,21 @@ def _of_its_own() -> dict[str, Any]:
     return {"address": "local", "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
 
 
+def machines(ray: ModuleType) -> dict[str, str]:
+    """Ray's id of each machine of the cluster that lives -> its name."""
+    return {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
+
+
+def ask_devices(ray: ModuleType, node_id: str) -> Any:
+    """Ray's reference to the ids of a machine's devices: accelerators, else the CPU. A process there looks."""
+    return _on(ray, node_id, ray.remote(_devices)).remote()
+
+
 def places(ray: ModuleType) -> list[Place]:
-    """The devices of all machines of the cluster, each asked by a process of its own: accelerators, else the CPU."""
-    alive = [node for node in ray.nodes() if node["Alive"]]
-    asked = {node["NodeID"]: _on(ray, node["NodeID"], ray.remote(_devices)).remote() for node in alive}
-    return [
-        Place(node["NodeID"], node["NodeManagerHostname"], device)
-        for node in alive
-        for device in ray.get(asked[node["NodeID"]])
-    ]
+    """The devices of all machines of the cluster."""
+    names = machines(ray)
+    asked = {node_id: ask_devices(ray, node_id) for node_id in names}
+    return [Place(node_id, names[node_id], device) for node_id, answer in asked.items() for device in ray.get(answer)]
 
 
 def _devices() -> list[str]:

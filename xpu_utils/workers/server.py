@@ -47,6 +47,8 @@ class Answer:
     """Node id -> what that node showed."""
     error: str
     """The failed node's sentence; empty where the prompt succeeded."""
+    began_at: float
+    """Seconds since the epoch."""
     seconds: float
 
 
@@ -124,7 +126,7 @@ class Server:
             ServerLost: the server ended or hangs.
         """
         assert self._socket is not None, "only a server that has started is handed out"
-        started = time.monotonic()
+        began_at, started = time.time(), time.monotonic()
         try:
             prompt_id = await self._queue(prompt)
             while True:
@@ -137,13 +139,14 @@ class Server:
                 kind, data = event["type"], event["data"]
                 # Sent when the prompt is in the history, unlike those before.
                 if kind == "executing" and data["node"] is None and data.get("prompt_id") == prompt_id:
+                    seconds = time.monotonic() - started
                     break
             history = (await self.get(f"/history/{prompt_id}"))[prompt_id]
         except asyncio.TimeoutError:
             raise ServerLost(f"ComfyUI gave no sign of life for {silence_seconds:.0f} s.") from None
         except aiohttp.ClientError as error:
             raise ServerLost(f"ComfyUI ended in the middle of a prompt ({error}).") from error
-        return Answer(prompt_id, history["outputs"], _error(history), time.monotonic() - started)
+        return Answer(prompt_id, history["outputs"], _error(history), began_at, seconds)
 
     async def _queue(self, prompt: Mapping[str, Any]) -> str:
         body = {"prompt": prompt, "client_id": self._client_id}

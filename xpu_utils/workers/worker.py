@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 import os
 import socket
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import Any
+
+import aiohttp
 
 from .server import Answer, Refused, Server, ServerLost
 from .setup import Setup
@@ -38,7 +41,10 @@ class Report:
     worker: str
     """Host name and process id."""
     device: str
+    began_at: float
+    """Seconds since the epoch when its ComfyUI was given the prompt."""
     seconds: float
+    """Until its end."""
     stages: tuple[Mapping[str, Any], ...] = ()
     """The pack's stages: name, effective device, precision, seconds, reason."""
     rungs: Mapping[str, int] = dataclasses.field(default_factory=dict)
@@ -109,20 +115,23 @@ class Worker:
             ValueError: an input file's name leads out of ComfyUI's folder.
         """
         server = self._server or await self._started()
-        for name, content in zip(names, contents, strict=True):
-            _write_input(server.folder / "input", name, content)
         try:
+            for name, content in zip(names, contents, strict=True):
+                _write_input(server.folder / "input", name, content)
             answer = await server.run(prompt, silence_seconds=silence)
+            job = await _job(server, answer.prompt_id)
+            files = tuple(_files(server.folder, answer))
         except Refused as refusal:
-            return Outcome((), {}, self._report(0.0), str(refusal))
+            return Outcome((), {}, self._report(time.time(), 0.0), str(refusal))
+        except (aiohttp.ClientError, OSError) as error:  # it ended just now, or the disk is full
+            await self.stop()
+            raise ServerLost(f"The worker failed: {error}") from error
         except ServerLost:
             await self.stop()
             raise
-        job = await _job(server, answer.prompt_id)
-        report = self._report(answer.seconds, job)
-        files = tuple(_files(server.folder, answer))
         if _lost_its_device(answer, job):
             await self.stop()
+        report = self._report(answer.began_at, answer.seconds, job)
         return Outcome(files, _values(answer), report, answer.error)
 
     async def stop(self) -> None:
@@ -136,11 +145,12 @@ class Worker:
         self._server = await Server.start(self._setup, self._device)
         return self._server
 
-    def _report(self, seconds: float, job: Mapping[str, Any] | None = None) -> Report:
+    def _report(self, began_at: float, seconds: float, job: Mapping[str, Any] | None = None) -> Report:
         job = job or {}
         return Report(
             worker=f"{socket.gethostname()}:{os.getpid()}",
             device=self._device,
+            began_at=began_at,
             seconds=seconds,
             stages=tuple(job.get("stages", ())),
             rungs=job.get("rungs", {}),
@@ -214,7 +224,8 @@ def _values(answer: Answer) -> dict[str, dict[str, Any]]:
         rest = {
             name: values
             for name, values in shown.items()
-            if name != "animated" and not (isinstance(values, list) and any(id(value) in files for value in values))
+            if name not in ("animated", "xpu")
+            and not (isinstance(values, list) and any(id(value) in files for value in values))
         }
         if rest:
             found[node_id] = rest

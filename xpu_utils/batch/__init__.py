@@ -1,0 +1,1 @@
+"""Many jobs from one workflow, each done once by whichever worker is idle."""

@@ -1,0 +1,149 @@
+"""The folder of a batch: results under their names, and a manifest that a crash at any moment leaves whole."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..workers.worker import File, Outcome
+from .jobs import Job
+from .workflow import SEEDS, BadJob
+
+MANIFEST = "manifest.jsonl"
+LOCK = "manifest.lock"
+PATTERN = "{number}"
+_FIELD = re.compile(r"\{([^{}]+)\}")
+_UNFIT = re.compile(r"[^\w.,+=@ -]+")
+LONGEST_PART = 80
+"""Characters of a value in a file's name."""
+
+
+@contextlib.contextmanager
+def opened(folder: Path) -> Iterator[Results]:
+    """The results in a folder, which is made, for one command at a time.
+
+    Raises:
+        BadJob: another command works in it.
+        OSError: it cannot be written.
+    """
+    from filelock import FileLock, Timeout  # comes with Ray
+
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / LOCK, timeout=0):
+            yield Results(folder)
+    except Timeout:
+        raise BadJob(f"Another batch works in {folder}: wait for its end, or name another folder with --out.") from None
+
+
+class Results:
+    """What is done. `record` is for one thread."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._manifest = folder / MANIFEST
+        lines = _whole_lines(self._manifest)
+        finished = [line for line in lines if line["state"] == "done"]
+        self.done = frozenset(line["key"] for line in finished)
+        """Keys of the jobs that need not be done again."""
+        self._taken = {name for line in finished for name in line["files"]}
+
+    def record(self, job: Job, outcome: Outcome, names: list[str], tried: tuple[str, ...]) -> None:
+        """Writes a job's files, then the line that says that they are there.
+
+        Args:
+            names: of the files, in their order; a number is added to one that another job has.
+            tried: what became of it on workers before.
+
+        Raises:
+            OSError: the folder is full, or gone.
+        """
+        names = [self._free(name) for name in names]
+        for name, file in zip(names, outcome.files, strict=True):
+            self._write(name, file.content)
+        report = dataclasses.asdict(outcome.report)
+        self._append(job, "done", {"files": names, "values": outcome.values, "tried": tried, **report})
+        self._taken.update(names)
+
+    def _free(self, name: str) -> str:
+        stem, ending, number, free = *os.path.splitext(name), 1, name
+        while free in self._taken:
+            number += 1
+            free = f"{stem}~{number}{ending}"
+        return free
+
+    def give_up(self, job: Job, reason: str, tried: tuple[str, ...]) -> None:
+        """Notes that a job was not done; the same command tries it again."""
+        self._append(job, "failed", {"error": reason, "tried": tried})
+
+    def _write(self, name: str, content: bytes) -> None:
+        target = self.folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(f"{target.name}.part")
+        try:
+            with part.open("wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            part.replace(target)
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
+
+    def _append(self, job: Job, state: str, what: Mapping[str, Any]) -> None:
+        line = {"key": job.key, "number": job.number, "state": state, "settings": job.settings, **what}
+        with self._manifest.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+
+
+def _whole_lines(manifest: Path) -> list[dict[str, Any]]:
+    """The lines of a manifest; one that a crash cut off is taken out of the file."""
+    content = manifest.read_bytes() if manifest.exists() else b""
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != content:
+        os.truncate(manifest, len(whole))
+    try:
+        return [json.loads(line) for line in whole.decode("utf-8").splitlines()]
+    except ValueError as error:
+        raise BadJob(f"{manifest} is damaged ({error}): name another folder with --out, or move it away.") from error
+
+
+def check_pattern(pattern: str, job: Job) -> None:
+    """Raises:
+    BadJob: the pattern has a field that no job has, or leads out of the folder.
+    """
+    file_names(pattern, job, (), width=1)
+    if Path(pattern).is_absolute() or ".." in Path(pattern).parts:
+        raise BadJob(f"--name: {pattern} leads out of the folder, name files below it.")
+
+
+def file_names(pattern: str, job: Job, files: tuple[File, ...], *, width: int) -> list[str]:
+    """What a job's files are called: the pattern with its values, a number where there are several, their endings.
+
+    Args:
+        width: digits of the job's number.
+
+    Raises:
+        BadJob: the pattern has a field that this job has not.
+    """
+    seeds = [value for name, value in job.settings.items() if name.rpartition(".")[2] in SEEDS]
+    fields = {"number": f"{job.number:0{width}d}", **({"seed": seeds[0]} if seeds else {}), **job.settings}
+
+    def filled(match: re.Match[str]) -> str:
+        if match[1] not in fields:
+            raise BadJob(f"--name: {match[0]} is none of {', '.join(f'{{{name}}}' for name in fields)}.")
+        return _UNFIT.sub("_", str(fields[match[1]]))[:LONGEST_PART].strip(" .")
+
+    stem = _FIELD.sub(filled, pattern)
+    several = len(files) > 1
+    return [
+        f"{stem}{f'-{index}' if several else ''}{Path(file.name).suffix}" for index, file in enumerate(files, start=1)
+    ]

@@ -1,0 +1,133 @@
+"""A workflow in ComfyUI's API format, and the values that jobs put into it."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePath
+from typing import Any
+
+from ..workers.worker import MODELS
+
+SEEDS = ("seed", "noise_seed")
+"""Inputs that hold a seed."""
+
+
+class BadJob(Exception):
+    """What was asked for cannot be done with this workflow; one sentence."""
+
+
+class Workflow:
+    """The graph that every job starts from."""
+
+    def __init__(self, nodes: Mapping[str, dict[str, Any]]) -> None:
+        self.nodes = nodes
+
+    @classmethod
+    def read(cls, file: Path) -> Workflow:
+        """Reads a file.
+
+        Raises:
+            BadJob: it cannot be read, or is none of the API format.
+        """
+        try:
+            nodes = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise BadJob(f"{file} cannot be read as a workflow ({error}), name one in the API format.") from error
+        whole = isinstance(nodes, dict) and nodes and all(_is_node(node) for node in nodes.values())
+        if not whole:
+            raise BadJob(f"{file} is no workflow in the API format: save it with Workflow > Export (API).")
+        return cls(nodes)
+
+    def setting(self, name: str) -> tuple[str, str]:
+        """Node id and input that a name means: "6.text", "Prompt.text" by the node's title, or "Prompt" alone.
+
+        Raises:
+            BadJob: it means none, or more than one.
+        """
+        node_name, dot, input_name = name.rpartition(".")
+        if dot and (node_id := self._find(node_name)) is not None:
+            return node_id, input_name
+        node_id = self._find(name)
+        if node_id is None:
+            raise BadJob(f"{name}: the workflow has no such node, give an id or a title and an input as NODE.input.")
+        values = [key for key, value in self.nodes[node_id]["inputs"].items() if not isinstance(value, list)]
+        if len(values) != 1:
+            raise BadJob(f"{name} has the inputs {', '.join(values) or 'of links only'}: name one, as {name}.input.")
+        return node_id, values[0]
+
+    def _find(self, name: str) -> str | None:
+        if name in self.nodes:
+            return name
+        titled = [key for key, node in self.nodes.items() if (node.get("_meta") or {}).get("title") == name]
+        if len(titled) > 1:
+            raise BadJob(f"{name} is the title of the nodes {', '.join(titled)}: name one by its id.")
+        return titled[0] if titled else None
+
+    def value(self, name: str, given: object) -> Any:
+        """What a job puts in for a setting: of the type that the workflow has there.
+
+        Raises:
+            BadJob: the setting is none, a link, or of another type.
+        """
+        node_id, input_name = self.setting(name)
+        present = self.nodes[node_id]["inputs"].get(input_name, "")
+        if isinstance(present, list):
+            raise BadJob(f"{name} is given by node {present[0]}, set a value there.")
+        if not isinstance(given, str) or isinstance(present, str):
+            return given
+        try:
+            found = json.loads(given)
+        except ValueError:
+            found = None
+        wanted: tuple[type, ...] = (int, float) if isinstance(present, float) else (type(present),)
+        if type(found) not in wanted:
+            raise BadJob(f"{name}: {given!r} is not like {present!r}, which the workflow has there.")
+        return found
+
+    def seeds(self) -> list[str]:
+        """The settings that are seeds.
+
+        Raises:
+            BadJob: there are none.
+        """
+        found = [
+            f"{node_id}.{name}"
+            for node_id, node in self.nodes.items()
+            for name in SEEDS
+            if isinstance(node["inputs"].get(name), int)
+        ]
+        if not found:
+            raise BadJob("The workflow has no seed of its own, so --seeds has nothing to set; use --set or --table.")
+        return found
+
+    def prompt(self, settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """The graph with a job's values, by "NODE.input" with ids."""
+        nodes = copy.deepcopy(dict(self.nodes))
+        for name, value in settings.items():
+            node_id, _, input_name = name.rpartition(".")
+            nodes[node_id]["inputs"][input_name] = value
+        return nodes
+
+    def texts(self, settings: Mapping[str, Any]) -> Iterator[str]:
+        """Every text of a job, without the graph being made."""
+        for node_id, node in self.nodes.items():
+            for name, value in node["inputs"].items():
+                text = settings.get(f"{node_id}.{name}", value)
+                if isinstance(text, str):
+                    yield text
+
+
+def _is_node(node: object) -> bool:
+    return isinstance(node, dict) and isinstance(node.get("inputs"), dict) and isinstance(node.get("class_type"), str)
+
+
+def is_model(text: str) -> bool:
+    """Whether a text is the name of a model's file."""
+    return PurePath(text).suffix.lower() in MODELS and "\n" not in text
+
+
+def same_name(name: str) -> str:
+    """A file's name below a folder of models, on Windows and elsewhere alike."""
+    return name.replace("\\", "/")
