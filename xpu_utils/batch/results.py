@@ -17,7 +17,6 @@ from .workflow import SEEDS, BadJob
 
 MANIFEST = "manifest.jsonl"
 LOCK = "manifest.lock"
-PATTERN = "{number}"
 _FIELD = re.compile(r"\{([^{}]+)\}")
 _UNFIT = re.compile(r"[^\w.,+=@ -]+")
 LONGEST_PART = 80

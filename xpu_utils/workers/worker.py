@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import os
 import socket
@@ -15,9 +16,6 @@ import aiohttp
 from .server import Answer, Refused, Server, ServerLost
 from .setup import Setup
 
-SILENCE_SECONDS = 1800.0
-"""How long a ComfyUI may say nothing during a prompt. The pack itself gives up a hanging device long before
-(`recovery.watch`); a model that is loaded from a slow disk is silent, too."""
 MODELS = frozenset((".safetensors", ".sft", ".ckpt", ".pt", ".pt2", ".pth", ".bin", ".pkl", ".gguf", ".onnx"))
 """Endings of the names of models' files: ComfyUI's (`folder_paths.supported_pt_extensions`) and two of packs'."""
 
@@ -99,7 +97,7 @@ class Worker:
         return Ready(server.address, server.process.pid, found)
 
     async def run(
-        self, prompt: Mapping[str, Any], names: tuple[str, ...] = (), *contents: bytes, silence: float = SILENCE_SECONDS
+        self, prompt: Mapping[str, Any], names: tuple[str, ...] = (), *contents: bytes, silence: float
     ) -> Outcome:
         """Runs one prompt; a second one at the same time is an error of the caller's.
 
@@ -107,7 +105,8 @@ class Worker:
             prompt: in ComfyUI's API format.
             names: of input files, relative to ComfyUI's input folder.
             contents: theirs, in the same order.
-            silence: seconds without a sign of life after which the server is taken for hanging.
+            silence: seconds without a sign of life after which the server is taken for hanging. The pack gives up a
+                hanging device long before (`recovery.watch`); a model that is read from a slow disk is silent, too.
 
         Raises:
             ServerLost: the server ended or hangs; the next prompt gets a new one.
@@ -123,7 +122,7 @@ class Worker:
             files = tuple(_files(server.folder, answer))
         except Refused as refusal:
             return Outcome((), {}, self._report(time.time(), 0.0), str(refusal))
-        except (aiohttp.ClientError, OSError) as error:  # it ended just now, or the disk is full
+        except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:  # it ended just now, or the disk is full
             await self.stop()
             raise ServerLost(f"The worker failed: {error}") from error
         except ServerLost:
