@@ -7,7 +7,7 @@ READY := .venv/.ready
 # Python with the packages of the ComfyUI at COMFYUI_PATH, or of the registry's HOST_VERSION.
 ON_HOST := $(BIN)/python -m tests.harness.environment
 
-.PHONY: demo test suites prepare lint texts unit contract contract-check contract-news nix nix-service sim-tests sim-host sim-cases sim-faults sim-sampling browser front-ends browser-newest pictures examples host hosts host-core host-own matrices sim bench-cpu reliability families family-tests soak
+.PHONY: demo test suites prepare lint texts unit contract contract-check contract-news nix nix-service sim-tests sim-host sim-cases sim-faults sim-sampling browser front-ends browser-newest pictures examples host hosts host-core host-own matrices sim bench-cpu reliability families family-tests soak hardware-page
 demo: $(READY)
 	$(ON_HOST) -m tests.harness.demo --device $(DEVICE)
 
@@ -81,6 +81,10 @@ family-tests: $(READY)
 # All families of the ComfyUI at COMFYUI_PATH, or those in FAMILIES; writes docs/models.md.
 families: prepare
 	$(ON_HOST) -m tests.families $(FAMILIES)
+
+# The page of cards, from the reports in docs/measurements/hardware.
+hardware-page: $(READY)
+	$(BIN)/python -m tests.harness.hardware_page
 
 # All samplers, of which `make test` runs some of every kind, and the CPU benchmark from end to end.
 matrices: prepare

@@ -17,8 +17,9 @@ from xpu_utils.__main__ import main
 from xpu_utils.bench import models, quick
 from xpu_utils.bench.ceilings import compute_flops, link_bytes_per_s
 from xpu_utils.bench.compare import as_json, as_table, compare, load, rate_text
-from xpu_utils.bench.measure import Measurement, measure, median_seconds
+from xpu_utils.bench.measure import Measurement, measure
 from xpu_utils.machine.devices import find_devices
+from xpu_utils.machine.timing import median_seconds
 
 from .recorded import b580, lay_out, xpu
 

@@ -1,24 +1,13 @@
-"""One measurement, and how a call on a device is timed."""
+"""One measurement of a device."""
 
 from __future__ import annotations
 
 import dataclasses
-import statistics
-import time
 from collections.abc import Callable
 
-import torch
-
 from ..machine.devices import Device
+from ..machine.timing import median_seconds
 from ..recovery.faults import first_line
-
-SHORTEST_SECONDS = 0.3
-"""An operation is repeated for at least this long ..."""
-FEWEST_REPEATS = 3
-"""... and at least this often."""
-MOST_REPEATS = 200
-SLOW_SECONDS = 2.0
-"""A first call this slow is the measurement: warming up matters little, and half a minute of repeats too much."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,25 +33,8 @@ class Measurement:
         """Rate over ceiling."""
         return self.rate / self.ceiling if self.rate is not None and self.ceiling else None
 
-
-def median_seconds(
-    call: Callable[[], object], device: Device, *, clock: Callable[[], float] = time.perf_counter
-) -> float:
-    """Median wall-clock time of a call, the device's queue emptied before and after; one call warms up."""
-    times: list[float] = []
-    for attempt in range(MOST_REPEATS + 1):
-        synchronize(device)
-        started = clock()
-        call()
-        synchronize(device)
-        seconds = clock() - started
-        if attempt == 0 and seconds >= SLOW_SECONDS:
-            return seconds
-        if attempt:
-            times.append(seconds)
-        if len(times) >= FEWEST_REPEATS and sum(times) >= SHORTEST_SECONDS:
-            break
-    return statistics.median(times)
+    def __str__(self) -> str:
+        return f"{self.name} in {self.precision}" if self.precision else self.name
 
 
 def measure(
@@ -92,9 +64,3 @@ def measure(
         problem = first_line(error)[:200]
         return Measurement(name, device.id, precision, None, None, unit, problem=problem)
     return Measurement(name, device.id, precision, seconds, work / seconds, unit, *(ceiling or ()))
-
-
-def synchronize(device: Device) -> None:
-    """Waits until the device has done all its work."""
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device.torch_device)

@@ -54,7 +54,7 @@ def run(
     device of the needed type."""
     if arguments.scan_packs is not None and not arguments.scan_packs.is_dir():
         return 2, f"doctor: {arguments.scan_packs} is not a folder, name ComfyUI's custom_nodes."
-    if arguments.self_test and (problem := _unwritable(REPORT_FILE)):
+    if arguments.self_test and (problem := unwritable(REPORT_FILE)):
         return 2, f"doctor: {REPORT_FILE} cannot be written here ({problem}), change to a folder of yours."
     machine = look()
     findings = merge(examine(machine), examine_server(arguments.server))
@@ -75,7 +75,7 @@ def run(
     return code, f"{text}\n\n{REPORT_FILE} is ready to be attached." if arguments.self_test else text
 
 
-def _unwritable(file: Path) -> str:
+def unwritable(file: Path) -> str:
     """Why the file cannot be written, asked before minutes are spent on its content; empty where it can."""
     try:
         file.open("a").close()

@@ -78,13 +78,9 @@ def as_data(findings: Iterable[Finding], system_name: str) -> list[dict[str, Any
     ]
 
 
-def attachment(machine: Machine, findings: Sequence[Finding], numbers: Mapping[str, Sequence[Result]]) -> str:
-    """JSON to attach to an issue: facts of the hardware and results, each field chosen.
-
-    Nothing in it names the user, the machine, a path, a serial number or a UUID: what drivers say is scrubbed.
-    """
-    data = {
-        "report": "xpu-nodes self-test 1",
+def described(machine: Machine, findings: Sequence[Finding]) -> dict[str, Any]:
+    """Facts of the hardware for a report, each field chosen: none names the user, the machine or one single device."""
+    return {
         "system": machine.system,
         "kernel": machine.kernel.split("-")[0],
         "gpus": [
@@ -110,9 +106,14 @@ def attachment(machine: Machine, findings: Sequence[Finding], numbers: Mapping[s
             for device in machine.inventory.devices
         ],
         "findings": [{"code": finding.code, "state": finding.state.name.lower()} for finding in findings],
-        "numbers": {
-            device: [{**dataclasses.asdict(result), "right": result.right} for result in results]
-            for device, results in numbers.items()
-        },
     }
+
+
+def attachment(machine: Machine, findings: Sequence[Finding], numbers: Mapping[str, Sequence[Result]]) -> str:
+    """JSON to attach to an issue; what drivers say is scrubbed of paths and ids."""
+    results = {
+        device: [{**dataclasses.asdict(result), "right": result.right} for result in results]
+        for device, results in numbers.items()
+    }
+    data = {"report": "xpu-nodes self-test 1", **described(machine, findings), "numbers": results}
     return json.dumps(scrubbed(data, home=str(Path.home())), indent=2)

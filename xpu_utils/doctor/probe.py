@@ -9,8 +9,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..machine.devices import Inventory, Rejection, cpu_device
 from ..selftest.operations import Result
@@ -21,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 _START = (
     "import runpy, sys; sys.path.insert(0, sys.argv.pop(1)); "
-    "runpy.run_module('xpu_utils.selftest.operations', run_name='__main__', alter_sys=True)"
+    "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
 )
 """Not `python -m`: the Python that ComfyUI's Windows package embeds looks neither in the current folder nor in
 PYTHONPATH."""
@@ -37,6 +38,17 @@ END_SECONDS = 5.0
 
 LOOK_SECONDS = 0.5
 """How often the stop button is looked at."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Ended:
+    """How a child process ended."""
+
+    output: str
+    code: int | None
+    """Its exit code, negative for a signal; None where it ran past the limit."""
+    error: str
+    """The last line it wrote to its error stream."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +81,25 @@ def run(
         command: another program, for tests.
         check_stop: called while the child runs; what it raises ends the child, and is raised.
     """
-    command = command or [sys.executable, "-c", _START, str(ROOT), device, *(["--all"] if everything else [])]
+    arguments = (device, "--all") if everything else (device,)
+    command = command or module_command("xpu_utils.selftest.operations", *arguments)
+    ended = watched(command, limit_seconds=limit_seconds, end_seconds=end_seconds, check_stop=check_stop)
+    return Run(_results(ended.output), ended.code, ended.error)
+
+
+def module_command(module: str, *arguments: str) -> list[str]:
+    """What runs a module of this package as a program."""
+    return [sys.executable, "-c", _START, str(ROOT), module, *arguments]
+
+
+def watched(
+    command: Sequence[str],
+    *,
+    limit_seconds: float,
+    end_seconds: float = END_SECONDS,
+    check_stop: Callable[[], None] = lambda: None,
+) -> Ended:
+    """Runs a child process that a driver may end or keep from ending; see `run`."""
     # Drivers write to both streams what is not UTF-8, and half lines when they abort.
     child = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8", errors="replace"
@@ -81,14 +111,14 @@ def run(
             break
         except subprocess.TimeoutExpired:
             if time.monotonic() >= ends_at:
-                return Run(_results(_end(child, end_seconds)), None, "")
+                return Ended(_end(child, end_seconds), None, "")
         try:
             check_stop()
         except BaseException:
             _end(child, end_seconds)
             raise
     lines = errors.strip().splitlines()
-    return Run(_results(output), child.returncode, lines[-1][:300] if lines else "")
+    return Ended(output, child.returncode, lines[-1][:300] if lines else "")
 
 
 def _end(child: subprocess.Popen[str], limit_seconds: float) -> str:
@@ -101,12 +131,20 @@ def _end(child: subprocess.Popen[str], limit_seconds: float) -> str:
 
 
 def _results(text: str) -> tuple[Result, ...]:
-    """Those whose line is whole."""
     found = []
-    for line in text.splitlines():
-        with contextlib.suppress(ValueError, TypeError):
-            found.append(Result(**json.loads(line)))
+    for fields in whole_lines(text):
+        with contextlib.suppress(TypeError):
+            found.append(Result(**fields))
     return tuple(found)
+
+
+def whole_lines(text: str) -> Iterator[dict[str, Any]]:
+    """What was written as a line of JSON, to its end."""
+    for line in text.splitlines():
+        with contextlib.suppress(ValueError):
+            fields = json.loads(line)
+            if isinstance(fields, dict):
+                yield fields
 
 
 def uncounted(*, limit_seconds: float = TIME_LIMIT_SECONDS, command: Sequence[str] | None = None) -> Inventory | None:
@@ -119,7 +157,7 @@ def uncounted(*, limit_seconds: float = TIME_LIMIT_SECONDS, command: Sequence[st
     if child.code is None:
         why = f"its driver does not answer within {limit_seconds:.0f} s when devices are counted"
     elif _aborted(child.code):
-        why = f"its driver ends the process when devices are counted ({_signal_name(child.code)})"
+        why = f"its driver ends the process when devices are counted ({ended_by(child.code)})"
     else:
         return None
     fix = "Restart the machine; if it comes back, update the graphics driver and the kernel."
@@ -138,7 +176,7 @@ def finding(device: str, run: Run) -> Finding:
         return Finding("kernel-hangs", State.ERROR, what, f"no answer within {TIME_LIMIT_SECONDS:.0f} s", fixes)
     if _aborted(run.code):
         what = f"The first kernel on {device} aborts: the compute runtime does not fit the kernel driver"
-        return Finding("kernel-aborts", State.ERROR, what, f"child ended by {_signal_name(run.code)}", RUNTIME)
+        return Finding("kernel-aborts", State.ERROR, what, f"child ended by {ended_by(run.code)}", RUNTIME)
     if run.code or not run.results:
         evidence = run.error or f"child ended with code {run.code}"
         return Finding("kernel-fails", State.ERROR, f"No kernel can be run on {device}", evidence, RUNTIME)
@@ -152,7 +190,8 @@ def finding(device: str, run: Run) -> Finding:
     return Finding("kernel", State.OK, f"Kernels run on {device}", f"{len(run.results)} right answers")
 
 
-def _signal_name(code: int) -> str:
+def ended_by(code: int) -> str:
+    """The signal that ended a child, or its code."""
     try:
         return signal.Signals(-code).name
     except ValueError:

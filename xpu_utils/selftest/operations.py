@@ -49,6 +49,9 @@ class Result:
     def right(self) -> bool:
         return self.relative_error is not None and self.relative_error <= TOLERANCES[self.precision]
 
+    def __str__(self) -> str:
+        return f"{self.name} in {self.precision}"
+
 
 Operation = Callable[[torch.Tensor], torch.Tensor]
 

@@ -1,0 +1,215 @@
+"""Does a device multiply in the formats that weights are stored in, rightly, and faster than in what they stand for?
+
+Checked on simulated XPUs and on CUDA, never on Intel hardware.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import functools
+from collections.abc import Callable, Mapping
+
+import torch
+import torch.nn.functional as F
+
+from ..machine.devices import Device
+from ..machine.timing import median_seconds
+from ..recovery.faults import first_line
+from .operations import TOLERANCES
+
+CHECKED = (32, 256, 256)
+"""Rows of activations, inner size, columns: what the processor has to compute as well."""
+TIMED = (4096, 3072, 3072)
+"""A layer of Flux at 1024x1024; the times are of this, ..."""
+HOPELESS = 10
+"""... or of the other where that product is already so many times slower: emulated fp8 would take minutes."""
+SHORTEST_SECONDS = 0.05
+"""What a time is taken from at least; a prompt waits for it."""
+_TOLERANCE = TOLERANCES["bf16"]
+
+
+class Way(enum.Enum):
+    """What a device does with weights in a format; the value is what users are told."""
+
+    NATIVE = "native"
+    """It multiplies in the format."""
+    EMULATED = "emulated"
+    """The weights are kept in it, and computed with in what they stand for."""
+    REFUSED = "refused"
+    """Not even that comes out right there."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Product:
+    """What came of one format on one device."""
+
+    format: str
+    unpack_problem: str = ""
+    """Why what the weights stand for does not come out right; empty where it does."""
+    relative_error: float | None = None
+    """Of its own product, against the processor's of the same numbers; None where there is none."""
+    seconds: float | None = None
+    """Of its own product, the rounding of the activations included."""
+    unpacked_seconds: float | None = None
+    """Of the product of what the weights stand for, in 16 bits, the unpacking included."""
+    problem: str = ""
+    """Why it has no product of its own."""
+
+    @property
+    def right(self) -> bool:
+        return self.relative_error is not None and self.relative_error <= _TOLERANCE
+
+    @property
+    def share(self) -> float | None:
+        """Its time, as a share of that of the product of what the weights stand for."""
+        return self.seconds / self.unpacked_seconds if self.seconds and self.unpacked_seconds else None
+
+    @property
+    def way(self) -> Way:
+        if self.unpack_problem:
+            return Way.REFUSED
+        return Way.NATIVE if self.right and self.share is not None and self.share < 1 else Way.EMULATED
+
+    def __str__(self) -> str:
+        why = self.unpack_problem or self.problem
+        if not why and not self.right:
+            why = f"its own product is wrong by {self.relative_error:.2g}"
+        elif not why:
+            why = f"its own product takes {self.share:.0%} of the time"
+        return f"{self.format} {self.way.value} ({why})"
+
+
+Packed = tuple[torch.Tensor, torch.Tensor]
+"""Numbers in a format, and the scale of all of them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Format:
+    pack: Callable[[torch.Tensor], Packed]
+    """Weights (columns, inner)."""
+    unpack: Callable[[torch.Tensor, torch.Tensor, torch.dtype], torch.Tensor]
+    round: Callable[[torch.Tensor], Packed] | None = None
+    """Activations (rows, inner), as ComfyUI rounds them; None where there is no product in this format."""
+    multiply: Callable[[Packed, Packed, torch.dtype], torch.Tensor] | None = None
+    """Rounded activations and packed weights to (rows, columns)."""
+
+
+def _pack(numbers: torch.Tensor, *, dtype: torch.dtype) -> Packed:
+    """To the format's whole range, by one scale."""
+    largest = torch.finfo(dtype).max if dtype.is_floating_point else torch.iinfo(dtype).max
+    scale = (numbers.abs().amax().float() / largest).clamp_min(1e-12)
+    scaled = numbers / scale
+    return (scaled if dtype.is_floating_point else scaled.round()).clamp(-largest, largest).to(dtype), scale
+
+
+def _unpack(packed: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    return packed.to(dtype) * scale.to(dtype)
+
+
+def _cut(numbers: torch.Tensor, *, dtype: torch.dtype) -> Packed:
+    """As they are, what is beyond the format's range cut off: files without a scale for activations have this done."""
+    largest = torch.finfo(dtype).max
+    return numbers.clamp(-largest, largest).to(dtype), torch.ones((), device=numbers.device)
+
+
+def _pack_nibbles(numbers: torch.Tensor) -> Packed:
+    """Two numbers of 4 bits a byte, as nvfp4, w4a8 and GGUF's formats have them."""
+    scale = (numbers.abs().amax().float() / 7).clamp_min(1e-12)
+    values = ((numbers / scale).round() + 8).clamp(0, 15).to(torch.uint8)
+    return values[:, ::2] << 4 | values[:, 1::2], scale
+
+
+def _unpack_nibbles(packed: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    values = torch.stack((packed >> 4, packed & 15), -1).flatten(-2)
+    return (values.to(dtype) - 8) * scale.to(dtype)
+
+
+def _multiply_int8(x: Packed, weights: Packed, dtype: torch.dtype) -> torch.Tensor:
+    return (torch._int_mm(x[0], weights[0].t()).float() * (x[1] * weights[1])).to(dtype)
+
+
+def _multiply_fp8(x: Packed, weights: Packed, dtype: torch.dtype) -> torch.Tensor:
+    return torch._scaled_mm(x[0], weights[0].t(), scale_a=x[1], scale_b=weights[1], out_dtype=dtype)
+
+
+def _fp8(dtype: torch.dtype) -> _Format:
+    return _Format(functools.partial(_pack, dtype=dtype), _unpack, functools.partial(_cut, dtype=dtype), _multiply_fp8)
+
+
+_INT8 = functools.partial(_pack, dtype=torch.int8)
+FORMATS: Mapping[str, _Format] = {
+    "fp8_e4m3": _fp8(torch.float8_e4m3fn),
+    "fp8_e5m2": _fp8(torch.float8_e5m2),
+    "int8": _Format(_INT8, _unpack, _INT8, _multiply_int8),
+    "4 bits": _Format(_pack_nibbles, _unpack_nibbles),
+}
+"""By the name that users are told."""
+
+_FAILURES = (RuntimeError, TypeError, ValueError)
+"""What PyTorch raises for a missing kernel or format."""
+
+
+def check_product(device: Device, name: str, *, compute: torch.dtype = torch.bfloat16) -> Product:
+    """Multiplies in a format on a device, and compares with the processor's product of the same numbers.
+
+    Args:
+        compute: what the weights stand for is computed in.
+    """
+    form, target = FORMATS[name], device.torch_device
+    x, weights = _drawn(CHECKED)
+    packed = form.pack(weights)
+    plain = form.unpack(*packed, torch.float32)
+    try:
+        x_there, packed_there = x.to(target, compute), _to(packed, target)  # nothing is packed there
+        wrong = _error(form.unpack(*packed_there, compute), plain)
+    except _FAILURES as failure:
+        return Product(name, unpack_problem=first_line(failure)[:200])
+    if wrong > _TOLERANCE:
+        return Product(name, unpack_problem=f"what its bytes stand for is wrong by {wrong:.2g}")
+    if form.round is None or form.multiply is None:
+        return Product(name, problem="there is no product in this format")
+    expected = _unpack(*form.round(x.to(compute)), torch.float32) @ plain.T
+    try:
+        error = _error(form.multiply(form.round(x_there), packed_there, compute), expected)
+        seconds, unpacked_seconds = _times(device, form, x_there, packed_there)
+        if seconds < HOPELESS * unpacked_seconds:
+            x, weights = _drawn(TIMED)
+            seconds, unpacked_seconds = _times(device, form, x.to(target, compute), _to(form.pack(weights), target))
+    except _FAILURES as failure:
+        return Product(name, problem=first_line(failure)[:200])
+    return Product(name, relative_error=error, seconds=seconds, unpacked_seconds=unpacked_seconds)
+
+
+def _to(packed: Packed, device: torch.device) -> Packed:
+    numbers, scale = packed
+    return numbers.to(device), scale.to(device)
+
+
+def _drawn(shape: tuple[int, int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Activations, and weights that keep their size."""
+    rows, inner, columns = shape
+    generator = torch.Generator().manual_seed(1)
+    weights = torch.randn(columns, inner, generator=generator) / inner**0.5
+    return torch.randn(rows, inner, generator=generator), weights
+
+
+def _times(device: Device, form: _Format, x: torch.Tensor, packed: Packed) -> tuple[float, float]:
+    """Of the format's own product with the rounding, and of that of what the weights stand for with the unpacking."""
+
+    def own() -> object:
+        return form.round and form.multiply and form.multiply(form.round(x), packed, x.dtype)
+
+    def unpacked() -> object:
+        return F.linear(x, form.unpack(*packed, x.dtype))
+
+    seconds = (median_seconds(way, device, shortest_seconds=SHORTEST_SECONDS) for way in (own, unpacked))
+    return next(seconds), next(seconds)
+
+
+def _error(answer: torch.Tensor, expected: torch.Tensor) -> float:
+    """Relative to the largest value; infinite where the answer is not finite."""
+    answer = answer.float().cpu()
+    if not bool(answer.isfinite().all()):
+        return float("inf")
+    return float((answer - expected).abs().max() / expected.abs().max().clamp_min(1e-12))
