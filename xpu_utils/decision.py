@@ -161,9 +161,8 @@ def file_format(asked: Placement, kind: Kind, *, find_plan: FindPlan) -> torch.d
 
 def _plan_of(asked: Placement, find_plan: FindPlan) -> CpuPlan | None:
     """The plan that work follows: none away from the CPU, and none for the fp32 reference."""
-    if asked.device.type != "cpu" or (asked.precision == "fp32" and not asked.carried_over):
-        return None
-    return find_plan()
+    reference = asked.reference or (asked.precision == "fp32" and not asked.carried_over)
+    return None if asked.device.type != "cpu" or reference else find_plan()
 
 
 def _formats(subject: Subject, plan: CpuPlan | None) -> tuple[torch.dtype, ...] | None:

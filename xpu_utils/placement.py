@@ -30,6 +30,8 @@ class Placement:
     """How much of a MODEL's weights stays on the device, in the user's words."""
     carried_over: bool = False
     """Whether the work came here after another device failed: what was set up for that one is not right here."""
+    reference: bool = False
+    """Whether fp32 was asked for: then the CPU, too, gives what stock ComfyUI gives there, bit for bit."""
 
     @property
     def differs(self) -> bool:

@@ -31,8 +31,10 @@ from tests.sim_host.matrix import (
     graph,
     picture,
     psnr_db,
+    rungs_of,
 )
 from tests.xpu_sim.control import Client as Simulation
+from xpu_utils.recovery.ladder import INEXACT
 
 from .client import Result
 from .hosts import ROOT
@@ -44,6 +46,7 @@ READ_EVERY = 20
 """Prompts between two readings of memory."""
 
 _PACKS = {PACK_NAME: ROOT, **MEMORY_PACK}
+_INEXACT = {rung.value for rung in INEXACT}
 _SEEDS = 2
 _PROMPTS = tuple(itertools.product(range(_SEEDS), SAMPLERS))
 """Seed and sampler of the different prompts: more than the server's cache holds."""
@@ -69,6 +72,8 @@ def run_queue(length: int, seed: int, base: Path) -> dict[str, Any]:
             "finished": run.finished,
             "equal": run.equal,
             "psnr_db": run.psnr_db,
+            "inexact": run.inexact,
+            "unexplained": run.unexplained,
             "server_alive": server.process.poll() is None,
             "readings": readings,
             **growth(readings),
@@ -87,7 +92,7 @@ def growth(readings: list[dict[str, int]]) -> dict[str, Any]:
 
 
 def faults_of_queue(length: int, seed: int) -> Iterator[dict[str, Any]]:
-    """A fault for each prompt: of a random kind at a random operation.
+    """A fault for each prompt: of a random kind at a random operation, that happens up to four times.
 
     At random places the first card hangs, in the middle third, and the second is lost, in the last tenth.
     """
@@ -96,7 +101,8 @@ def faults_of_queue(length: int, seed: int) -> Iterator[dict[str, Any]]:
     for number in range(length):
         kind = {hangs: HANG, lost: LOST}.get(number) or chance.choice(PASSING)
         device = int(number > hangs)
-        yield {"operator": "aten::convolution", **fault_of(kind), "device": device, "nth": chance.randint(1, 120)}
+        when = {"nth": chance.randint(1, 120), "times": chance.choice((1, 1, 1, 2, 4))}
+        yield {"operator": "aten::convolution", **fault_of(kind), "device": device, **when}
 
 
 class _Queue:
@@ -105,9 +111,11 @@ class _Queue:
     def __init__(self, server: Server, simulation: Simulation) -> None:
         self.server = server
         self.simulation = simulation
-        self.fired = self.finished = self.equal = 0
+        self.fired = self.finished = self.equal = self.inexact = 0
         self.psnr_db: list[float] = []
         """Of each picture that is not equal to the undisturbed one."""
+        self.unexplained: list[dict[str, Any]] = []
+        """Those among them whose prompts took no rung that may change anything."""
         self._expected: dict[tuple[int, str], Picture] = {}
 
     def warm_up(self) -> None:
@@ -133,10 +141,15 @@ class _Queue:
             return
         self.finished += 1
         found, expected = picture(self.server, result), self._expected[which]
+        rungs = rungs_of(self.server, result)
+        inexact = not _INEXACT.isdisjoint(rungs)
+        self.inexact += inexact
         if np.array_equal(found, expected):
             self.equal += 1
-        else:
-            self.psnr_db.append(round(psnr_db(found, expected), 1))
+            return
+        self.psnr_db.append(round(psnr_db(found, expected), 1))
+        if not inexact:
+            self.unexplained.append({"number": number, "prompt": which, "rungs": rungs, **fault})
 
     def _disturbed(self, workflow: Workflow, fault: dict[str, Any]) -> tuple[Result, bool]:
         """Runs a prompt with a fault set; answers its result and whether the fault happened."""

@@ -13,6 +13,8 @@ from tests.sim_host.matrix import IMPATIENT, LASTING, SAMPLERS, faulty_server, g
 
 FAULT = {"operator": "aten::convolution", "device": 0, "nth": 200}
 """In one of the first prompts."""
+OPTIONS: dict[str, Any] = {"arguments": ("--cache-classic",), "environment": IMPATIENT}
+"""A prompt executes again what differs from the one before it."""
 
 
 def run_waiting(length: int, folder: Callable[[str], Path]) -> list[dict[str, Any]]:
@@ -20,7 +22,7 @@ def run_waiting(length: int, folder: Callable[[str], Path]) -> list[dict[str, An
     rows = []
     workflows = [graph(sampler) for sampler in SAMPLERS]
     for kind in LASTING:
-        with faulty_server(folder(f"waiting-{kind}"), environment=IMPATIENT) as (server, simulation):
+        with faulty_server(folder(f"waiting-{kind}"), **OPTIONS) as (server, simulation):
             expected = [picture(server, server.client.run(workflow)) for workflow in workflows]
             simulation.set_faults({**FAULT, "kind": kind})
             ids = [server.client.queue(workflows[number % len(workflows)]) for number in range(length)]

@@ -15,7 +15,7 @@ from tests.harness.workflows import Workflow, node, with_stock_nodes
 from tests.xpu_sim.control import Client as Simulation
 from xpu_utils.machine.cache import DIRECTORY_VARIABLE
 from xpu_utils.recovery.faults import FaultKind
-from xpu_utils.recovery.ladder import ORDER, Rung
+from xpu_utils.recovery.ladder import INEXACT, ORDER, Rung
 
 from .matrix import (
     IMPATIENT,
@@ -194,8 +194,8 @@ def test_when_the_only_device_is_lost_the_cpu_takes_over(tmp_path: Path) -> None
         assert "cpu" in outcome.devices
         again = run_case(*machine, None, graph("dpmpp_2m"))
         assert set(again.devices) == {"cpu"}
-        for found in (outcome, again):  # within one of 255 levels: a PSNR of at least 48 dB
-            assert np.abs(found.picture - expected.picture).max() <= 1
+        for found in (outcome, again):
+            assert np.array_equal(found.picture, expected.picture)
 
 
 @pytest.mark.parametrize("stage", [stage for stage in STAGES if stage not in ("first step", "last step")])
@@ -216,7 +216,12 @@ def test_every_rung_goes_on_with_the_picture(machine: Machine, undisturbed: dict
     outcome = run_case(*machine, None, graph("euler"))
     rungs = ORDER[FaultKind.OUT_OF_MEMORY][:times]
     assert outcome.rungs == tuple(rung.value for rung in rungs)
-    assert sum("out of memory at step 3" in line for text in outcome.reports for line in text.splitlines()) == times
+    lines = [line for text in outcome.reports for line in text.splitlines() if "out of memory at step 3" in line]
+    assert len(lines) == times
+    assert [line.endswith("may change the picture in its last digits") for line in lines] == [
+        rung in INEXACT for rung in rungs
+    ]
+    assert rungs[-1] in INEXACT or Rung.SPLIT in rungs or np.array_equal(outcome.picture, undisturbed["euler"].picture)
     assert psnr_db(outcome.picture, undisturbed["euler"].picture) >= 48, "more than one of 255 levels"
     calls = times + (STEPS - 2 if Rung.SPLIT in rungs else 0)  # one condition a call from there on
     assert outcome.calls - undisturbed["euler"].calls <= calls

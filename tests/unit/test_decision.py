@@ -61,8 +61,9 @@ WRONG = st.lists(st.sampled_from(["bf16", "fp16", "fp32"]), unique=True).map(tup
 def test_the_reference_has_no_plan_and_needs_no_measurement(
     subject: Subject, precision: str, carried_over: bool
 ) -> None:
-    reference = decide(on(CPU, "fp32"), subject, find_plan=not_asked, computes=not_asked)  # type: ignore[arg-type]
-    assert reference.plan is None
+    carried = on(CPU, "fp32", reference=True, carried_over=carried_over)
+    for reference in (on(CPU, "fp32"), carried):
+        assert decide(reference, subject, find_plan=not_asked, computes=not_asked).plan is None  # type: ignore[arg-type]
     asked = on(XPU, precision, carried_over=carried_over)
     assert decide(asked, subject, find_plan=not_asked, computes=lambda *_: True).plan is None  # type: ignore[arg-type]
 

@@ -79,7 +79,7 @@ def placement_for(requested: str, precision: str, resident: str = AUTO) -> Place
     if wanted != AUTO and inventory.find(wanted) is None:
         inventory = explained_inventory()
     placement = place(wanted, inventory, precision=precision)
-    return dataclasses.replace(placement, requested=requested, resident=resident)
+    return dataclasses.replace(placement, requested=requested, resident=resident, reference=precision == "fp32")
 
 
 def placement_over(already: Placement | None, device: str, precision: str) -> Placement:
@@ -91,7 +91,7 @@ def placement_over(already: Placement | None, device: str, precision: str) -> Pl
     asked = placement_for(device, precision, AUTO if already is None else already.resident)
     if already is None or device != AUTO:
         return asked
-    return dataclasses.replace(already, precision=asked.precision, carried_over=False)
+    return dataclasses.replace(already, precision=asked.precision, carried_over=False, reference=asked.reference)
 
 
 def left_where_it_is(asked: Placement, why: str) -> Placement:

@@ -27,8 +27,12 @@ class Rung(enum.Enum):
     CPU = "the CPU"
 
 
-# A network may answer a batch otherwise, in the last bits, than its parts, so SPLIT comes after what changes nothing.
-# TILES and HOST are on no ladder: a VAE's tiles and the loaders choose them by themselves.
+INEXACT = frozenset({Rung.SPLIT, Rung.TILES})
+"""Rungs after which a result may differ although its format does not: a network may answer a batch otherwise, in the
+last bits, than its parts, and tiles are blended. In fp32 all others give the same bits."""
+
+# What changes nothing comes first. TILES and HOST are on no ladder: a VAE's tiles and the loaders choose them by
+# themselves.
 ORDER: Mapping[FaultKind, tuple[Rung, ...]] = {
     FaultKind.OUT_OF_MEMORY: (
         *(Rung.FREE, Rung.ATTENTION, Rung.OFFLOAD, Rung.SPLIT),

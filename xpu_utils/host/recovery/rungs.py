@@ -14,7 +14,7 @@ from ...machine.devices import Device
 from ...placement import Placement, preferred_because
 from ...recovery.faults import LOSSES, FaultKind, NotFiniteError, classify, is_lost, lost_devices
 from ...recovery.jobs import Fault, record_fault
-from ...recovery.ladder import Failure, LadderExhaustedError, Rung, RungAction, climb
+from ...recovery.ladder import INEXACT, Failure, LadderExhaustedError, Rung, RungAction, climb
 from ...recovery.watch import watched
 from ...weights.check import first_not_finite, tensors_in
 from ..inventory import host_inventory
@@ -43,6 +43,8 @@ Answer = TypeVar("Answer")
 def report_fault(failure: Failure, rung: Rung, *, device: str, stage: str, words: str, step: int | None = None) -> None:
     """Tells the log, the job log and, through that, the node what failed and how it goes on."""
     kind, message = failure.kind.value, failure.message
+    if rung in INEXACT:
+        words += ", which may change the picture in its last digits"
     fault = Fault(kind, device, stage, words, rung.value, step, message, current_node_id())
     logging.warning("XPU Nodes: %s.", fault)
     record_fault(current_prompt_id(), fault)

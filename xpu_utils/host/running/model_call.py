@@ -297,7 +297,7 @@ class SamplingRun:
         if self._split or count < 2:
             return None
         self._split = True
-        return f"{count} conditions one at a time, which may change the last digits"
+        return f"{count} conditions one at a time"
 
     def _offload(self, failure: Failure) -> str | None:
         if self.patcher.load_device == HOST or self.patcher.loaded_size() == 0:
