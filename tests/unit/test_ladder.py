@@ -97,27 +97,6 @@ def test_failures_are_classified_by_type_and_message(error: BaseException, kind:
     assert classify(error) is kind
 
 
-MARKERS = (
-    *("UR error", "UR_RESULT_ERROR_", "PI_ERROR_", "Native API", "level_zero", "Level Zero", "ZE_RESULT_ERROR_"),
-    *(
-        "piProgramBuild",
-        "urEnqueueKernelLaunch",
-        "zeKernelCreate",
-        "clEnqueueNDRangeKernel",
-        "unified runtime",
-        "CL_OUT_",
-    ),
-    *("sycl::", "SYCL", "oneDNN", "dnnl_status", "MKL ", "oneMKL", "could not create a primitive"),
-)
-
-
-@given(before=st.text(), marker=st.sampled_from(MARKERS), after=st.text())
-def test_no_text_of_a_runtime_reaches_the_user_raw(before: str, marker: str, after: str) -> None:
-    error = RuntimeError(f"{before} {marker}{after}")
-    with pytest.raises(LadderExhaustedError, match=r"(?s)^sampling step 1 failed with .* was given up after .*\.$"):
-        run([error] * 20, set(Rung))
-
-
 def test_a_runtimes_error_without_a_rule_of_its_own_climbs_from_memory_to_the_cpu() -> None:
     taken, _ = run([RuntimeError("UR error")] * 5, set(Rung))
     assert taken == [Rung.FREE, Rung.ATTENTION, Rung.FP32, Rung.ACCELERATOR, Rung.CPU]
@@ -324,29 +303,44 @@ def test_there_is_a_fault_of_every_kind_that_is_climbed() -> None:
 @given(
     errors=st.lists(st.sampled_from(list(FAULTS.values())), max_size=12),
     applicable=st.sets(st.sampled_from(list(Rung))),
+    failing=st.dictionaries(st.sampled_from(list(Rung)), st.sampled_from(list(FAULTS.values()))),
+    accelerators=st.integers(1, 3),
 )
 def test_any_sequence_of_faults_ends_with_no_rung_taken_twice(
-    errors: list[BaseException], applicable: set[Rung]
+    errors: list[BaseException], applicable: set[Rung], failing: dict[Rung, BaseException], accelerators: int
 ) -> None:
+    """Whatever fails on the way, rungs too: in the answer, or in one sentence once nothing more applies."""
     try:
-        taken, attempts = run(errors, applicable)
+        taken, attempts = run(errors, applicable, failing=failing, accelerators=accelerators)
     except LadderExhaustedError:
         return
-    assert len(taken) == len(set(taken)), "one other accelerator, so every rung once"
-    assert attempts == len(taken) + 1
+    assert max((taken.count(rung) for rung in set(taken) - REPEATED), default=0) <= 1
+    assert attempts == len(errors) + 1
 
 
-RUNTIMES = ["UR error", "UR_RESULT_ERROR_", "PI_ERROR_", "Native API failed", "level_zero", "ZE_RESULT_ERROR", "SYCL"]
-RUNTIMES += ["oneDNN", "oneMKL", "could not create a primitive", "Build program log", "DPC++", "IGC"]
+@pytest.mark.parametrize("kind", ORDER)
+def test_as_many_faults_as_there_are_rungs_end_in_the_answer_and_one_more_in_a_sentence(kind: FaultKind) -> None:
+    for count in range(len(ORDER[kind]) + 1):
+        assert run([FAULTS[kind]] * count, set(Rung)) == (list(ORDER[kind][:count]), count + 1)
+    with pytest.raises(LadderExhaustedError, match=ADVICE[kind]):
+        run([FAULTS[kind]] * (len(ORDER[kind]) + 1), set(Rung))
+
+
+RUNTIMES = (
+    *("UR error", "UR_RESULT_ERROR_", "urEnqueueKernelLaunch", "unified runtime", "PI_ERROR_", "piProgramBuild"),
+    *("Native API failed", "level_zero", "Level Zero", "ZE_RESULT_ERROR", "zeKernelCreate", "clEnqueueNDRangeKernel"),
+    *("CL_OUT_", "sycl::", "SYCL", "DPC++", "IGC:", "Build program log", "could not create a primitive"),
+    *("oneDNN", "dnnl_status", "oneMKL", "MKL "),
+)
 
 
 @given(before=st.text(), runtime=st.sampled_from(RUNTIMES), after=st.text(), applicable=st.sets(st.sampled_from(Rung)))
 def test_no_text_of_a_runtime_reaches_the_user_as_it_is(
     before: str, runtime: str, after: str, applicable: set[Rung]
 ) -> None:
-    error = RuntimeError(f"{before} {runtime} {after}")
+    error = RuntimeError(f"{before} {runtime}{after}")
     assert classify(error) is not FaultKind.UNKNOWN
-    with pytest.raises(LadderExhaustedError, match=r"^sampling step 1 failed with .* and was given up after .*\.$"):
+    with pytest.raises(LadderExhaustedError, match=r"(?s)^sampling step 1 failed with .* and was given up after .*\.$"):
         run([error] * (len(Rung) + 1), applicable)
 
 
