@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import psutil
+
+from xpu_utils.batch.results import MANIFEST
 
 from .hosts import ROOT, host_environment, host_path
 from .models import ensure_models
@@ -19,6 +25,7 @@ from tests import xpu_sim
 xpu_sim.install(xpu_sim.Config(devices=(xpu_sim.Device(),)))
 host = {host!r}
 sys.argv[0] = os.path.join(host, "main.py")
+sys.argv += ["--extra-model-paths-config", {packs!r}]
 sys.path[0] = host
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
@@ -32,9 +39,12 @@ _CLUSTER = {
 
 
 def simulated_comfyui(folder: Path) -> Path:
-    """A ComfyUI's folder whose main.py runs the host's on one simulated XPU, as a bound worker sees it."""
-    folder.mkdir(parents=True)
-    (folder / "main.py").write_text(_PROGRAM.format(host=str(host_path())))
+    """A ComfyUI's folder whose main.py runs the host's on one simulated XPU, as a worker sees it, with test nodes."""
+    (folder / "packs").mkdir(parents=True)
+    (folder / "packs" / "worker-pack").symlink_to(Path(__file__).with_name("worker_pack"), target_is_directory=True)
+    packs = folder / "packs.yaml"
+    packs.write_text(json.dumps({"tests": {"base_path": str(folder), "custom_nodes": "packs"}}))
+    (folder / "main.py").write_text(_PROGRAM.format(host=str(host_path()), packs=str(packs)))
     return folder
 
 
@@ -50,6 +60,44 @@ def batch(workflow: Path, *options: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         line, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
+
+
+def wait_until(true: Callable[[], bool], timeout_s: float = 300) -> None:
+    """Returns when something is so.
+
+    Raises:
+        TimeoutError: it was not in time.
+    """
+    deadline = time.monotonic() + timeout_s
+    while not true():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{true} was not so within {timeout_s:.0f} s.")
+        time.sleep(0.05)
+
+
+def recorded(out: Path) -> list[dict[str, Any]]:
+    """The whole lines of a batch's manifest."""
+    file = out / MANIFEST
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def wait_for_results(out: Path, count: int) -> list[dict[str, Any]]:
+    """The manifest once it has so many lines."""
+    wait_until(lambda: len(recorded(out)) >= count)
+    return recorded(out)
+
+
+def servers(comfyui: Path) -> list[psutil.Process]:
+    """The ComfyUI processes that run from a folder now."""
+    program = str(comfyui / "main.py")
+    return [process for process in psutil.process_iter() if program in _line(process)]
+
+
+def _line(process: psutil.Process) -> list[str]:
+    with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+        return list(process.cmdline())
+    return []
 
 
 @contextlib.contextmanager

@@ -112,7 +112,7 @@ def test_every_job_is_taken_once_by_a_worker_that_has_its_models_or_given_up(nee
     taken = []
     while len(queue):
         for index, models in enumerate(have):
-            waiting = queue.take(f"worker{index}", set(models), loaded=frozenset())
+            waiting = queue.take(f"worker{index}", set(models), loaded=frozenset(), others={})
             if waiting is not None:
                 assert waiting.job.needs <= set(models)
                 taken.append(waiting.job)
@@ -121,24 +121,31 @@ def test_every_job_is_taken_once_by_a_worker_that_has_its_models_or_given_up(nee
 
 
 def test_a_job_that_failed_goes_to_another_worker_first_and_next() -> None:
-    queue = Queue([job(1), job(2)])
-    first = queue.take("one", set(), loaded=frozenset())
+    queue = Queue([job(1, "a"), job(2, "a")])
+    first = queue.take("one", {"a"}, loaded=frozenset(), others={})
     assert first is not None
     queue.again(Waiting(first.job, (("one", "out of memory"),)))
-    second = queue.take("one", set(), loaded=frozenset(), others=["two"])
+    second = queue.take("one", {"a"}, loaded=frozenset(), others={"two": {"a"}})
     assert second is not None
     assert second.job.number == 2
-    assert queue.take("one", set(), loaded=frozenset(), others=["two"]) is None
-    again = queue.take("two", set(), loaded=frozenset(), others=["one"])
+    assert queue.take("one", {"a"}, loaded=frozenset(), others={"two": {"a"}}) is None
+    again = queue.take("two", {"a"}, loaded=frozenset(), others={"one": {"a"}})
     assert again is not None
     assert again.job.number == 1
+
+
+def test_a_job_that_failed_is_not_left_to_a_worker_that_cannot_do_it() -> None:
+    queue = Queue([])
+    queue.again(Waiting(job(1, "a"), (("one", "out of memory"),)))
+    assert queue.take("two", {"b"}, loaded=frozenset(), others={"one": {"a"}}) is None
+    assert queue.take("one", {"a"}, loaded=frozenset(), others={"two": {"b"}}) is not None
 
 
 def test_a_worker_goes_on_with_the_models_that_it_has_loaded() -> None:
     queue = Queue([job(1, "a"), job(2, "b"), job(3, "a")])
     order = []
     loaded: frozenset[str] = frozenset()
-    while (waiting := queue.take("one", {"a", "b"}, loaded=loaded)) is not None:
+    while (waiting := queue.take("one", {"a", "b"}, loaded=loaded, others={})) is not None:
         order.append(waiting.job.number)
         loaded = waiting.job.needs
     assert order == [1, 3, 2]

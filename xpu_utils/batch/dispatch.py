@@ -25,6 +25,7 @@ LOOK_SECONDS = 5.0
 KEPT_SECONDS = 60.0
 """How long a device may be kept by a command that has just ended, or was killed."""
 STOP_SECONDS = 20.0
+START_ATTEMPTS = 3
 INPUT_FILES = 16
 """Input files that stay in Ray's object store for the next job."""
 
@@ -73,8 +74,8 @@ class Batch:
         self._pattern = pattern
         self._width = width
         self._silence_seconds = silence_seconds
-        self._models: dict[Place, frozenset[str]] = {}
-        """Of the workers that can be given jobs."""
+        self._models: dict[str, frozenset[str]] = {}
+        """Those of the workers that can be given jobs, by their places."""
         self._running = 0
         self._starting: set[asyncio.Task[Any]] = set()
         """Tasks that may bring a worker."""
@@ -138,43 +139,50 @@ class Batch:
                 self._begin(self._use_device(Place(node_id, host, device)))
 
     @contextlib.contextmanager
-    def _about_to_start(self) -> Iterator[None]:
+    def _about_to_start(self) -> Iterator[asyncio.Task[Any]]:
+        """Has jobs that nobody can do wait for the worker that this task may bring."""
         task = asyncio.current_task()
         assert task is not None
         self._starting.add(task)
         try:
-            yield
+            yield task
         finally:
-            self._starting.remove(task)
+            self._starting.discard(task)
             self._notify()
 
     async def _use_device(self, place: Place) -> None:
         """Runs jobs on a device until there are none, with another worker where one ends."""
-        while True:
-            self._watcher.doing(place, "starts")
-            actor = None
-            try:
-                with self._about_to_start():
+        failures = 0
+        with self._about_to_start() as task:
+            while failures < START_ATTEMPTS:
+                self._watcher.doing(place, "starts")
+                actor = None
+                try:
                     actor = await self._engage(place)
                     ready = await actor.start.remote()
-                names = frozenset(same_name(name) for files in ready.models.values() for name in files)
-                self._models[place] = names
-                await self._work(place, actor, names)
-                return
-            except CannotStart as error:
-                self._watcher.say(f"{place} is not used: {_first_line(error)}")
-                return
-            except self._ray.exceptions.RayError as error:
-                if place.node_id not in machines(self._ray):
-                    self._watcher.say(f"{place.host} is gone: its jobs go to others.")
+                    failures = 0
+                    names = frozenset(same_name(name) for files in ready.models.values() for name in files)
+                    self._models[str(place)] = names
+                    self._starting.discard(task)
+                    self._notify()
+                    await self._work(place, actor, names)
                     return
-                self._watcher.say(f"{place}: the worker ended ({_first_line(error)}), another one is started.")
-            finally:
-                self._models.pop(place, None)
-                self._watcher.doing(place, "")
-                self._notify()
-                if actor is not None:
-                    await self._end(actor)
+                except CannotStart as error:
+                    self._watcher.say(f"{place} is not used: {_first_line(error)}")
+                    return
+                except self._ray.exceptions.RayError as error:
+                    if place.node_id not in machines(self._ray):
+                        self._watcher.say(f"{place.host} is gone: its jobs go to others.")
+                        return
+                    failures += 1
+                    self._starting.add(task)
+                    self._watcher.say(f"{place}: the worker ended ({_first_line(error)}).")
+                finally:
+                    self._models.pop(str(place), None)
+                    self._watcher.doing(place, "")
+                    if actor is not None:
+                        await self._end(actor)
+            self._watcher.say(f"{place} is not used: its worker ended {failures} times before it could be given a job.")
 
     async def _engage(self, place: Place) -> Any:
         """An actor on the device, which a command that was just killed may keep for a moment.
@@ -218,7 +226,7 @@ class Batch:
                     silence=self._silence_seconds,
                 )
             except CannotStart:
-                self._queue.again(waiting)  # no fault of the job's
+                self._queue.again(waiting)  # no fault of the job's; others hear of it when this worker is gone
                 raise
             except ServerLost as error:
                 self._failed(waiting, place, str(error))
@@ -229,7 +237,8 @@ class Batch:
             finally:
                 self._running -= 1
                 self._watcher.doing(place, "")
-                self._notify()
+                if not self._running:
+                    self._notify()
             if outcome.error:
                 self._failed(waiting, place, outcome.error)
                 continue
@@ -243,8 +252,7 @@ class Batch:
     async def _next(self, place: Place, models: frozenset[str], loaded: frozenset[str]) -> Waiting | None:
         """The worker's next job, once there is one; None where there will be none."""
         while True:
-            others = [str(other) for other in self._models if other != place]
-            waiting = self._queue.take(str(place), models, loaded=loaded, others=others)
+            waiting = self._queue.take(str(place), models, loaded=loaded, others=self._models)
             if waiting is not None:
                 return waiting
             if not self._starting:
@@ -262,6 +270,7 @@ class Batch:
         tried = Waiting(waiting.job, (*waiting.tried, (str(place), error)))
         if len(tried.tried) < ATTEMPTS:
             self._queue.again(tried)
+            self._notify()
         else:
             self._give_up(tried, f"failed on {' and '.join(name for name, _ in tried.tried)}: {error}")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from .jobs import Job
 
@@ -40,24 +40,23 @@ class Queue:
         self._groups.setdefault(waiting.job.needs, collections.deque()).appendleft(waiting)
 
     def take(
-        self, worker: str, models: Collection[str], *, loaded: frozenset[str], others: Iterable[str] = ()
+        self, worker: str, models: Collection[str], *, loaded: frozenset[str], others: Mapping[str, Collection[str]]
     ) -> Waiting | None:
         """The next job for a worker, or None.
 
         One with the models that the worker has loaded comes first, then the lowest number. A job that it has failed
-        at before is left to the others.
+        at before is left to another that can do it.
 
         Args:
             models: the files that it has.
-            others: the other workers that there are.
+            others: the other workers that there are, with theirs.
         """
-        others = set(others)
-        fit = [needs for needs, group in self._groups.items() if group and needs <= set(models)]
+        fit = [needs for needs, group in self._groups.items() if group and needs.issubset(models)]
         fit.sort(key=lambda needs: (needs != loaded, self._groups[needs][0].job.number))
         for needs in fit:
             group = self._groups[needs]
             for index, waiting in enumerate(group):
-                if not waiting.tried_by(worker) or all(waiting.tried_by(other) for other in others):
+                if not waiting.tried_by(worker) or not _untried(waiting, others):
                     del group[index]
                     return waiting
         return None
@@ -69,3 +68,8 @@ class Queue:
             lacking = min((needs - files for files in have), key=len, default=needs)
             for waiting in self._groups.pop(needs):
                 yield waiting, lacking
+
+
+def _untried(waiting: Waiting, workers: Mapping[str, Collection[str]]) -> bool:
+    """Whether one of the workers can do the job and has not tried it."""
+    return any(waiting.job.needs.issubset(have) and not waiting.tried_by(name) for name, have in workers.items())

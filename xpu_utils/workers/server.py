@@ -25,7 +25,7 @@ START_SECONDS = 600.0
 """How long a ComfyUI may take to answer: with many packs on a slow disk it takes minutes."""
 STOP_SECONDS = 10.0
 LOOK_SECONDS = 0.1
-LOG_TAIL_CHARACTERS = 2000
+LOG_TAIL_CHARACTERS = 500
 FOLDERS = "xpu-nodes-worker-"
 """How the names of workers' folders begin; their process ids follow."""
 
