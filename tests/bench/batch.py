@@ -37,6 +37,7 @@ PICTURE_BYTES = 1_500_000
 """A PNG of 1024 x 1024 pixels."""
 SIMULATED = ((10, 1.0), (100, 1.0), (100, 10.0), (1000, 10.0), (1000, 30.0))
 """Workers and seconds of a job."""
+JOBS_EACH = 3
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -162,7 +163,7 @@ def _simulate(folder: Path, workers: int, seconds: float) -> str:
         nodes=lambda: nodes, kill=lambda actor: None, exceptions=SimpleNamespace(RayError=ConnectionError)
     )
     graph = workflow.Workflow(text_to_image(checkpoint="none"))
-    jobs = make_jobs(graph, settings={}, seeds=range(workers * 2))
+    jobs = make_jobs(graph, settings={}, seeds=range(workers * JOBS_EACH))
     with opened(folder) as results:
         made = _Simulated(
             ray,

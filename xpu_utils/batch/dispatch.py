@@ -26,6 +26,8 @@ KEPT_SECONDS = 60.0
 """How long a device may be kept by a command that has just ended, or was killed."""
 STOP_SECONDS = 20.0
 START_ATTEMPTS = 3
+WRITERS = 4
+"""Results written at a time: a disk takes several syncs together."""
 INPUT_FILES = 16
 """Input files that stay in Ray's object store for the next job."""
 
@@ -82,7 +84,7 @@ class Batch:
         self._tasks: set[asyncio.Task[None]] = set()
         self._machines: set[str] = set()
         self._contents: collections.OrderedDict[str, Any] = collections.OrderedDict()
-        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batch-results")
+        self._writer = ThreadPoolExecutor(WRITERS, thread_name_prefix="batch-results")
         self.given_up: list[tuple[Job, str]] = []
         """Jobs that are not done, and why."""
 

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import re
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -42,11 +43,12 @@ def opened(folder: Path) -> Iterator[Results]:
 
 
 class Results:
-    """What is done. `record` is for one thread."""
+    """What is done. Any thread may record."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._manifest = folder / MANIFEST
+        self._lock = threading.Lock()
         lines = _whole_lines(self._manifest)
         finished = [line for line in lines if line["state"] == "done"]
         self.done = frozenset(line["key"] for line in finished)
@@ -63,12 +65,13 @@ class Results:
         Raises:
             OSError: the folder is full, or gone.
         """
-        names = [self._free(name) for name in names]
+        with self._lock:
+            names = [self._free(name) for name in names]
+            self._taken.update(names)
         for name, file in zip(names, outcome.files, strict=True):
             self._write(name, file.content)
         report = dataclasses.asdict(outcome.report)
         self._append(job, "done", {"files": names, "values": outcome.values, "tried": tried, **report})
-        self._taken.update(names)
 
     def _free(self, name: str) -> str:
         stem, ending, number, free = *os.path.splitext(name), 1, name
@@ -97,7 +100,7 @@ class Results:
 
     def _append(self, job: Job, state: str, what: Mapping[str, Any]) -> None:
         line = {"key": job.key, "number": job.number, "state": state, "settings": job.settings, **what}
-        with self._manifest.open("a", encoding="utf-8") as stream:
+        with self._lock, self._manifest.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n")
             stream.flush()
             os.fsync(stream.fileno())
