@@ -7,7 +7,7 @@ READY := .venv/.ready
 # Python with the packages of the ComfyUI at COMFYUI_PATH, or of the registry's HOST_VERSION.
 ON_HOST := $(BIN)/python -m tests.harness.environment
 
-.PHONY: demo test suites prepare lint texts unit contract contract-check contract-news nix nix-service sim-tests sim-host sim-cases sim-faults sim-sampling browser front-ends browser-newest pictures examples host hosts host-core host-own matrices sim bench-cpu reliability families family-tests soak hardware-page
+.PHONY: demo test suites prepare lint texts unit contract contract-check contract-news nix nix-service sim-tests sim-host sim-cases sim-faults sim-sampling browser front-ends browser-newest pictures examples host hosts host-core host-own matrices many-machines sim bench-cpu reliability families family-tests soak hardware-page
 demo: $(READY)
 	$(ON_HOST) -m tests.harness.demo --device $(DEVICE)
 
@@ -89,6 +89,10 @@ hardware-page: $(READY)
 # All samplers, of which `make test` runs some of every kind, and the CPU benchmark from end to end.
 matrices: prepare
 	OMP_NUM_THREADS=1 $(ON_HOST) -m pytest -m matrix tests/sim_host tests/host
+
+# 60 jobs on three machines of this one's loopback, while a worker, a machine and the command are killed.
+many-machines: prepare
+	OMP_NUM_THREADS=1 $(ON_HOST) -m pytest -m matrix tests/sim_host/test_batch.py
 
 # The panel in a real Chromium.
 browser: $(READY)
