@@ -90,9 +90,11 @@ hardware-page: $(READY)
 matrices: prepare
 	OMP_NUM_THREADS=1 $(ON_HOST) -m pytest -m matrix tests/sim_host tests/host
 
-# 60 jobs on three machines of this one's loopback, while a worker, a machine and the command are killed.
+# 60 jobs on three machines of this one's loopback, while a worker, a machine and the command are killed; then 1,000
+# malformed requests to the address of `serve`.
 many-machines: prepare
 	OMP_NUM_THREADS=1 $(ON_HOST) -m pytest -m matrix tests/sim_host/test_batch.py
+	OMP_NUM_THREADS=1 $(ON_HOST) -m pytest -m matrix tests/host/test_serve.py
 
 # The panel in a real Chromium.
 browser: $(READY)

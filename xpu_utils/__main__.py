@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 
-from .commands import batch, bench, devices, doctor, my_gpu, templates
+from .commands import batch, bench, devices, doctor, my_gpu, serve, templates
 
-VERBS = (devices, doctor, bench, batch, my_gpu, templates)
+VERBS = (devices, doctor, bench, batch, serve, my_gpu, templates)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -80,7 +80,7 @@ def test_every_command_runs_from_it(package: Path, tmp_path: Path) -> None:
     """Each verb's help, and those that take no longer than their imports, with a Python that ignores folders (-I)."""
     measured = tmp_path / "measured.json"
     measured.write_text(as_json([Measurement("copy", "cpu", "", 1.0, 1e9, "B/s")]))
-    verbs = ("devices", "doctor", "bench", "batch", "my-gpu")
+    verbs = ("devices", "doctor", "bench", "batch", "serve", "my-gpu")
     commands = [["--help"], *([verb, "--help"] for verb in verbs)]
     commands += [["devices"], ["devices", "--json"], ["bench", "--compare", str(measured), str(measured)]]
     done = subprocess.run(

@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,17 @@ class ServerLost(Exception):
     """The server ended, or gave no sign of life for too long; one sentence."""
 
 
+Say = Callable[[str | bytes], None]
+"""Is given what the server says."""
+
+
 class Refused(Exception):
     """The server did not take the prompt; its reasons in one sentence."""
+
+    def __init__(self, said: Mapping[str, Any]) -> None:
+        super().__init__(_refusal(said))
+        self.said = said
+        """What it answered."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +54,8 @@ class Answer:
     prompt_id: str
     outputs: Mapping[str, Mapping[str, Any]]
     """Node id -> what that node showed."""
+    history: Mapping[str, Any]
+    """All that the server keeps of the prompt."""
     error: str
     """The failed node's sentence; empty where the prompt succeeded."""
     began_at: float
@@ -115,11 +126,28 @@ class Server:
         async with self._session.get(path, raise_for_status=True) as answer:
             return await answer.json()
 
-    async def run(self, prompt: Mapping[str, Any], *, silence_seconds: float) -> Answer:
+    async def interrupt(self, prompt_id: str) -> None:
+        """Has the server end a prompt that it runs.
+
+        Raises:
+            aiohttp.ClientError: it does not answer.
+        """
+        await self._session.post("/interrupt", json={"prompt_id": prompt_id}, raise_for_status=True)
+
+    async def run(
+        self,
+        prompt: Mapping[str, Any],
+        *,
+        silence_seconds: float,
+        extra: Mapping[str, Any] | None = None,
+        say: Say | None = None,
+    ) -> Answer:
         """Runs one prompt to its end.
 
         Args:
             silence_seconds: how long the server may say nothing before it is taken for hanging.
+            extra: what else the server is told of it.
+            say: is given what the server says meanwhile, first its answer to the prompt as an event "accepted".
 
         Raises:
             Refused: the prompt is not valid here.
@@ -128,9 +156,14 @@ class Server:
         assert self._socket is not None, "only a server that has started is handed out"
         began_at, started = time.time(), time.monotonic()
         try:
-            prompt_id = await self._queue(prompt)
+            accepted = await self._queue({**(extra or {}), "prompt": prompt})
+            prompt_id = str(accepted["prompt_id"])
+            if say is not None:
+                say(json.dumps({"type": "accepted", "data": accepted}))
             while True:
                 message = await self._socket.receive(silence_seconds)
+                if say is not None and message.type in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY):
+                    say(message.data)
                 if message.type is aiohttp.WSMsgType.BINARY:  # a preview picture
                     continue
                 if message.type is not aiohttp.WSMsgType.TEXT:
@@ -146,15 +179,16 @@ class Server:
             raise ServerLost(f"ComfyUI gave no sign of life for {silence_seconds:.0f} s.") from None
         except aiohttp.ClientError as error:
             raise ServerLost(f"ComfyUI ended in the middle of a prompt ({error}).") from error
-        return Answer(prompt_id, history["outputs"], _error(history), began_at, seconds)
+        return Answer(prompt_id, history["outputs"], history, _error(history), began_at, seconds)
 
-    async def _queue(self, prompt: Mapping[str, Any]) -> str:
-        body = {"prompt": prompt, "client_id": self._client_id}
-        async with self._session.post("/prompt", json=body) as answer:
-            said = await answer.json()
+    async def _queue(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        async with self._session.post("/prompt", json={**body, "client_id": self._client_id}) as answer:
+            if answer.status >= 500:  # its checks failed themselves
+                raise Refused({"error": {"type": "invalid_prompt", "message": "ComfyUI cannot check this prompt"}})
+            said: dict[str, Any] = await answer.json()
             if answer.status != 200:
-                raise Refused(_refusal(said))
-            return str(said["prompt_id"])
+                raise Refused(said)
+            return said
 
     async def stop(self) -> None:
         """Ends the process, by force where it does not end by itself, and removes its folder."""

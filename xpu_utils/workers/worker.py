@@ -7,13 +7,13 @@ import dataclasses
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
 import aiohttp
 
-from .server import Answer, Refused, Server, ServerLost
+from .server import Answer, Refused, Say, Server, ServerLost
 from .setup import Setup
 
 MODELS = frozenset((".safetensors", ".sft", ".ckpt", ".pt", ".pt2", ".pth", ".bin", ".pkl", ".gguf", ".onnx"))
@@ -30,6 +30,8 @@ class File:
     kept: bool
     """Whether it was saved; else it is a preview."""
     content: bytes
+    subfolder: str = ""
+    """Where it was below the worker's folder."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +62,12 @@ class Outcome:
     """Node id -> what it showed beside files, such as texts."""
     report: Report
     error: str = ""
+    refusal: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """What the worker's ComfyUI answered where it did not take the prompt."""
+    history: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """What it keeps of the prompt."""
+    device_lost: bool = False
+    """Whether its device cannot be used again by the process that ran it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +105,13 @@ class Worker:
         return Ready(server.address, server.process.pid, found)
 
     async def run(
-        self, prompt: Mapping[str, Any], names: tuple[str, ...] = (), *contents: bytes, silence: float
+        self,
+        prompt: Mapping[str, Any],
+        names: tuple[str, ...] = (),
+        *contents: bytes,
+        silence: float,
+        extra: Mapping[str, Any] | None = None,
+        say: Say | None = None,
     ) -> Outcome:
         """Runs one prompt; a second one at the same time is an error of the caller's.
 
@@ -107,6 +121,8 @@ class Worker:
             contents: theirs, in the same order.
             silence: seconds without a sign of life after which the server is taken for hanging. The pack gives up a
                 hanging device long before (`recovery.watch`); a model that is read from a slow disk is silent, too.
+            extra: what else its ComfyUI is told of the prompt.
+            say: is given what it says meanwhile.
 
         Raises:
             ServerLost: the server ended or hangs; the next prompt gets a new one.
@@ -117,21 +133,57 @@ class Worker:
         try:
             for name, content in zip(names, contents, strict=True):
                 _write_input(server.folder / "input", name, content)
-            answer = await server.run(prompt, silence_seconds=silence)
+            answer = await server.run(prompt, silence_seconds=silence, extra=extra, say=say)
             job = await _job(server, answer.prompt_id)
             files = tuple(_files(server.folder, answer))
         except Refused as refusal:
-            return Outcome((), {}, self._report(time.time(), 0.0), str(refusal))
+            return Outcome((), {}, self._report(time.time(), 0.0), str(refusal), refusal=refusal.said)
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:  # it ended just now, or the disk is full
             await self.stop()
             raise ServerLost(f"The worker failed: {error}") from error
         except ServerLost:
             await self.stop()
             raise
-        if _lost_its_device(answer, job):
+        device_lost = _lost_its_device(answer, job)
+        if device_lost:
             await self.stop()
         report = self._report(answer.began_at, answer.seconds, job)
-        return Outcome(files, _values(answer), report, answer.error)
+        return Outcome(files, _values(answer), report, answer.error, history=answer.history, device_lost=device_lost)
+
+    async def run_aloud(
+        self,
+        prompt: Mapping[str, Any],
+        names: tuple[str, ...],
+        *contents: bytes,
+        silence: float,
+        extra: Mapping[str, Any],
+    ) -> AsyncIterator[str | bytes | Outcome]:
+        """As `run`, but also yields what its ComfyUI says meanwhile, before the outcome."""
+        said: asyncio.Queue[str | bytes | None] = asyncio.Queue()
+        running = asyncio.create_task(
+            self.run(prompt, names, *contents, silence=silence, extra=extra, say=said.put_nowait)
+        )
+        running.add_done_callback(lambda _: said.put_nowait(None))
+        while (message := await said.get()) is not None:
+            yield message
+        yield await running
+
+    async def get(self, path: str) -> Any:
+        """What its ComfyUI answers to a GET; None where there is none.
+
+        Raises:
+            aiohttp.ClientError: it does not answer.
+        """
+        return await self._server.get(path) if self._server else None
+
+    async def interrupt(self, prompt_id: str) -> None:
+        """Ends a prompt that runs.
+
+        Raises:
+            aiohttp.ClientError: its ComfyUI does not answer.
+        """
+        if self._server:
+            await self._server.interrupt(prompt_id)
 
     async def stop(self) -> None:
         """Ends the server, if there is one."""
@@ -208,7 +260,8 @@ def _files(folder: Path, answer: Answer) -> Iterator[File]:
             # ComfyUI puts a folder of this name into what it is given for temporary files.
             file = file if file.exists() else folder / entry["type"] / file.relative_to(folder)
             shown.add(file)
-            yield File(node_id, file.name, entry["type"] == "output", file.read_bytes())
+            kept, subfolder = entry["type"] == "output", entry.get("subfolder", "")
+            yield File(node_id, file.name, kept, file.read_bytes(), subfolder)
     for folder_of_results in (folder / "output", folder / "temp"):
         for file in folder_of_results.rglob("*"):
             if file.is_file() and file not in shown:

@@ -1,0 +1,41 @@
+"""`python -m xpu_utils serve`: one address that speaks ComfyUI's API, over all devices of one or many machines."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = subparsers.add_parser(
+        "serve",
+        help="one address with ComfyUI's API for all devices and machines",
+        epilog="Where XPU_SERVE_TOKEN is set, every request needs that token. See docs/many-machines.md.",
+    )
+    parser.add_argument("--listen", default="127.0.0.1", metavar="HOST", help="another one than this needs a token")
+    parser.add_argument("--port", type=int, default=8188)
+    parser.add_argument("--least", type=int, default=1, metavar="N", help="workers that always run (1)")
+    parser.add_argument("--most", type=int, default=0, metavar="N", help="workers at most; else one per device")
+    parser.add_argument("--out", type=Path, default=Path("serve"), metavar="DIR", help="where uploads and results go")
+    parser.add_argument("--upload-mib", type=int, default=100, metavar="N", help="the largest upload (100)")
+    parser.add_argument("--address", default="", metavar="HOST:PORT", help="of a Ray cluster; else one starts here")
+    parser.add_argument(
+        "--comfyui", default="", metavar="DIR", help="ComfyUI's folder, where it is not around this pack"
+    )
+    parser.add_argument("--models", default="", metavar="DIR", help="a folder of models beside ComfyUI's own")
+    parser.add_argument("--devices", default="", metavar="xpu:0,xpu:1", help="those used of each machine; else all")
+    parser.add_argument(
+        "--silence",
+        type=float,
+        default=1800,
+        metavar="SECONDS",
+        help="a worker that says nothing for so long in a prompt is taken for hanging (1800)",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> tuple[int, str]:
+    """Serves until it is interrupted. Exit code 2: it cannot begin."""
+    from ..serve import command  # with aiohttp, which the other commands do not need
+
+    return command.run(arguments)

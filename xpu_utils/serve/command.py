@@ -1,0 +1,96 @@
+"""The command: connects to a cluster, and answers at an address until it is stopped."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from aiohttp import log as web_log
+from aiohttp import web
+
+from ..workers.cluster import NoRay, connect
+from ..workers.setup import Setup
+from .access import TOKEN_CHARACTERS, is_loopback, is_of_the_server
+from .clients import Clients
+from .gateway import Gateway
+from .pool import Pool
+from .routes import Routes
+from .store import Store
+
+TOKEN_VARIABLE = "XPU_SERVE_TOKEN"
+
+
+class CannotServe(Exception):
+    """The address cannot be had; one sentence."""
+
+
+def run(arguments: argparse.Namespace) -> tuple[int, str]:
+    """Serves until it is interrupted. Exit code 2: it cannot begin."""
+    try:
+        token = _token(arguments.listen)
+        if arguments.least < 1 or (arguments.most and arguments.most < arguments.least):
+            raise CannotServe("--least must be 1 or more, and --most not below it.")
+        store = Store(arguments.out)
+        ray = connect(arguments.address)
+    except OSError as error:
+        return 2, f"serve: {arguments.out} cannot be used: {error.strerror}."
+    except (CannotServe, NoRay) as error:
+        return 2, f"serve: {error}"
+    try:
+        asyncio.run(_serve(arguments, ray, store, token))
+    except KeyboardInterrupt:
+        return 0, "serve: stopped."
+    except OSError as error:
+        return 2, f"serve: {arguments.listen}:{arguments.port} cannot be listened on: {error.strerror}."
+    finally:
+        ray.shutdown()
+    return 0, "serve: stopped."
+
+
+def _token(host: str) -> str:
+    token = os.environ.get(TOKEN_VARIABLE, "")
+    if not token and not is_loopback(host):
+        raise CannotServe(f"{host} is reached from other machines: set a token in {TOKEN_VARIABLE}.")
+    if token and len(token) < TOKEN_CHARACTERS:
+        raise CannotServe(f"The token in {TOKEN_VARIABLE} is short, it needs {TOKEN_CHARACTERS} characters or more.")
+    return token
+
+
+async def _serve(arguments: argparse.Namespace, ray: ModuleType, store: Store, token: str) -> None:
+    setup = Setup(comfyui=_absolute(arguments.comfyui), models=_absolute(arguments.models))
+    devices = tuple(filter(None, arguments.devices.split(",")))
+    pool = Pool(
+        ray, setup, _say, least=arguments.least, most=arguments.most, devices=devices, silence_seconds=arguments.silence
+    )
+    clients = Clients()
+    gateway = Gateway(ray, pool, store, clients)
+    routes = Routes(gateway, pool, store, clients, upload_bytes=arguments.upload_mib << 20)
+    runner = web.AppRunner(routes.application(token), access_log=None, shutdown_timeout=1)
+    await runner.setup()
+    web_log.server_logger.addFilter(is_of_the_server)
+    keeping = asyncio.create_task(pool.keep())
+    with contextlib.suppress(NotImplementedError):  # on Windows nobody sends it
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, keeping.cancel)
+    try:
+        await web.TCPSite(runner, arguments.listen, arguments.port).start()
+        _say(f"serving at http://{arguments.listen}:{arguments.port}, results in {arguments.out}.")
+        await keeping
+    finally:
+        keeping.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await keeping
+        await runner.cleanup()
+
+
+def _absolute(folder: str) -> str:
+    return str(Path(folder).resolve()) if folder else ""
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"serve: {line}\n")

@@ -1,0 +1,133 @@
+"""Files on the serving side: what clients upload, what prompts made, whichever worker ran them."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..workers.worker import File
+from .requests import Refused, refused
+
+KINDS = ("input", "output", "temp")
+NAME_BYTES = 255
+_ANNOTATION = re.compile(r" \[(input|output|temp)\]$")
+_CLOSED = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*]|[. ]$')
+"""What a name may not hold or end with on Linux or Windows."""
+_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+
+
+class Store:
+    """A folder with one for each kind of file. What its methods are given as names is checked here."""
+
+    def __init__(self, root: Path) -> None:
+        """Makes the folders; previews of an earlier run are removed.
+
+        Raises:
+            OSError: they cannot be made.
+        """
+        self._root = root.resolve()
+        shutil.rmtree(self._root / "temp", ignore_errors=True)
+        for kind in KINDS:
+            (self._root / kind).mkdir(parents=True, exist_ok=True)
+
+    def find(self, kind: str, subfolder: str, name: str) -> Path:
+        """A file that is there.
+
+        Raises:
+            Refused: the names are none of files below a kind's folder, or there is no such file.
+        """
+        file = self._below(kind, subfolder, name)
+        if not file.is_file():
+            raise refused(404, "not_found", "There is no such file.")
+        return file
+
+    def upload(self, kind: str, subfolder: str, name: str, content: bytes, *, overwrite: bool) -> str:
+        """Keeps a file and answers its name: another one where a different file has it, as ComfyUI does.
+
+        Raises:
+            Refused: the names are none of files below a kind's folder.
+            OSError: it cannot be written.
+        """
+        file = self._below(kind, subfolder, name)
+        if not overwrite:
+            file = _without_namesake(file, content)
+        _write(file, content)
+        return file.name
+
+    def keep(self, prompt_id: str, file: File) -> None:
+        """Keeps a file that a prompt made; `shown` says where.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        folder = f"{prompt_id}/{file.subfolder}".strip("/")
+        _write(self._below("output" if file.kept else "temp", folder, file.name), file.content)
+
+    def inputs_of(self, nodes: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, bytes]]:
+        """Names and contents of the uploaded files that a prompt names."""
+        names = {value for node in nodes.values() for value in node["inputs"].values() if isinstance(value, str)}
+        for name in sorted(names):
+            plain = _ANNOTATION.sub("", name)
+            subfolder, _, base = plain.replace("\\", "/").rpartition("/")
+            with contextlib.suppress(Refused):  # any other text
+                yield plain, self.find("input", subfolder, base).read_bytes()
+
+    def _below(self, kind: str, subfolder: str, name: str) -> Path:
+        if kind not in KINDS:
+            raise refused(400, "invalid_request", f"type must be one of {', '.join(KINDS)}.")
+        parts = [*filter(None, subfolder.replace("\\", "/").split("/")), name]
+        if not all(map(_is_name, parts)):
+            raise refused(400, "invalid_request", "filename and subfolder must be plain names of files and folders.")
+        file = self._root.joinpath(kind, *parts)
+        if not file.resolve().is_relative_to(self._root / kind):
+            raise refused(400, "invalid_request", "filename and subfolder must not lead out of their folder.")
+        return file
+
+
+def shown(entries: Mapping[str, Any], prompt_id: str) -> dict[str, Any]:
+    """What a node showed, its files named as they are in the store."""
+    return {
+        name: [_moved(entry, prompt_id) for entry in values] if isinstance(values, list) else values
+        for name, values in entries.items()
+    }
+
+
+def _moved(entry: Any, prompt_id: str) -> Any:
+    if isinstance(entry, dict) and "filename" in entry and entry.get("type") in ("output", "temp"):
+        return {**entry, "subfolder": f"{prompt_id}/{entry.get('subfolder', '')}".rstrip("/")}
+    return entry
+
+
+def _is_name(text: str) -> bool:
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        return False
+    return 0 < size <= NAME_BYTES and not _CLOSED.search(text) and not _DEVICES.fullmatch(text)
+
+
+def _without_namesake(file: Path, content: bytes) -> Path:
+    wanted, number = file, 1
+    while file.exists() and not _holds(file, content):
+        file = wanted.with_name(f"{wanted.stem} ({number}){wanted.suffix}")
+        number += 1
+    return file
+
+
+def _holds(file: Path, content: bytes) -> bool:
+    if not file.is_file() or file.stat().st_size != len(content):
+        return False
+    return hashlib.sha256(file.read_bytes()).digest() == hashlib.sha256(content).digest()
+
+
+def _write(file: Path, content: bytes) -> None:
+    """Writes a file that is whole as soon as it is there."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(f".{hashlib.sha256(file.name.encode()).hexdigest()[:16]}.part")
+    part.write_bytes(content)
+    part.replace(file)
