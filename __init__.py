@@ -13,6 +13,7 @@ async def comfy_entrypoint() -> Any:
     Raises:
         ImportError: PyTorch is too old, which ComfyUI logs and goes on without this pack.
     """
+    from .xpu_utils.machine import last_words
     from .xpu_utils.machine.devices import torch_problem
 
     if problem := torch_problem():
@@ -21,6 +22,7 @@ async def comfy_entrypoint() -> Any:
     from .xpu_utils.host.panel.routes import register
     from .xpu_utils.host.startup import apply_hooks
 
+    last_words.begin()
     register()
     apply_hooks()
     return XPUExtension()

@@ -9,7 +9,7 @@ const LONGEST_PAUSE_MS = 60_000;
 export const KEPT_SAMPLES = 90;
 
 /**
- * Fires "sample" (detail: the sample), "placement" and "fault" (detail: the record).
+ * Fires "sample" (detail: the sample), "placement" and "fault" (detail: the record), and "reconnected".
  * Samples come only while somebody watches and the page is visible.
  */
 export const events = new EventTarget();
@@ -38,14 +38,23 @@ export async function newestJob() {
 
 /** Asks the server to unload all models; answers when that will be. */
 export async function freeMemory() {
-  const answer = await api.fetchApi("/xpu/free", {
+  return (await post("free")).when;
+}
+
+/** Has the server begin anew with its queue; answers how many prompts that is. */
+export async function restart() {
+  return (await post("restart")).kept;
+}
+
+async function post(route) {
+  const answer = await api.fetchApi(`/xpu/${route}`, {
     method: "POST",
     headers: { "Content-Type": "application/json" },
     body: "{}",
   });
   const data = await answer.json();
   if (!answer.ok) throw new Error(data.error ?? answer.statusText);
-  return data.when;
+  return data;
 }
 
 /** Keeps samples coming until the answer is called. */
@@ -104,6 +113,7 @@ export function connect() {
       events.dispatchEvent(new CustomEvent(kind, { detail: event.detail })),
     );
   }
+  api.addEventListener("reconnected", () => events.dispatchEvent(new Event("reconnected")));
   document.addEventListener("visibilitychange", renew);
   settingsChanged.addEventListener("change", renew);
 }

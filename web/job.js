@@ -72,7 +72,7 @@ function stageLine(stage) {
 export function faultText(fault) {
   const stage = word(fault.stage);
   const where = fault.step === null ? stage : text("atStep", { ...fault, stage });
-  const end = fault.rung ? text("continued", { what: word(fault.rung_name, fault.rung) }) : text("failed");
+  const end = fault.rung ? text("continued", { what: word(fault.rung_name, fault.rung) }) : text(fault.hangs ? "hangs" : "failed");
   return text("fault", { kind: word(fault.kind), where, end });
 }
 

@@ -6,6 +6,7 @@ import { Job } from "./job.js";
 import { shown, TAB_ID } from "./live.js";
 import { Protection } from "./protection.js";
 import { report } from "./report.js";
+import { Restart } from "./restart.js";
 import { text } from "./texts.js";
 
 let mounted = null;
@@ -34,6 +35,7 @@ export const sidebarTab = {
 class Panel {
   constructor() {
     this.cards = new Cards();
+    this.restart = new Restart();
     this.protection = new Protection();
     this.job = new Job();
     this.findings = new Findings();
@@ -49,6 +51,7 @@ class Panel {
         actionButton(text("copyReport"), (button) => this.copy(button)),
       ),
       this.said,
+      this.restart.element,
       this.protection.element,
       this.job.element,
       this.findings.element,
@@ -61,6 +64,7 @@ class Panel {
 
   destroy() {
     events.removeEventListener("sample", this.onSample);
+    this.restart.destroy();
     this.protection.destroy();
     this.job.destroy();
     this.unwatch();

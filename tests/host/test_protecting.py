@@ -45,3 +45,13 @@ def test_on_gives_what_off_gives(server: Server, switch: Callable[[bool], None],
     for found, right in zip(actual, expected, strict=True):
         assert right.std() > 0.01
         assert torch.equal(found, right)
+
+
+def test_prompts_that_wait_while_it_is_thrown_are_served(server: Server, switch: Callable[[bool], None]) -> None:
+    switch(False)
+    queued = [server.client.queue(text_to_image(seed=seed)) for seed in (71, 72, 73)]
+    server.client.post("/settings", {SWITCH: True})
+    assert queued[-1] in [entry[1] for entry in server.client.get("/queue")["queue_pending"]]
+    for prompt_id in queued:
+        assert server.client.wait(prompt_id).error is None
+    assert queued[-1] in {job["prompt_id"] for job in server.client.get("/xpu/jobs")["jobs"]}

@@ -46,7 +46,7 @@ def test_the_routes_keep_to_their_description(server: Server, tmp_path: Path) ->
     command += ["--exclude-checks", "unsupported_method"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout[-4000:]
-    tested = re.search(r"Operations:\s+6 selected / 6 total", done.stdout)
+    tested = re.search(r"Operations:\s+8 selected / 8 total", done.stdout)
     assert tested, done.stdout[-2000:]
 
 
@@ -128,7 +128,15 @@ def test_free_is_done_by_the_thread_that_runs_prompts(server: Server) -> None:
 def test_posts_of_other_sites_and_other_bodies_are_refused(
     server: Server, headers: dict[str, str], body: str | None, status: int
 ) -> None:
-    assert ask(server, "POST", "/xpu/free", body=body, headers=headers)[0] == status
+    for path in ("/xpu/free", "/xpu/restart"):
+        assert ask(server, "POST", path, body=body, headers=headers)[0] == status
+
+
+def test_a_restart_that_mends_nothing_is_refused(server: Server) -> None:
+    assert ask(server, "GET", "/xpu/restart") == (200, {"reason": ""})
+    status, answer = ask(server, "POST", "/xpu/restart", body="{}")
+    assert status == 409
+    assert answer["error"].endswith("nothing that a restart would mend.")
 
 
 @pytest.mark.parametrize(

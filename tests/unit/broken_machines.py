@@ -10,6 +10,7 @@ from xpu_utils.doctor.findings import State
 from xpu_utils.doctor.machine import Host, Machine, RenderNode, TorchBuild
 from xpu_utils.machine.devices import Inventory
 from xpu_utils.machine.gpus import Gpu
+from xpu_utils.machine.last_words import LastWords, Work
 from xpu_utils.machine.profiles import Architecture
 
 from .recorded import GIB, b580, xpu
@@ -376,6 +377,18 @@ BROKEN: dict[str, tuple[dict[str, Any], State, str, str]] = {
         State.NOTE,
         "OmniXPU was found",
         "switch it off",
+    ),
+    "no-answer": (
+        {"left_behind": (LastWords(1, 0.0, silent=(Work("xpu:1", "decode", "8", 1e9),)),)},
+        State.WARNING,
+        "decode on xpu:1 (node 8, 2001-09-0",
+        "Restart the computer",
+    ),
+    "ended-at-work": (
+        {"left_behind": (LastWords(1, 0.0, running=Work("xpu:0", "sample", "", 1e9)),)},
+        State.NOTE,
+        "sample on xpu:0 (2001-09-0",
+        "Nothing if you ended it",
     ),
     "hook-unavailable": (
         {"host": host(hooks=(("memory", "unavailable", "no get_free_memory here"),))},

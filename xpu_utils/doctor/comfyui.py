@@ -88,4 +88,20 @@ def hooks(machine: Machine) -> Iterator[Finding]:
             yield Finding("hook-stood-down", State.NOTE, f"Change to ComfyUI, {name}: off", reason, fixes)
 
 
-CHECKS = (start, version, neighbours, hooks)
+def last_words(machine: Machine) -> Iterator[Finding]:
+    """What earlier runs have left."""
+    for words in machine.left_behind:
+        for work in words.silent:
+            fixes = everywhere("Restart the computer if that happens again, and update the GPU's driver.")
+            yield Finding("no-answer", State.WARNING, f"{work.device} gave no answer before", str(work), fixes)
+        if words.running is not None:
+            device = words.running.device
+            what = f"ComfyUI ended before while {device} was at work, without an orderly end"
+            fixes = everywhere(
+                "Nothing if you ended it. Else the system's log (dmesg) says whether memory ran out or the GPU failed.",
+                windows="Nothing if you ended it. Else the Event Viewer says what ended python.exe.",
+            )
+            yield Finding("ended-at-work", State.NOTE, what, str(words.running), fixes)
+
+
+CHECKS = (start, version, neighbours, hooks, last_words)

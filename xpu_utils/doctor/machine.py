@@ -19,6 +19,7 @@ from ..machine.devices import Inventory, find_devices
 from ..machine.gpus import SYSFS, Gpu, find_gpus
 from ..machine.host_memory import read_host_memory
 from ..machine.kernel_log import given_up
+from ..machine.last_words import LastWords, left_behind
 from ..machine.profiles import Architecture
 from ..telemetry import sysman
 from ..telemetry.readings import Unavailable
@@ -103,6 +104,8 @@ class Machine:
     """Why PyTorch's library for Level Zero cannot be loaded; looked at where it shows no device."""
     compiler: str = ""
     """The C++ compiler that torch.compile finds, or empty."""
+    left_behind: tuple[LastWords, ...] = ()
+    """What earlier runs of ComfyUI were at that had no orderly end, or whose device gave no answer."""
 
     @property
     def wsl(self) -> bool:
@@ -182,6 +185,7 @@ def look(
         dxg=(dri.parent / "dxg").exists(),
         dxcore=_library("dxcore"),
         compiler=next(filter(None, map(shutil.which, _compilers())), ""),
+        left_behind=left_behind(),
     )
     if not machine.driven or machine.shown >= max(1, len(machine.candidates)):
         return machine

@@ -150,6 +150,11 @@ def listening(hook: str, listener: logging.Handler, does: str) -> Iterator[None]
         yield
 
 
+def heed(signal: list[Any], handler: Callable[..., Any]) -> None:
+    """Has a signal of the host's web application call a handler, too."""
+    signal.append(handler)
+
+
 def take_out(hook: str, entries: list[Any], entry: Any, does: str) -> None:
     """Takes an entry out of a list of the host."""
     entries[:] = [other for other in entries if other is not entry]

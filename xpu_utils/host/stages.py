@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from ..machine.last_words import own_book
 from ..memory.peak import peak_bytes, restart_peaks
 from ..placement import Placement
 from ..recovery.jobs import Fault, Stage, StageState, record_stage, subscribe
@@ -21,7 +22,7 @@ class _Run:
     """A stage that runs: what is known of it so far."""
 
     def __init__(self, name: str) -> None:
-        self._name = name
+        self.name = name
         self._prompt_id = current_prompt_id()
         self._started = time.perf_counter()
         self.placement: Placement | None = None
@@ -30,7 +31,7 @@ class _Run:
     def record(self, placement: Placement, state: StageState, rungs: tuple[str, ...] = ()) -> Stage:
         self.placement = placement
         stage = Stage(
-            name=self._name,
+            name=self.name,
             requested=placement.requested,
             effective=placement.device.id,
             precision=placement.precision,
@@ -43,10 +44,18 @@ class _Run:
             rungs=rungs,
         )
         record_stage(self._prompt_id, stage)
+        if state == "running":
+            own_book().note(placement.device.id, self.name, stage.node_id)
         return stage
 
 
 _current: contextvars.ContextVar[_Run | None] = contextvars.ContextVar("xpu_nodes_stage", default=None)
+
+
+def current_stage() -> str:
+    """The name of the stage that runs; empty outside of one."""
+    run = _current.get()
+    return "" if run is None else run.name
 
 
 def decided(placement: Placement) -> None:
@@ -54,6 +63,13 @@ def decided(placement: Placement) -> None:
     run = _current.get()
     if run is not None:
         run.record(placement, "running")
+
+
+def _note_end(outer: _Run | None) -> None:
+    if outer is None or outer.placement is None:
+        own_book().note_end()
+    else:
+        own_book().note(outer.placement.device.id, outer.name, current_node_id())
 
 
 def run_stage(name: str, work: Callable[[], tuple[Output, Placement]]) -> tuple[Output, dict[str, Any]]:
@@ -70,7 +86,7 @@ def run_stage(name: str, work: Callable[[], tuple[Output, Placement]]) -> tuple[
     unsubscribe = subscribe(lambda _, record: faults.append(record) if isinstance(record, Fault) else None)
     restart_peaks()
     run = _Run(name)
-    token = _current.set(run)
+    outer, token = _current.get(), _current.set(run)
     try:
         output, placement = work()
     except BaseException:
@@ -80,6 +96,7 @@ def run_stage(name: str, work: Callable[[], tuple[Output, Placement]]) -> tuple[
     finally:
         _current.reset(token)
         unsubscribe()
+        _note_end(outer)
     stage = run.record(placement, "done", tuple(fault.rung for fault in faults if fault.rung))
     if placement.differs:
         logging.warning("XPU Nodes, %s: %s.", name, placement.reason)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from .hooks import State, check_left_out, named, record, switched_off
 from .memory import FRACTION_HOOK, FREE_MEMORY_HOOK, apply_free_memory_hook, apply_memory_fraction
 from .protecting import switch
-from .recovery import emptying
+from .recovery import emptying, restart
 from .running import preview
 
 FALLBACK_HOOK = named("operator fallback")
@@ -33,6 +33,7 @@ HOOKS: Mapping[str, Callable[[], None]] = {
     emptying.HOOK: emptying.apply_cache_hook,
     preview.HOOK: preview.apply_preview_hook,
     switch.HOOK: switch.install_switch,
+    restart.HOOK: restart.install_restart,
 }
 """By name, in this order; each is guarded, can be switched off, and records what became of it (see `hooks`)."""
 

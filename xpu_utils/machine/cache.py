@@ -5,11 +5,12 @@ Libraries are imported where they are used: older ComfyUIs start without them, a
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 Kept = TypeVar("Kept")
 
@@ -30,21 +31,31 @@ def recall(file: Path, kind: type[Kept]) -> Kept | None:
     import pydantic
 
     try:
-        return pydantic.TypeAdapter(kind).validate_json(file.read_bytes())
+        value: Kept = _adapter(cast(Any, kind)).validate_json(file.read_bytes())
+        return value
     except (OSError, pydantic.ValidationError):
         return None
 
 
-def keep(file: Path, value: object, *, what: str) -> None:
+@functools.cache
+def _adapter(kind: Any) -> Any:
+    """What reads and writes a dataclass; making it takes milliseconds."""
+    import pydantic
+
+    return pydantic.TypeAdapter(kind)
+
+
+def keep(file: Path, value: object, *, what: str) -> bool:
     """Stores a dataclass as JSON; without a writable folder it is measured again at the next start.
 
     Args:
         what: the value in words, for the log.
-    """
-    import pydantic
 
+    Returns:
+        Whether it is stored.
+    """
     # Not `dump_json`, which has no word for what is infinite.
-    data = pydantic.TypeAdapter(type(value)).dump_python(value, mode="json")
+    data = _adapter(cast(Any, type(value))).dump_python(value, mode="json")
     part = file.with_suffix(f".{os.getpid()}.part")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -57,3 +68,5 @@ def keep(file: Path, value: object, *, what: str) -> None:
             file.parent,
             error,
         )
+        return False
+    return True

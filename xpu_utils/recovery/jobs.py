@@ -65,10 +65,13 @@ class Fault:
     """The error in its own words."""
     node_id: str = ""
     """The node that was executed; empty outside of one."""
+    hangs: bool = False
+    """It goes on, and only a restart of ComfyUI ends it."""
 
     def __str__(self) -> str:
         where = f"at step {self.step}" if self.step is not None else f"in {self.stage}"
-        return f"{self.device}: {self.kind} {where}: {f'continued with {self.rung}' if self.rung else 'the job failed'}"
+        end = f"continued with {self.rung}" if self.rung else "the job failed"
+        return f"{self.device}: {self.kind} {where}: {'only a restart of ComfyUI ends it' if self.hangs else end}"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,12 +11,14 @@ import collections
 import contextlib
 import contextvars
 import ctypes
+import functools
 import logging
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterator
+import types
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -59,19 +61,29 @@ class Patience:
             self._longest.popitem(last=False)
 
 
-def chosen_seconds() -> float:
-    """What the environment says, else the default."""
-    said = os.environ.get(VARIABLE, "")
+def seconds_in(said: object) -> float:
+    """The seconds that somebody wrote.
+
+    Raises:
+        ValueError: that is no number of seconds.
+    """
     try:
-        seconds = float(said or PATIENCE_SECONDS)
+        seconds = float(str(said))
     except ValueError:
         seconds = -1.0
     if not 0 <= seconds < float("inf"):
-        logging.warning(
-            "XPU Nodes: %s is %r, not a number of seconds: %.0f are used.", VARIABLE, said, PATIENCE_SECONDS
-        )
-        return PATIENCE_SECONDS
+        raise ValueError(f"{said!r} is not a number of seconds")
     return seconds
+
+
+def chosen_seconds(setting_seconds: float = PATIENCE_SECONDS) -> float:
+    """What the environment says, else the setting."""
+    said = os.environ.get(VARIABLE)
+    try:
+        return seconds_in(said) if said else setting_seconds
+    except ValueError as error:
+        logging.warning("XPU Nodes: %s: %s, %.0f are used.", VARIABLE, error, setting_seconds)
+        return setting_seconds
 
 
 PATIENCE = Patience(chosen_seconds())
@@ -131,6 +143,37 @@ def undone(undo: Undo, *, at_the_end: bool = True) -> Iterator[None]:
             entered.remove(once)
         if at_the_end:
             once()
+
+
+def silent(devices: Sequence[torch.device], limit_seconds: float) -> list[torch.device]:
+    """Those of the devices that do not even do the smallest work within that time."""
+    workers = [_Worker(functools.partial(_smallest_work, device), device) for device in devices]
+    for worker in workers:
+        worker.start()
+    return [device for device, worker in zip(devices, workers, strict=True) if not worker.ends(limit_seconds)]
+
+
+def _smallest_work(device: torch.device) -> None:
+    torch.ones(1, device=device).add_(1).cpu()
+
+
+Position = list[tuple[int, int]]
+
+
+def position(frame: types.FrameType | None) -> Position:
+    """Where in the code a thread is: another place, or the same in another call, is progress."""
+    at = []
+    while frame is not None:
+        at.append((id(frame), frame.f_lasti))
+        frame = frame.f_back
+    return at
+
+
+def waits_for_watched(frame: types.FrameType | None) -> bool:
+    """Whether a thread waits for work that is watched."""
+    while frame is not None and frame.f_code is not _Worker.ends.__code__:
+        frame = frame.f_back
+    return frame is not None
 
 
 def hanging_devices() -> frozenset[str]:
@@ -197,14 +240,8 @@ class _Worker(threading.Thread, Generic[Answer]):
             was_at = at
         return False
 
-    def _position(self) -> list[tuple[int, int]]:
-        """Where in the code it is: another place, or the same in another call, is progress."""
-        frame = sys._current_frames().get(self.ident or 0)
-        position = []
-        while frame is not None:
-            position.append((id(frame), frame.f_lasti))
-            frame = frame.f_back
-        return position
+    def _position(self) -> Position:
+        return position(sys._current_frames().get(self.ident or 0))
 
     def leave_behind(self) -> None:
         """Undoes what the work has changed for its time, and has it end as soon as its call comes back, if it does."""

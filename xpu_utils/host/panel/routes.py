@@ -24,6 +24,7 @@ from ...recovery.jobs import JOB_LIMIT, jobs
 from ...telemetry.monitor import Monitor
 from ..hooks import listed
 from ..inventory import explained_inventory, host_inventory
+from ..recovery import restart
 from .broadcast import INTERVAL_LIMITS_SECONDS, Broadcaster, send_jobs
 from .diagnosis import diagnose
 
@@ -31,6 +32,9 @@ DIAGNOSIS_SECONDS = 10.0
 """A diagnosis this young is repeated instead of made again: it may start child processes."""
 
 LARGEST_BODY_BYTES = 1024
+
+ANSWER_SECONDS = 0.5
+"""What an answer takes to be sent before the server is no more."""
 
 Handler = Callable[[web.Request], Awaitable[web.Response]]
 
@@ -97,6 +101,24 @@ class Routes:
         when = "after the running job" if queue.get_tasks_remaining() else "now"
         return web.json_response({"when": when}, status=202)
 
+    async def why_restart(self, request: web.Request) -> web.Response:
+        _query(request)
+        return web.json_response({"reason": restart.reason()})
+
+    async def restart(self, request: web.Request) -> web.Response:
+        """Has ComfyUI begin anew with its queue, but only where that gets a device back."""
+        _same_origin(request)
+        _query(request)
+        await _empty_object(request)
+        if not restart.reason():
+            raise Refused(409, "No device is lost and none hangs: there is nothing that a restart would mend.")
+        try:
+            kept = restart.keep()
+        except restart.CannotRestartError as error:
+            raise Refused(409, str(error)) from error
+        asyncio.get_running_loop().call_later(ANSWER_SECONDS, restart.restart)
+        return web.json_response({"kept": kept}, status=202)
+
     async def _off_loop(self, work: Callable[[], Any]) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._worker, work)
 
@@ -108,6 +130,8 @@ def register() -> None:
     for path in ("devices", "telemetry", "doctor", "hooks", "jobs"):
         server.routes.get(f"/xpu/{path}")(_answering(getattr(routes, path)))
     server.routes.post("/xpu/free")(_answering(routes.free))
+    server.routes.get("/xpu/restart")(_answering(routes.why_restart))
+    server.routes.post("/xpu/restart")(_answering(routes.restart))
     send_jobs(server.send_sync)
 
 

@@ -16,6 +16,7 @@ from ...recovery.faults import is_lost
 from .. import hooks
 from ..inventory import as_default
 from ..placing.placed import follow
+from ..recovery.lost import readied
 from ..recovery.moving import relocate
 from ..recovery.rungs import carry_on
 from ..recovery.weights import allow_a_host_copy
@@ -98,7 +99,7 @@ class Repeating:
 
         def staged() -> Any:
             follow(patcher)
-            allow_a_host_copy(patcher)
+            readied(patcher, allow_a_host_copy)
             home = patcher.load_device
             placement = self._twins.placement(home)
             if placement.device.torch_device != home:

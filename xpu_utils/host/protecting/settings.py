@@ -16,6 +16,7 @@ import folder_paths
 from ...choice import AUTO, check_choice
 from ...placement import check_device_name
 from ...precision import check_precision
+from ...recovery.watch import PATIENCE_SECONDS, seconds_in
 from ...residency import resident_share
 from ...weights.pinned import LOCKED_SHARES
 from .. import hooks
@@ -37,6 +38,7 @@ CHECKS: Mapping[str, Callable[[object], object]] = {
     "exempt": str,
     "takeover": functools.partial(check_choice, "takeover", choices=(takeover.YES, takeover.ASK, takeover.NO)),
     "locked": functools.partial(check_choice, "locked", choices=LOCKED_SHARES),
+    "patience": seconds_in,
     "hooks": str,
 }
 
@@ -58,6 +60,8 @@ class Protection:
     """Whether the CPU may go on where no accelerator is left."""
     locked: str = AUTO
     """Share of the host's memory that may be page-locked."""
+    patience: str = str(PATIENCE_SECONDS)
+    """Seconds that a device may take to answer at least, in nodes of this pack, too; 0 for as long as it likes."""
     hooks: str = ""
     """Names of hooks that are left out, separated by commas."""
 

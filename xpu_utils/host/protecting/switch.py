@@ -7,11 +7,14 @@ from typing import Any
 
 import comfy.model_management as model_management
 import execution
+from aiohttp import web
 from server import PromptServer
 
+from ...recovery.watch import PATIENCE, chosen_seconds
 from ...weights.pinned import limit_locked
 from .. import hooks
 from ..recovery import takeover
+from ..recovery.lost import readied
 from ..recovery.weights import allow_a_host_copy
 from .exempt import leave_alone
 from .loaders import Loaders
@@ -36,8 +39,10 @@ class Switch:
 
     def watch(self) -> None:
         """If it was switched on, has the next prompt begin with `_begin`: nothing else is touched between prompts."""
+        protection = chosen()
+        PATIENCE.least_seconds = chosen_seconds(float(protection.patience))
         with self._lock:
-            if chosen().on:
+            if protection.on:
                 self._beginning.apply()
 
     def _begin(self, *_: Any, **__: Any) -> None:
@@ -70,7 +75,7 @@ def _secure_loaded() -> None:
     """Has what was loaded while the switch was off outlive its device."""
     for loaded in list(model_management.current_loaded_models):
         if loaded.model is not None:
-            allow_a_host_copy(loaded.model)
+            readied(loaded.model, allow_a_host_copy)
 
 
 def _record_off() -> None:
@@ -80,7 +85,10 @@ def _record_off() -> None:
 
 
 def install_switch() -> None:
-    """Has the switch be looked at now, and whenever a prompt is queued. Touches nothing while it is off."""
+    """Has the switch be looked at now, and whenever a prompt is queued or a setting stored.
+
+    Touches nothing while it is off.
+    """
     if hooks.switched_off(HOOK):
         return
     switch = Switch()
@@ -92,4 +100,9 @@ def install_switch() -> None:
         takeover.queued()
         return prompt
 
+    async def answered(request: web.Request, _: web.StreamResponse) -> None:
+        if request.method == "POST":  # settings are posted: prompts that wait are served as well
+            switch.watch()
+
     PromptServer.instance.add_on_prompt_handler(queued)
+    hooks.heed(PromptServer.instance.app.on_response_prepare, answered)

@@ -110,6 +110,7 @@ class Touch:
             except STOPS:
                 raise
             except Exception as second:
+                logging.error("XPU Nodes, %s: failed, and so did ComfyUI's own way:\n%s", self.name, details)
                 raise failed from second  # what came first is what to look at
             _say_once(self.name, first_line(failed), details)
             return answer

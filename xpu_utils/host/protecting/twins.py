@@ -16,6 +16,7 @@ from ...recovery.faults import is_lost, lost_devices
 from ..inventory import host_inventory, placement_for
 from ..placing.placed import follow
 from ..recovery import takeover
+from ..recovery.lost import readied
 from ..recovery.weights import allow_a_host_copy
 from ..running import noise
 from ..running.clip import PlacedCLIP, place_clip
@@ -98,7 +99,7 @@ class Twins:
         if twin is None or twin.made_from != made_from:
             if twin is not None:
                 _drop(twin)
-            allow_a_host_copy(patcher)
+            readied(patcher, allow_a_host_copy)
             twin = _Twin(made_from, make())
             # ComfyUI keeps a model under its patcher's parent when the patcher is gone: not under the original, which
             # the twin would keep alive and which goes when the twin does.

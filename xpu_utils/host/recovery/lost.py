@@ -12,6 +12,7 @@ import comfy.model_management as model_management
 import torch
 
 from ...machine.devices import Device
+from ...machine.last_words import own_book
 from ...placement import place
 from ...recovery.faults import NoAnswerError, first_line, is_dead, is_lost, mark_lost
 from ...recovery.ladder import LadderExhaustedError
@@ -19,6 +20,8 @@ from ...recovery.watch import watched
 from .. import hooks, streaming, target
 from ..inventory import host_inventory
 from ..placing.placed import carry_over, led_to
+from ..prompts import current_node_id
+from ..stages import current_stage
 from .patches import keep
 from .weights import recover
 
@@ -40,6 +43,8 @@ def lose_dead(error: BaseException, *, also: torch.device | None = None) -> tupl
     silent = error.device if isinstance(error, NoAnswerError) else None
     dead = [device for device in living if device == also or (device == silent if silent else is_dead(device))]
     message = first_line(error)
+    if silent is not None:
+        own_book().note_silent(str(silent), current_stage() or "work between stages", current_node_id())
     for device in dead:
         mark_lost(str(device), message)
         logging.error("XPU Nodes: %s is lost until ComfyUI restarts: %s", device, message)
@@ -56,6 +61,13 @@ def answers(device: torch.device, work: Callable[[], object], *kind: Hashable) -
         lose_dead(error)
         return False
     return True
+
+
+def readied(patcher: Any, work: Callable[[Any], object]) -> None:
+    """Does work that may read from the device where a patcher's model is; once more where that does not answer."""
+    device, kind = patcher.model.device or target.HOST, type(patcher.model).__name__
+    if not answers(device, functools.partial(work, patcher), "make ready", kind, patcher.model_size()):
+        work(patcher)
 
 
 def _lead_around(device: torch.device) -> None:

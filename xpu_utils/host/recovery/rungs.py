@@ -24,7 +24,7 @@ from ..prompts import current_node_id, current_prompt_id, execute_all_anew
 from ..stages import decided
 from ..target import HOST, unload
 from . import takeover
-from .lost import answers, lose_dead
+from .lost import answers, lose_dead, readied
 from .moving import another_accelerator, cpu, relocate
 from .weights import make_ready
 
@@ -54,7 +54,7 @@ class Recovery:
     """One stage's work on one placed patcher: its rungs, its reports, and the way back afterwards."""
 
     def __init__(self, patcher: Any, stage: str) -> None:
-        make_ready(patcher)
+        readied(patcher, make_ready)
         self.patcher = patcher
         self.stage = stage
         self.failed_on = str(patcher.load_device)

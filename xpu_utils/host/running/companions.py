@@ -12,7 +12,8 @@ import torch
 from ...recovery.faults import is_lost
 from ..inventory import runs_on
 from ..placing.placed import placement_of
-from ..recovery.weights import allow_a_host_copy, make_ready
+from ..recovery.lost import readied
+from ..recovery.weights import allow_a_host_copy, make_ready, recover
 from ..target import retarget, unload
 
 
@@ -28,8 +29,8 @@ class Companions:
     def follow(self, device: torch.device) -> None:
         """Has them load where the model does; what was on a lost device comes back."""
         for patcher in self._patchers():
-            allow_a_host_copy(patcher)
-            make_ready(patcher)
+            readied(patcher, allow_a_host_copy)
+            readied(patcher, make_ready)
             if placement_of(patcher) is None and patcher.load_device != device and not _is_copy(patcher):
                 self._came_from.append((patcher, patcher.load_device))
                 _lead(patcher, device)
@@ -88,5 +89,10 @@ def _is_copy(patcher: Any) -> bool:
 
 
 def _lead(patcher: Any, device: torch.device) -> None:
-    unload(patcher)
+    readied(patcher, _back_on_the_host)
     retarget(patcher, device)
+
+
+def _back_on_the_host(patcher: Any) -> None:
+    if not recover(patcher):
+        unload(patcher)
