@@ -8,6 +8,7 @@ from ..xpu_utils.doctor.examine import as_text
 from ..xpu_utils.host.inventory import explained_inventory
 from ..xpu_utils.host.panel.diagnosis import diagnose
 from ..xpu_utils.memory import listing
+from ..xpu_utils.selftest import gates
 from .base import ToolNode
 
 _KERNELS = "Run a real kernel on every device, each in a process of its own: some seconds a device."
@@ -38,7 +39,9 @@ class XPUDoctor(ToolNode):
     @classmethod
     def execute(cls, run_kernels: bool, scan_packs: bool) -> io.NodeOutput:
         machine, findings = diagnose(kernels=run_kernels, packs=scan_packs, in_node=True)
-        text = f"{as_text(findings, machine.system)}\n\n{listing.as_text(explained_inventory())}"
+        formats = gates.as_text(machine.inventory.accelerators)
+        devices = listing.as_text(explained_inventory())
+        text = "\n\n".join(filter(None, (as_text(findings, machine.system), devices, formats)))
         return io.NodeOutput(text, ui={"text": [text]})
 
 

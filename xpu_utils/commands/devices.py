@@ -7,6 +7,7 @@ import argparse
 from ..doctor.unused import explained
 from ..machine.devices import find_devices
 from ..memory.listing import as_json, as_text
+from ..selftest import gates
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -17,4 +18,6 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(arguments: argparse.Namespace) -> tuple[int, str]:
     inventory = explained(find_devices())
-    return 0, as_json(inventory) if arguments.json else as_text(inventory)
+    if arguments.json:
+        return 0, as_json(inventory)
+    return 0, "\n".join(filter(None, (as_text(inventory), gates.as_text(inventory.accelerators))))

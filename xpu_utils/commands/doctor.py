@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..doctor import probe
@@ -12,6 +12,11 @@ from ..doctor.examine import as_data, as_text, attachment, examine, examine_need
 from ..doctor.findings import exit_code
 from ..doctor.machine import Machine, installed_torch, look
 from ..doctor.server import DEFAULT_ADDRESS, examine_server
+from ..forecast import forecast
+from ..machine.devices import Device
+from ..memory.free import read_memory
+from ..telemetry.readings import Unavailable
+from ..weights.header import LoadError
 
 REPORT_FILE = Path("xpu-self-test.json")
 NEEDED_IS_MISSING = 3
@@ -20,6 +25,7 @@ NEEDED_IS_MISSING = 3
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser("doctor", help="find out why a device is not used, or not well")
+    parser.add_argument("file", nargs="?", type=Path, help="only say what this model file holds, and what it will need")
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
     parser.add_argument(
         "--self-test",
@@ -52,6 +58,8 @@ def run(
 ) -> tuple[int, str]:
     """Exit code 0: nothing worse than a note; 1: warnings; 2: errors, or a folder or file that cannot be used; 3: no
     device of the needed type."""
+    if arguments.file is not None:
+        return _foretold(arguments.file, look().inventory.devices)
     if arguments.scan_packs is not None and not arguments.scan_packs.is_dir():
         return 2, f"doctor: {arguments.scan_packs} is not a folder, name ComfyUI's custom_nodes."
     if arguments.self_test and (problem := unwritable(REPORT_FILE)):
@@ -73,6 +81,14 @@ def run(
         return code, json.dumps(as_data(findings, machine.system), indent=2)
     text = as_text(findings, machine.system)
     return code, f"{text}\n\n{REPORT_FILE} is ready to be attached." if arguments.self_test else text
+
+
+def _foretold(file: Path, devices: Sequence[Device]) -> tuple[int, str]:
+    """A line for each device whose free memory is known: what will happen with a file there."""
+    try:
+        return 0, "\n".join(str(forecast(file, device, read_memory(device).free_bytes)) for device in devices)
+    except (LoadError, Unavailable) as error:
+        return 2, f"doctor: {error}"
 
 
 def unwritable(file: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import comfy.samplers
@@ -10,6 +11,7 @@ import folder_paths
 import nodes as host_nodes  # ComfyUI's module: the pack itself is imported under another name
 
 from ..choice import check_choice
+from ..weights.check import CheckpointError
 
 SAMPLERS: list[str] = comfy.samplers.KSampler.SAMPLERS
 SCHEDULERS: list[str] = comfy.samplers.KSampler.SCHEDULERS
@@ -19,6 +21,17 @@ WEIGHT_DTYPES = ("default", "fp8_e4m3fn", "fp8_e4m3fn_fast", "fp8_e5m2")
 def model_files(folder: str) -> list[str]:
     """The model files in one of ComfyUI's model folders."""
     return list(folder_paths.get_filename_list(folder))
+
+
+def model_path(folder: str, name: str) -> Path:
+    """The path of a listed model file.
+
+    Raises:
+        CheckpointError: the folder lists no such file; names that leave the folder are never listed.
+    """
+    if name not in model_files(folder):
+        raise CheckpointError(f"{name} is not in the {folder} folder: put it there or choose another file.")
+    return Path(folder_paths.get_full_path_or_raise(folder, name))
 
 
 def clip_types() -> list[str]:

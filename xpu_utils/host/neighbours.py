@@ -122,6 +122,15 @@ def pack_name(module: str) -> str:
     return name.partition(".")[0] if path else ""
 
 
+def computes_quantised() -> bool:
+    """Whether another pack computes quantised layers on XPUs: OmniXPU, or a back end of comfy-kitchen for them."""
+    return attention_kernel() is not None or _kitchen_for_xpus()
+
+
+def _kitchen_for_xpus() -> bool:
+    return "xpu" in getattr(kitchen, "list_backends", dict)()
+
+
 def default_device_is_anothers() -> bool:
     """Whether another pack answers for ComfyUI's default device, as MultiGPU does."""
     return getattr(model_management.get_torch_device, "__module__", "") != model_management.__name__
@@ -138,7 +147,7 @@ def present() -> Iterator[tuple[str, str]]:
         )
     if dynamic_vram():
         yield "DynamicVRAM", "decides which weights stay on the device; the input resident has no effect"
-    if "xpu" in getattr(kitchen, "list_backends", dict)():
+    if _kitchen_for_xpus():
         yield "comfy-kitchen for XPUs", "computes quantised layers, this pack leaves it all of them"
     if default_device_is_anothers():
         name = pack_of(model_management.get_torch_device)

@@ -9,6 +9,7 @@ import dataclasses
 import enum
 import functools
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -130,7 +131,13 @@ def _multiply_int8(x: Packed, weights: Packed, dtype: torch.dtype) -> torch.Tens
 
 
 def _multiply_fp8(x: Packed, weights: Packed, dtype: torch.dtype) -> torch.Tensor:
-    return torch._scaled_mm(x[0], weights[0].t(), scale_a=x[1], scale_b=weights[1], out_dtype=dtype)
+    """By the function that comfy-kitchen takes: newer PyTorch has another, which not every device has as well."""
+    newer: Any = getattr(F, "scaled_mm", None)
+    if newer is None:
+        return torch._scaled_mm(x[0], weights[0].t(), scale_a=x[1], scale_b=weights[1], out_dtype=dtype)
+    one_scale = F.ScalingType.TensorWise
+    product: torch.Tensor = newer(x[0], weights[0].t(), x[1], one_scale, weights[1], one_scale, output_dtype=dtype)
+    return product
 
 
 def _fp8(dtype: torch.dtype) -> _Format:

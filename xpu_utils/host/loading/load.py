@@ -33,7 +33,7 @@ from ...residency import ALL
 from ...weights.check import CheckpointError, check_file
 from ...weights.conversion import HALVES
 from .. import hooks
-from ..choices import check_input, model_files, vae_names
+from ..choices import check_input, model_files, model_path, vae_names
 from ..inventory import as_default, placement_for
 from ..memory import free_others
 from ..placing.deciding import file_format
@@ -49,6 +49,7 @@ from ..running.vae import place_vae
 from ..streaming import may_stream
 from ..target import HOST, is_dynamic
 from .complaints import explained, forgive_decoder, missing_weights
+from .outlook import gates_for, told
 from .reading import Reading
 from .straight import straight
 
@@ -59,17 +60,6 @@ Read = TypeVar("Read")
 _busy: contextvars.ContextVar[bool] = contextvars.ContextVar("xpu_nodes_loading", default=False)
 
 
-def model_path(folder: str, name: str) -> Path:
-    """The path of a listed model file.
-
-    Raises:
-        CheckpointError: the folder lists no such file; names that leave the folder are never listed.
-    """
-    if name not in model_files(folder):
-        raise CheckpointError(f"{name} is not in the {folder} folder: put it there or choose another file.")
-    return Path(folder_paths.get_full_path_or_raise(folder, name))
-
-
 def load_checkpoint(name: str, placement: Placement) -> tuple[tuple[Any, Any, Any], Placement]:
     """Loads a checkpoint's MODEL, CLIP and VAE (None where the file has none).
 
@@ -77,6 +67,7 @@ def load_checkpoint(name: str, placement: Placement) -> tuple[tuple[Any, Any, An
         CheckpointError: the file cannot be used.
     """
     path = model_path("checkpoints", name)
+    placement = told(placement, path)
     dtypes = {kind: file_format(placement, kind) for kind in (Kind.MODEL, Kind.CLIP, Kind.VAE)}
     read = functools.partial(_read_checkpoint, path, dtypes=dtypes)
     (model, clip, vae), placement = _read_to(placement, functools.partial(read, resident=placement.resident))
@@ -136,6 +127,7 @@ def load_diffusion_model(name: str, weight_dtype: str, placement: Placement) -> 
     """
     check_input("weight_dtype", weight_dtype)
     path = model_path("diffusion_models", name)
+    placement = told(placement, path)
     options = _options(file_format(placement, Kind.MODEL))
     if weight_dtype != "default":
         options["dtype"] = getattr(torch, f"float8_{weight_dtype.removeprefix('fp8_').removesuffix('_fast')}")
@@ -165,6 +157,7 @@ def load_clip(names: Sequence[str], kind: str, placement: Placement) -> tuple[An
     """
     check_input("type", kind)
     paths = [model_path("text_encoders", name) for name in names]
+    placement = told(placement, *paths)
     clip_type = getattr(comfy.sd.CLIPType, kind.upper(), comfy.sd.CLIPType.STABLE_DIFFUSION)
 
     def read(device: torch.device) -> Any:
@@ -388,7 +381,7 @@ def _loading(device: torch.device, *paths: Path) -> Iterator[tuple[Reading | Non
     token = _busy.set(True)
     try:
         with explained(*paths):
-            with as_default(device), missing_weights() as missing, straight(paths) as reading:
+            with as_default(device), gates_for(device, paths), missing_weights() as missing, straight(paths) as reading:
                 yield reading, missing
             if missing:
                 raise CheckpointError(f"{names} lacks weights ({missing[0]}): it is incomplete, download it again.")

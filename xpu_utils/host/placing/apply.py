@@ -12,6 +12,7 @@ from ...cpu.layers import channels_last
 from ...decision import AttentionBy, Decision, Kind
 from .. import cpu_engine
 from ..attention import use_attention, use_vae_attention
+from ..gates import shut_where_wrong
 from ..streaming import attach
 from ..target import read_again
 from .formats import note_dtypes, set_compute_dtype
@@ -41,6 +42,7 @@ def _to_model(decision: Decision, model: Any, owned: bool) -> None:
     if decision.streaming is not None:
         attach(model, decision.streaming)
     set_compute_dtype(model, decision.dtype)
+    shut_where_wrong(model, decision.placement.device)
     if decision.plan is not None:
         cpu_engine.use_on_model(model, decision.plan, owned=owned)
     use_attention(model, decision.attention, decision.plan)

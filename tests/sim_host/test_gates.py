@@ -1,0 +1,62 @@
+"""Quantised models multiply in their own format where that was tested right and faster, and nowhere else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.harness.hosts import host_environment
+
+from .worker import answers
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory, host: Path) -> Any:
+    base = tmp_path_factory.mktemp("gates")
+    devices = ["arc-b580", {"preset": "arc-b580", "total_bytes": 64 << 20}]
+    return answers("gates_cases", {"devices": devices}, base, host, host_environment())
+
+
+@pytest.fixture(scope="module")
+def found(told: Any) -> Any:
+    return told["gates"]
+
+
+def test_a_device_that_is_right_and_faster_multiplies_in_the_files_format(found: Any) -> None:
+    """Where ComfyUI can do that format by format: older ones list it as not possible, and compute as they did."""
+    faster = found["faster"]
+    assert (faster["products"] > 0, 0 < faster["distance"] < 0.05) == (found["by format"],) * 2
+    expected = ("applied", "xpu:0 multiplies in fp8_e4m3, tested right and faster")
+    assert ((faster["state"], faster["why"]) == expected) == found["by format"]
+    assert (faster["state"] == "unavailable") != found["by format"]
+
+
+@pytest.mark.parametrize(
+    ("device", "why"), [("slower", "takes 200% of the time"), ("wrong", "own product is wrong by")]
+)
+def test_a_device_that_is_wrong_or_slower_computes_what_the_weights_stand_for(
+    found: Any, device: str, why: str
+) -> None:
+    assert (found[device]["products"], found[device]["distance"]) == (0, 0)
+    assert ((found[device]["state"], why in found[device]["why"]) == ("stood down", True)) == found["by format"]
+
+
+def test_a_model_that_leaves_for_the_cpu_takes_no_gate_with_it(found: Any) -> None:
+    assert found["carried to the CPU"]["distance"] == found["slower, on the CPU"]["distance"]
+    assert not found["the host's answer afterwards"]
+
+
+def test_a_loader_says_before_it_reads_what_will_happen(told: Any) -> None:
+    outlooks = told["outlook"]
+    assert all("in scaled fp8_e4m3 and fp32" in note for note in outlooks)
+    assert all("with a step at 1024x1024" in note for note in outlooks), "the family is known by names and shapes"
+    way = "; fp8_e4m3 is emulated there" if told["gates"]["by format"] else ""
+    outcomes = (
+        f"all of it stays there{way}",
+        f"10% stays there, the rest streams{way}",
+        f"too little even to stream: it goes on in smaller pieces, elsewhere or on the CPU{way}",
+        "runs where its weights are",
+    )
+    assert [note.endswith(outcome) for note, outcome in zip(outlooks, outcomes, strict=True)] == [True] * 4, outlooks

@@ -1,0 +1,107 @@
+"""What will happen when a file is loaded to a device, said before it is read."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from .choice import AUTO
+from .machine.devices import Device
+from .memory.sizes import GIB
+from .residency import resident_share
+from .streaming.plan import ring_size
+from .weights.contents import Content, Part, contents
+
+RESERVED_BYTES = int(1.2 * GIB)
+"""What ComfyUI keeps free for a step's work where it does not say (`minimum_inference_memory` on Linux)."""
+STREAMED = (Content.MODEL, Content.WHOLE)
+"""Parts whose weights may stream; the others are small, or work one after the other."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Forecast:
+    """One file on one device."""
+
+    parts: tuple[Part, ...]
+    device: str
+    free_bytes: int
+    work_bytes: int
+    """What a step needs beside the weights."""
+    work_of: str
+    """What that is said of: "at 1024x1024", "ComfyUI's reserve"."""
+    resident_bytes: int
+    """Needed with all weights of the largest part there."""
+    streamed_bytes: int
+    """The least: the rest of the weights passes through."""
+    stays_share: float
+    """Of the weights, what will stay there; 1 is all."""
+
+    def __str__(self) -> str:
+        held = ", ".join(map(str, self.parts))
+        needs = f"{self.resident_bytes / GIB:.1f} GiB"
+        if self.streamed_bytes < self.resident_bytes:
+            needs += f", or {self.streamed_bytes / GIB:.1f} GiB streamed"
+        where = "main memory" if self.device == "cpu" else self.device
+        free = f"{self.free_bytes / GIB:.1f} GiB of {where} are free"
+        return f"the file holds {held}; needs {needs} ({self.work_of}), {free}: {self.outcome}"
+
+    @property
+    def outcome(self) -> str:
+        """What will happen, in a few words."""
+        if self.device == "cpu":
+            fits = self.resident_bytes <= self.free_bytes
+            return "runs where its weights are" if fits else "more than there is: it will swap or fail"
+        if self.stays_share >= 1:
+            fits = self.resident_bytes <= self.free_bytes
+            return "all of it stays there" if fits else "more than is free: ComfyUI loads a part of it at a time"
+        if self.streamed_bytes > self.free_bytes:
+            return "too little even to stream: it goes on in smaller pieces, elsewhere or on the CPU"
+        return f"{self.stays_share:.0%} stays there, the rest streams"
+
+
+def forecast(
+    path: Path,
+    device: Device,
+    free_bytes: int,
+    *,
+    resident: str = AUTO,
+    work_bytes: int = RESERVED_BYTES,
+    work_of: str = "with ComfyUI's reserve for a step",
+) -> Forecast:
+    """What is in a safetensors file and what comes of loading it. Reads the file's header only.
+
+    Args:
+        free_bytes: on the device.
+        resident: the share of the weights that was asked for, in the user's words.
+
+    Raises:
+        LoadError: the file cannot be read, or is no whole safetensors file.
+        ValueError: `resident` is no share.
+    """
+    parts = contents(path)
+    largest = _largest(parts)
+    room_bytes = max(0, free_bytes - work_bytes)
+    ring_bytes = ring_size((largest.largest_layer_bytes, largest.size_bytes), room_bytes)
+    ring_bytes = min(ring_bytes, 2 * largest.largest_layer_bytes)
+    streams = largest.content in STREAMED and not device.integrated and device.type != "cpu"
+    share = resident_share(resident)
+    if not streams or (share is None and largest.size_bytes < room_bytes) or share == 1:
+        share = 1.0
+    elif share is None:
+        share = max(0.0, min(1.0, (room_bytes - ring_bytes) / max(1, largest.size_bytes)))
+    return Forecast(
+        parts,
+        device.id,
+        free_bytes,
+        work_bytes,
+        work_of,
+        largest.size_bytes + work_bytes,
+        ring_bytes + work_bytes if streams else largest.size_bytes + work_bytes,
+        share,
+    )
+
+
+def _largest(parts: Sequence[Part]) -> Part:
+    """The part that decides: the diffusion model, or what is largest."""
+    return next((part for part in parts if part.content is Content.MODEL), parts[0])
