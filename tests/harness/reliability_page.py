@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from tests.sim_host.matrix import STAGES
+from tests.sim_host.matrix import LASTING, PASSING, STAGES
 
 from .fault_matrix import STOCK_PATIENCE_S, all_cases
 
@@ -72,7 +72,7 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
 
 
 def _kinds(rows: Rows) -> list[str]:
-    return list(dict.fromkeys(row["kind"] for row in rows))
+    return sorted({row["kind"] for row in rows}, key=(*PASSING, *LASTING).index)
 
 
 def _share(rows: Rows, key: str) -> str:
@@ -171,7 +171,8 @@ def _queue_part(results: Mapping[str, Any]) -> list[str]:
         f"{queue['finished']} finished, {queue['equal']} pictures equal to the undisturbed ones{psnr}. {said}. The "
         f"server {'went on' if queue['server_alive'] else 'ended'}.",
         f"Memory of the server's process, models unloaded and the simulated devices' left out, from the start to the "
-        f"end: what malloc has given out {grown['in_use_bytes']:+.2%} (over the second half "
+        f"end (before each reading all is given back and then loaded anew, of which safetensors keeps two integers for "
+        f"each tensor): what malloc has given out {grown['in_use_bytes']:+.2%} (over the second half "
         f"{queue['bytes_per_prompt'] / 1024:+.1f} KiB a prompt), Python's objects {grown['python_blocks']:+.2%}; "
         f"private memory (USS), which has the gaps in the C library's heap as well, {grown['host_bytes']:+.1%}.",
         _table(["prompts", "malloc, MiB", "Python's blocks", "USS, MiB", "devices, bytes"], table),
