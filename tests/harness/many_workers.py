@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ from .models import ensure_models
 _PROGRAM = """
 import os, runpy, sys
 from tests import xpu_sim
-xpu_sim.install(xpu_sim.Config(devices=(xpu_sim.Device(),)))
+from tests.xpu_sim.faults import Fault
+xpu_sim.install(xpu_sim.Config(devices=(xpu_sim.Device(),), faults=tuple(Fault(**fault) for fault in {faults!r})))
 host = {host!r}
 sys.argv[0] = os.path.join(host, "main.py")
 sys.argv += ["--extra-model-paths-config", {packs!r}]
@@ -38,13 +39,17 @@ _CLUSTER = {
 }
 
 
-def simulated_comfyui(folder: Path) -> Path:
-    """A ComfyUI's folder whose main.py runs the host's on one simulated XPU, as a worker sees it, with test nodes."""
+def simulated_comfyui(folder: Path, faults: Sequence[Mapping[str, Any]] = ()) -> Path:
+    """A ComfyUI's folder whose main.py runs the host's on one simulated XPU, as a worker sees it, with test nodes.
+
+    Args:
+        faults: that every process meets; see tests/xpu_sim.
+    """
     (folder / "packs").mkdir(parents=True)
     (folder / "packs" / "worker-pack").symlink_to(Path(__file__).with_name("worker_pack"), target_is_directory=True)
     packs = folder / "packs.yaml"
     packs.write_text(json.dumps({"tests": {"base_path": str(folder), "custom_nodes": "packs"}}))
-    (folder / "main.py").write_text(_PROGRAM.format(host=str(host_path()), packs=str(packs)))
+    (folder / "main.py").write_text(_PROGRAM.format(host=str(host_path()), packs=str(packs), faults=list(faults)))
     return folder
 
 

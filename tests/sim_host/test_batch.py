@@ -22,7 +22,7 @@ from tests.harness.many_workers import (
 )
 from tests.harness.models import ensure_models
 from tests.harness.server import running_server
-from tests.harness.workflows import Workflow, node, text_to_image, with_our_nodes
+from tests.harness.workflows import TRIFLE, Workflow, node, text_to_image, with_our_nodes
 
 
 def drawing() -> Workflow:
@@ -112,6 +112,39 @@ def test_sixty_jobs_survive_a_worker_a_machine_and_the_command(tmp_path: Path, c
     )
     pictures = {line["number"]: (out / line["files"][0]).read_bytes() for line in lines}
     assert pictures == _of_one_server(tmp_path / "one", comfyui)
+
+
+@pytest.mark.matrix
+def test_a_worker_whose_device_is_lost_ends_its_job_and_has_the_device_again_for_the_next(
+    tmp_path: Path, workflow: Path
+) -> None:
+    lost = {"operator": "aten::convolution", "kind": "device_lost", "nth": 40}
+    comfyui, out = simulated_comfyui(tmp_path / "losing", [lost]), tmp_path / "out"
+    process = batch(workflow, "--seeds", "1..2", "--out", str(out), "--comfyui", str(comfyui), "--devices", "xpu:0")
+    said, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, said
+    lines = recorded(out)
+    assert done(lines) == [1, 2]
+    for line in lines:
+        assert [fault["kind"] for fault in line["faults"]] == ["device lost"]
+        assert line["stages"][0]["effective"] == "xpu:0"
+        assert "cpu" in {stage["effective"] for stage in line["stages"]}
+
+
+@pytest.mark.matrix
+def test_a_job_that_hangs_is_given_up_and_the_rest_goes_on(tmp_path: Path, comfyui: Path) -> None:
+    graph = {**TRIFLE, "time": node("TestTakeTime", image=["picture", 0], seconds=0.0)}
+    graph["shown"] = node("PreviewImage", images=["time", 0])
+    (tmp_path / "workflow.json").write_text(json.dumps(graph))
+    (tmp_path / "jobs.csv").write_text("time.seconds,picture.color\n900.0,1\n0.0,2\n")
+    out = tmp_path / "out"
+    options = ("--table", str(tmp_path / "jobs.csv"), "--out", str(out), "--comfyui", str(comfyui), "--silence", "5")
+    process = batch(tmp_path / "workflow.json", *options, "--devices", "xpu:0")
+    said, _ = process.communicate(timeout=600)
+    assert process.returncode == 1, said
+    assert "ComfyUI gave no sign of life for 5 s." in said
+    assert {line["number"]: line["state"] for line in recorded(out)} == {1: "failed", 2: "done"}
+    assert not servers(comfyui)
 
 
 def _process(line: Mapping[str, Any]) -> int:
