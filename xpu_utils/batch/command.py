@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-from pathlib import Path
 
 from ..workers.cluster import NoRay, connect, imported_ray
 from ..workers.setup import CannotStart, Setup, comfyui_folder
@@ -18,7 +17,7 @@ from .workflow import BadJob, Workflow
 
 def run(arguments: argparse.Namespace) -> tuple[int, str]:
     """Exit code 0: all jobs are done; 1: some are not; 2: they cannot be begun."""
-    setup = Setup(comfyui=_absolute(arguments.comfyui), models=_absolute(arguments.models))
+    setup = Setup.of(arguments.comfyui, arguments.models)
     try:
         workflow = Workflow.read(arguments.workflow)
         jobs = _jobs(arguments, workflow, setup)
@@ -34,10 +33,6 @@ def run(arguments: argparse.Namespace) -> tuple[int, str]:
         return 1, f"batch: {what}; make room or mend it, the same command does what is left."
     except KeyboardInterrupt:
         return 1, "batch: interrupted; the same command does what is left."
-
-
-def _absolute(folder: str) -> str:
-    return str(Path(folder).resolve()) if folder else ""
 
 
 def _jobs(arguments: argparse.Namespace, workflow: Workflow, setup: Setup) -> list[Job]:

@@ -8,7 +8,6 @@ import contextlib
 import os
 import signal
 import sys
-from pathlib import Path
 from types import ModuleType
 
 from aiohttp import log as web_log
@@ -63,7 +62,7 @@ def _token(host: str) -> str:
 
 
 async def _serve(arguments: argparse.Namespace, ray: ModuleType, store: Store, token: str) -> None:
-    setup = Setup(comfyui=_absolute(arguments.comfyui), models=_absolute(arguments.models))
+    setup = Setup.of(arguments.comfyui, arguments.models)
     devices = tuple(filter(None, arguments.devices.split(",")))
     pool = Pool(
         ray, setup, _say, least=arguments.least, most=arguments.most, devices=devices, silence_seconds=arguments.silence
@@ -86,10 +85,6 @@ async def _serve(arguments: argparse.Namespace, ray: ModuleType, store: Store, t
         with contextlib.suppress(asyncio.CancelledError):
             await keeping
         await runner.cleanup()
-
-
-def _absolute(folder: str) -> str:
-    return str(Path(folder).resolve()) if folder else ""
 
 
 def _say(line: str) -> None:

@@ -87,13 +87,6 @@ def ask_devices(ray: ModuleType, node_id: str) -> Any:
     return _on(ray, node_id, ray.remote(_devices)).remote()
 
 
-def places(ray: ModuleType) -> list[Place]:
-    """The devices of all machines of the cluster."""
-    names = machines(ray)
-    asked = {node_id: ask_devices(ray, node_id) for node_id in names}
-    return [Place(node_id, names[node_id], device) for node_id, answer in asked.items() for device in ray.get(answer)]
-
-
 def _devices() -> list[str]:
     from ..machine.devices import find_devices
 

@@ -25,11 +25,11 @@ class Setup:
     """ComfyUI's folder; where there is none, what COMFYUI_PATH names, then the one that this pack is installed in."""
     models: str = ""
     """A folder of models beside ComfyUI's own."""
-    arguments: tuple[str, ...] = ()
-    """Further arguments of ComfyUI's main.py."""
-    launcher: tuple[str, ...] = ()
-    """What comes before main.py on Python's command line."""
-    environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def of(cls, comfyui: str, models: str) -> Setup:
+        """From what a command was given, relative to where it runs; empty is not given."""
+        return cls(*(str(Path(folder).resolve()) if folder else "" for folder in (comfyui, models)))
 
 
 class CannotStart(Exception):
@@ -72,8 +72,7 @@ def command(setup: Setup, device: str, folder: Path, port: int) -> tuple[list[st
         OSError: the folder cannot be written.
     """
     comfyui = comfyui_folder(setup)
-    environment = {**os.environ, **setup.environment}
-    arguments, variables = device_binding(device, environment)
+    arguments, variables = device_binding(device, os.environ)
     for name in ("input", "output", "temp", "user"):
         (folder / name).mkdir()
     own = (
@@ -83,8 +82,8 @@ def command(setup: Setup, device: str, folder: Path, port: int) -> tuple[list[st
         *("--extra-model-paths-config", str(_more_paths(setup, comfyui, folder))),
     )
     program = [str(Path(__file__).with_name("guard.py")), str(comfyui / "main.py")]
-    line = [sys.executable, *setup.launcher, *program, *own, *arguments, *setup.arguments]
-    return line, {**environment, **variables}
+    line = [sys.executable, *program, *own, *arguments]
+    return line, {**os.environ, **variables}
 
 
 def _more_paths(setup: Setup, comfyui: Path, folder: Path) -> Path:
