@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 from typing import Any, Protocol
 
-from ..workers.cluster import Place, ask_devices, machines, start_worker
+from ..workers.cluster import Place, ask_devices, end_worker, in_its_words, machines, start_worker
 from ..workers.server import ServerLost
 from ..workers.setup import CannotStart, Setup
 from ..workers.worker import Outcome
@@ -24,7 +24,6 @@ LOOK_SECONDS = 5.0
 """How often machines that joined the cluster are looked for."""
 KEPT_SECONDS = 60.0
 """How long a device may be kept by a command that has just ended, or was killed."""
-STOP_SECONDS = 20.0
 START_ATTEMPTS = 3
 WRITERS = 4
 """Results written at a time: a disk takes several syncs together."""
@@ -183,7 +182,7 @@ class Batch:
                     self._models.pop(str(place), None)
                     self._watcher.doing(place, "")
                     if actor is not None:
-                        await self._end(actor)
+                        await end_worker(self._ray, actor)
             self._watcher.say(f"{place} is not used: its worker ended {failures} times before it could be given a job.")
 
     async def _engage(self, place: Place) -> Any:
@@ -200,12 +199,6 @@ class Batch:
                 if time.monotonic() > deadline:
                     raise
                 await asyncio.sleep(1)
-
-    async def _end(self, actor: Any) -> None:
-        """Ends a worker, in order where it still answers."""
-        with contextlib.suppress(self._ray.exceptions.RayError, asyncio.TimeoutError):
-            await asyncio.wait_for(asyncio.wrap_future(actor.stop.remote().future()), STOP_SECONDS)
-        self._ray.kill(actor)
 
     async def _work(self, place: Place, actor: Any, models: frozenset[str]) -> None:
         """Has the worker do jobs until there are none.
@@ -300,9 +293,7 @@ class Batch:
 
 
 def _first_line(error: BaseException) -> str:
-    """An error of a worker's in its own words: Ray puts where it was raised before them."""
-    own = getattr(error, "cause", None) or error
-    return (str(own).splitlines() or [type(own).__name__])[0]
+    return in_its_words(error).partition("\n")[0]
 
 
 def _said(waiting: Waiting) -> tuple[str, ...]:

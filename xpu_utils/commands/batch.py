@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from .workers import add_options
+
 EPILOG = """\
 A setting names a node by its id or its title: --set 6.text="a lighthouse", --set Prompt="a lighthouse".
 The same command continues a batch that ended early, and does nothing twice. See docs/many-machines.md."""
@@ -22,19 +24,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--table", type=Path, metavar="FILE", help="a job for each row of a .csv or .jsonl file")
     parser.add_argument("--out", type=Path, default=Path("batch"), metavar="DIR", help="where results go (batch)")
     parser.add_argument("--name", default="{number}", metavar="PATTERN", help="their names: {number}, {seed}, {6.text}")
-    parser.add_argument("--address", default="", metavar="HOST:PORT", help="of a Ray cluster; else one starts here")
-    parser.add_argument(
-        "--comfyui", default="", metavar="DIR", help="ComfyUI's folder, where it is not around this pack"
-    )
-    parser.add_argument("--models", default="", metavar="DIR", help="a folder of models beside ComfyUI's own")
-    parser.add_argument("--devices", default="", metavar="xpu:0,xpu:1", help="those used of each machine; else all")
-    parser.add_argument(
-        "--silence",
-        type=float,
-        default=1800,
-        metavar="SECONDS",
-        help="a worker that says nothing for so long in a job is taken for hanging (1800)",
-    )
+    add_options(parser)
     parser.add_argument("--dry-run", action="store_true", help="show the jobs, and do none")
     parser.set_defaults(run=run)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from .workers import add_options
+
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser(
@@ -18,19 +20,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--most", type=int, default=0, metavar="N", help="workers at most; else one per device")
     parser.add_argument("--out", type=Path, default=Path("serve"), metavar="DIR", help="where uploads and results go")
     parser.add_argument("--upload-mib", type=int, default=100, metavar="N", help="the largest upload (100)")
-    parser.add_argument("--address", default="", metavar="HOST:PORT", help="of a Ray cluster; else one starts here")
-    parser.add_argument(
-        "--comfyui", default="", metavar="DIR", help="ComfyUI's folder, where it is not around this pack"
-    )
-    parser.add_argument("--models", default="", metavar="DIR", help="a folder of models beside ComfyUI's own")
-    parser.add_argument("--devices", default="", metavar="xpu:0,xpu:1", help="those used of each machine; else all")
-    parser.add_argument(
-        "--silence",
-        type=float,
-        default=1800,
-        metavar="SECONDS",
-        help="a worker that says nothing for so long in a prompt is taken for hanging (1800)",
-    )
+    add_options(parser)
     parser.set_defaults(run=run)
 
 

@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
+from ..workers.cluster import in_its_words
 from ..workers.server import ServerLost
 from ..workers.setup import CannotStart
 from ..workers.worker import Outcome
 from .clients import Clients, event
-from .pool import Member, Pool, in_its_words
+from .pool import Member, Pool
 from .requests import Refused, Wanted, refused
 from .store import Store, shown
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from types import ModuleType
 from typing import Any
 
-from ..workers.cluster import Place, ask_devices, machines, start_worker
+from ..workers.cluster import Place, ask_devices, end_worker, in_its_words, machines, start_worker
 from ..workers.setup import CannotStart, Setup
 from ..workers.worker import Outcome, Ready
 
@@ -20,7 +20,6 @@ IDLE_SECONDS = 300.0
 """How long a worker beyond the least number is kept without work."""
 REST_SECONDS = 60.0
 """How long a device is left alone after a worker could not be started on it."""
-STOP_SECONDS = 20.0
 ASK_SECONDS = 10.0
 
 
@@ -184,23 +183,14 @@ class Pool:
         self.on_change()
 
     async def _end(self, actor: Any) -> None:
-        """Ends a worker, in order where it still answers."""
-        if actor is None:
-            return
-        with contextlib.suppress(self._ray.exceptions.RayError, asyncio.TimeoutError):
-            await asyncio.wait_for(_answer(actor.stop.remote()), STOP_SECONDS)
-        self._ray.kill(actor)
+        """Ends a worker, if there is one."""
+        if actor is not None:
+            await end_worker(self._ray, actor)
 
     def _begin(self, work: Any) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def in_its_words(error: BaseException) -> str:
-    """An error of a worker's without the trace that Ray puts before it."""
-    own = getattr(error, "cause", None) or error
-    return str(own) or type(own).__name__
 
 
 async def _answer(reference: Any) -> Any:

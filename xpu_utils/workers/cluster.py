@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import dataclasses
 import os
 from types import ModuleType
@@ -13,6 +15,7 @@ from .worker import Worker
 NAMESPACE = "xpu-nodes"
 OPEN_VARIABLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """Where it is 0 when Ray is imported, whatever the system, Ray's processes listen on 127.0.0.1 only."""
+STOP_SECONDS = 20.0
 OBJECT_STORE_BYTES = 512 << 20
 """Of a cluster that is started here: input files and results on their way."""
 # Ray hides all GPUs from an actor that asks for none of them; a worker leaves its ComfyUI one by itself.
@@ -112,3 +115,20 @@ def start_worker(ray: ModuleType, place: Place, setup: Setup) -> Any:
         return actor.remote(setup, place.device)
     except ValueError as error:  # the name is taken
         raise CannotStart(f"{place} has a worker of another command: wait for its end, or stop it.") from error
+
+
+async def end_worker(ray: ModuleType, actor: Any) -> None:
+    """Ends a worker, in order where it still answers."""
+    with contextlib.suppress(ray.exceptions.RayError, asyncio.TimeoutError):
+        await asyncio.wait_for(_answer(actor.stop.remote()), STOP_SECONDS)
+    ray.kill(actor)
+
+
+async def _answer(reference: Any) -> Any:
+    return await reference
+
+
+def in_its_words(error: BaseException) -> str:
+    """An error of a worker's without the trace that Ray puts before it."""
+    own = getattr(error, "cause", None) or error
+    return str(own) or type(own).__name__
