@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 
 SEED = 7
+STEPS = 4
+"""A stream has learnt all by the fourth pass."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,23 +33,6 @@ class Family:
     newer: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Arguments of the constructor that older hosts do not know."""
     cfg: float = 3.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Subject:
-    """A model to check."""
-
-    name: str
-    family: Family
-    """What it is sampled with."""
-    load: Callable[[], Any]
-    """A patcher with weights of its own, which computes on the CPU in fp32."""
-    lora: Callable[[Any], Any] | None = None
-    """Answers a patcher with a LoRA."""
-
-    @classmethod
-    def of(cls, family: Family) -> Subject:
-        return cls(family.name, family, lambda: on_host(build(family)))
 
 
 def on_host(model: Any) -> Any:
@@ -143,3 +128,22 @@ def _built(network: Mapping[str, Any], family: Family, dtype: torch.dtype) -> to
 def _recognised(kind: Any) -> dict[str, Any]:
     """What a class is recognised by."""
     return {name: value for name, value in kind.unet_config.items() if value is not None}
+
+
+def sampled(family: Family, model: Any, **conditions: Any) -> torch.Tensor:
+    """The latent that a MODEL makes with the sampler node's own function, on the host.
+
+    Args:
+        conditions: what other nodes have put into the conditioning.
+    """
+    import comfy.sample
+
+    latent = empty_latent(family)
+    noise = comfy.sample.prepare_noise(latent, SEED)
+    both = [[[text, {**told, **conditions}] for text, told in conditioning(family, seed)] for seed in (1, 2)]
+    answer: Any = comfy.sample.sample(
+        model, noise, STEPS, family.cfg, "euler", "normal", *both, latent, disable_pbar=True, seed=SEED
+    )
+    if answer.is_nested:
+        return torch.cat([part.flatten().cpu() for part in answer.unbind()])
+    return torch.Tensor(answer.cpu())

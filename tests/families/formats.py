@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from .family import SEED, Family, Subject, build, on_host
+from .family import SEED, Family, build, on_host, sampled
 from .images import POOLED, SD3, TEXT
+from .subject import Subject
 
 Layer = dict[str, torch.Tensor]
 """What a file holds of one layer's weight, by the ends of the keys."""
@@ -90,7 +91,9 @@ def subjects() -> Iterator[Subject]:
         if not kind or kind in known:
             for lora in (False, True):
                 load = functools.partial(_load, name)
-                yield Subject(f"{name}+LoRA" if lora else name, SD3_256, load, lora_of if lora else None)
+                work = functools.partial(sampled, SD3_256)
+                named = f"{name}+LoRA" if lora else name
+                yield Subject(named, load, work, lora=lora_of if lora else None)
 
 
 def lora_of(patcher: Any) -> Any:

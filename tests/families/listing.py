@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
-from . import formats, images, others, videos
-from .family import Subject
-from .others import NOT_SAMPLED
+import functools
+from collections.abc import Mapping, Sequence
 
-ALL = (*images.FAMILIES, *videos.FAMILIES, *others.FAMILIES)
+from . import formats, images, others, texts, vaes, videos
+from .family import Family, build, on_host, sampled
+from .others import NOT_SAMPLED
+from .subject import Subject
+
+MODELS = (*images.FAMILIES, *videos.FAMILIES, *others.FAMILIES)
+NAMES: Mapping[str, Sequence[str]] = {
+    "Diffusion models": [family.name for family in MODELS],
+    "VAEs": [vae.name for vae in vaes.FAMILIES],
+    "Text encoders": [text.name for text in texts.FAMILIES],
+    "Storage formats, of an SD3": formats.NAMES,
+}
+"""Of all that is described."""
+UNCHECKED: Mapping[str, Mapping[str, str]] = {
+    "Diffusion models": NOT_SAMPLED,
+    "VAEs": vaes.NOT_CODED,
+    "Text encoders": texts.NOT_ENCODED,
+}
+"""The host's classes that are not checked, and why."""
 
 COVERING = (
     *("SD15", "SDXL", "Stable_Cascade_B", "SD3", "Flux", "ChromaRadiance", "HiDream", "QwenImage"),
-    *("WAN21_I2V", "HunyuanVideo", "LTXV", "ACEStep", "mixed-fp8"),
+    *("WAN21_I2V", "HunyuanVideo", "LTXV", "ACEStep", "mixed-fp8", "VAE-SVD", "VAE-Wan21"),
 )
 """What `make test` checks: UNets, layers used twice a pass, mixtures of experts, tensors that are no weights, ..."""
 
@@ -18,18 +35,26 @@ COVERING = (
 def known() -> list[Subject]:
     """The described families and storage formats that the host has."""
     names = _of_the_host()
-    return [*(Subject.of(family) for family in ALL if family.name in names), *formats.subjects()]
+    models = [_model(family) for family in MODELS if family.name in names]
+    return [*models, *vaes.subjects(), *texts.subjects(), *formats.subjects()]
+
+
+def _model(family: Family) -> Subject:
+    return Subject(family.name, lambda: on_host(build(family)), functools.partial(sampled, family))
 
 
 def absent() -> list[str]:
     """The described families and formats that the host lacks."""
     here = {subject.name for subject in known()}
-    return [name for name in (*(family.name for family in ALL), *formats.NAMES) if name not in here]
+    return [name for names in NAMES.values() for name in names if name not in here]
 
 
 def undescribed() -> list[str]:
-    """The host's families that nobody has described."""
-    return sorted(_of_the_host() - {family.name for family in ALL} - NOT_SAMPLED.keys())
+    """The host's classes that nobody has described."""
+    models = _of_the_host() - {family.name for family in MODELS} - NOT_SAMPLED.keys()
+    coders = vaes.kinds_of_the_host() - {vae.kind for vae in vaes.FAMILIES} - vaes.NOT_CODED.keys()
+    encoders = texts.kinds_of_the_host() - {text.kind for text in texts.FAMILIES} - texts.NOT_ENCODED.keys()
+    return sorted(models | coders | encoders)
 
 
 def _of_the_host() -> set[str]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .formats import NAMES
-from .others import NOT_SAMPLED
+from .listing import NAMES, UNCHECKED
 from .words import CHECKS
 
 Record = Mapping[str, Any]
@@ -18,7 +17,8 @@ _INTRODUCTION = """# Models
 Every family of models that ComfyUI knows, at a tiny size with random weights, through this pack on simulated Intel
 cards, which show placement, limits, faults and recovery, not Intel's drivers. Written by `make families`; do not edit.
 
-Checked, in fp32 and bit for bit the latent that stock ComfyUI makes unless it says otherwise:
+Checked, in fp32 and bit for bit what stock ComfyUI answers unless it says otherwise; of VAEs what they decode and
+encode, of ControlNets the latent that a tiny model makes with them:
 """
 
 
@@ -26,16 +26,16 @@ def page(records: Records) -> str:
     """The page, from the records of the versions that were run."""
     versions = sorted(records, key=_order)
     checked = "\n".join(f"- **{name}**: {words}" for name, words in CHECKS.items())
-    names = sorted({name for record in records.values() for name in record["found"]}, key=str.lower)
-    families = [name for name in names if name not in NAMES]
-    stored = [name for name in names if name in NAMES]
-    unsampled = "\n".join(f"- {name}: {why}" for name, why in NOT_SAMPLED.items())
-    return (
-        f"{_INTRODUCTION}{checked}\n\n"
-        f"## Diffusion models\n{_table(records, versions, families)}\n\n"
-        f"Of ComfyUI's list, and not sampled:\n{unsampled}\n\n"
-        f"## Storage formats, of an SD3\n{_table(records, versions, stored)}\n"
-    )
+    sections = "\n\n".join(_section(records, versions, title) for title in NAMES)
+    return f"{_INTRODUCTION}{checked}\n\n{sections}\n"
+
+
+def _section(records: Records, versions: Sequence[str], title: str) -> str:
+    run = {name for record in records.values() for name in (*record["found"], *record["absent"])}
+    names = sorted(run & {*NAMES[title]}, key=str.lower)
+    unchecked = [f"- {name}: {why}" for name, why in UNCHECKED.get(title, {}).items()]
+    told = "\n".join(["", "", "ComfyUI has these as well, which are not checked:", *unchecked]) if unchecked else ""
+    return f"## {title}\n{_table(records, versions, names)}{told}"
 
 
 def _table(records: Records, versions: Sequence[str], names: Sequence[str]) -> str:

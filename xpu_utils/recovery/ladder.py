@@ -21,6 +21,7 @@ class Rung(enum.Enum):
     SPLIT = "the prompts one after the other"
     FP32 = "fp32"
     ALONG = "data of other nodes moved along"
+    WHOLE = "all weights on the device"
     TILES = "smaller tiles"
     HOST = "main memory"
     ACCELERATOR = "another device"
@@ -43,7 +44,7 @@ ORDER: Mapping[FaultKind, tuple[Rung, ...]] = {
     FaultKind.NO_ANSWER: (Rung.ACCELERATOR, Rung.CPU),
     FaultKind.OPERATOR_MISSING: (Rung.FP32, Rung.ACCELERATOR, Rung.CPU),
     FaultKind.NOT_FINITE: (Rung.FP32, Rung.ACCELERATOR, Rung.CPU),
-    FaultKind.MISPLACED: (Rung.ALONG,),
+    FaultKind.MISPLACED: (Rung.ALONG, Rung.WHOLE),
     FaultKind.DRIVER: (Rung.FREE, Rung.ATTENTION, Rung.FP32, Rung.ACCELERATOR, Rung.CPU),
 }
 

@@ -211,7 +211,8 @@ def _recoverable(patcher: Any) -> WeightSource:
 
 
 def _tensors(module: torch.nn.Module) -> list[tuple[str, torch.Tensor]]:
-    return [*module.named_parameters(), *module.named_buffers()]
+    """By every name that they have: what two modules share when it is made, each has for itself once it has moved."""
+    return [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
 
 
 _OF_TORCH = frozenset(vars(torch.nn.Module()))

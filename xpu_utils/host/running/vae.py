@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import inspect
-import math
-from collections.abc import Callable, Iterator, Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import comfy.model_management as model_management
 import comfy.sd
-import comfy.utils
 import torch
 from comfy.cli_args import args
 
@@ -30,7 +27,8 @@ from ..placing.formats import WorkFormat
 from ..placing.placed import placement_of
 from ..recovery.moving import cpu
 from ..recovery.rungs import asked_in_fp32, carry_on, check_finite, report_fault
-from ..target import HOST, clone_for, is_dynamic
+from ..target import HOST, clone_for, is_dynamic, unload
+from .counted import counted, tiles_of
 from .kinds import placed_as
 
 _RETRIED = (FaultKind.OUT_OF_MEMORY, FaultKind.ALLOCATION_TOO_LARGE)
@@ -46,7 +44,9 @@ class PlacedVAE(comfy.sd.VAE):
     last_tiling: Tiling | None = None
     """How the last call was done; None where it was done as a whole."""
     vae_dtype: torch.dtype
+    disable_offload: bool
     _whole = False
+    _failed_whole = False
     _carrying = False
 
     @property
@@ -104,24 +104,33 @@ class PlacedVAE(comfy.sd.VAE):
 
         self._carrying = True
         try:
-            return carry_on(self.patcher, stage, attempt, {Rung.FP32: self._compute_in_fp32})
+            rungs = {Rung.FP32: self._compute_in_fp32, Rung.WHOLE: self._load_whole}
+            return carry_on(self.patcher, stage, attempt, rungs)
         finally:
-            self._carrying = False
+            self._carrying = self._failed_whole = False
             self.vae_dtype = dtype
             self._format.restore()
 
     def _compute_in_fp32(self, failure: Failure) -> str | None:
         if self.vae_dtype == torch.float32 or is_dynamic(self.patcher):  # which the host casts to its own dtype
             return None
-        self._hold(decide(asked_in_fp32(self.patcher, failure), Subject(Kind.VAE, self.vae_dtype)))
+        self._hold(decide(asked_in_fp32(self.patcher, failure), _subject(self)))
         return "fp32"
+
+    def _load_whole(self, failure: Failure) -> str | None:
+        """For VAEs with layers that compute only where all weights are: of any, ComfyUI loads a part if it has to."""
+        if self.disable_offload or self.patcher.loaded_size() >= self.patcher.model_size():
+            return None
+        self.disable_offload = True
+        unload(self.patcher)
+        return "with all of its weights there"
 
     def _use_cpu_engine(self) -> None:
         """Has work that came to the CPU from another device be done by the CPU's plan, in its format."""
         placement = placement_of(self.patcher)
         if placement is None or self.device != HOST or not placement.carried_over:
             return
-        self._hold(decide(placement, Subject(Kind.VAE, self.vae_dtype)))
+        self._hold(decide(placement, _subject(self)))
 
     def _hold(self, decision: Decision) -> None:
         """Has the work go on as decided, with weights in that format until it ends."""
@@ -137,7 +146,8 @@ class PlacedVAE(comfy.sd.VAE):
             return super(PlacedVAE, self).decode(samples_in, *arguments, **options)
 
         if arguments or options or not self._has_tiles(samples_in.ndim - 2):  # tiles know only of the latent
-            return whole()
+            stock = super().decode_tiled_1d
+            return self._in_one(whole, lambda: stock(samples_in).to(self.output_device).movedim(1, -1))
         ratio = self.spacial_compression_decode()
         frames = samples_in.shape[2] if samples_in.ndim == 5 else None
 
@@ -158,7 +168,8 @@ class PlacedVAE(comfy.sd.VAE):
             return super(PlacedVAE, self).encode(pixel_samples, *arguments, **options)
 
         if arguments or options or not self._has_tiles(self.latent_dim) or pixel_samples.ndim != 4:
-            return whole()
+            stock = super().encode_tiled_1d
+            return self._in_one(whole, lambda: stock(self.vae_encode_crop_pixels(pixel_samples).movedim(-1, 1)))
         pictures, height, width, channels = pixel_samples.shape
         shape: tuple[int, ...] = (pictures, channels, height, width)
         frames = None
@@ -181,7 +192,28 @@ class PlacedVAE(comfy.sd.VAE):
         return self._within_memory(whole, tiled, tiles_for(height, width, frames), estimate, needed)
 
     def _has_tiles(self, dimensions: int) -> bool:
-        return dimensions in (2, 3) and getattr(self, "extra_1d_channel", None) is None
+        return dimensions in (2, 3) and not self._of_sound()
+
+    def _of_sound(self) -> bool:
+        return int(self.output_channels) == 2
+
+    def _in_one(self, whole: Callable[[], torch.Tensor], in_pieces: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """The whole, again once the ladder has freed memory; then sound in ComfyUI's own pieces where these fit it."""
+        try:
+            self._whole = True
+            return whole()
+        except (RuntimeError, MemoryError) as error:
+            failure = Failure.of(error)
+        finally:
+            self._whole = False
+        lasts = self.latent_dim == 1 or getattr(self, "extra_1d_channel", None) is not None
+        if failure.kind not in _RETRIED or not self._failed_whole or not (lasts and self._of_sound()):
+            self._failed_whole = failure.kind in _RETRIED
+            raise failure.error
+        try:
+            return in_pieces()
+        except RuntimeError:  # the pieces' length is not a multiple of what it makes of them
+            raise failure.error from None
 
     def _within_memory(
         self,
@@ -237,18 +269,26 @@ class PlacedVAE(comfy.sd.VAE):
         self._leave_the_choice_of_tiles()
         return super().encode_tiled_(*arguments, **options)
 
+    def decode_tiled_1d(self, *arguments: Any, **options: Any) -> torch.Tensor:
+        self._leave_the_choice_of_tiles()
+        return super().decode_tiled_1d(*arguments, **options)
+
+    def encode_tiled_1d(self, *arguments: Any, **options: Any) -> torch.Tensor:
+        self._leave_the_choice_of_tiles()
+        return super().encode_tiled_1d(*arguments, **options)
+
     def decode_tiled_3d(self, *arguments: Any, **keywords: Any) -> torch.Tensor:
         """ComfyUI's, with a progress bar."""
         self._leave_the_choice_of_tiles()
         stock = super().decode_tiled_3d
-        with _progress(self.first_stage_model, "decode", _tiles(stock, *arguments, **keywords)):
+        with counted(self.first_stage_model, "decode", tiles_of(stock, *arguments, **keywords)):
             return stock(*arguments, **keywords)
 
     def encode_tiled_3d(self, *arguments: Any, **keywords: Any) -> torch.Tensor:
         """ComfyUI's, with a progress bar."""
         self._leave_the_choice_of_tiles()
         stock = super().encode_tiled_3d
-        with _progress(self.first_stage_model, "encode", _tiles(stock, *arguments, **keywords)):
+        with counted(self.first_stage_model, "encode", tiles_of(stock, *arguments, **keywords)):
             return stock(*arguments, **keywords)
 
     def _decode_tiled_owned(self, *arguments: Any, **keywords: Any) -> torch.Tensor:
@@ -276,12 +316,18 @@ def place_vae(vae: Any, asked: Placement, *, owned: bool = False) -> tuple[Any, 
     if args.cpu_vae:
         asked = asked.led_by("--cpu-vae", cpu())
     there = clone_for(vae.patcher, asked.device.torch_device)
-    decision = decide(asked, Subject(Kind.VAE, vae.vae_dtype, dynamic=is_dynamic(there)))
+    decision = decide(asked, dataclasses.replace(_subject(vae), dynamic=is_dynamic(there)))
     # Another pack's kind of VAE keeps its own way with memory.
     placed = PlacedVAE.of(vae) if type(vae) in (comfy.sd.VAE, PlacedVAE) else copy.copy(vae)
     placed.patcher, placed.first_stage_model = there, there.model
     apply(decision, placed, owned=owned or placed.first_stage_model is not vae.first_stage_model)
     return placed, decision.placement
+
+
+def _subject(vae: Any) -> Subject:
+    """Some VAEs of sound compute in fp32 alone."""
+    only = getattr(vae, "working_dtypes", None) == [torch.float32]
+    return Subject(Kind.VAE, vae.vae_dtype, formats=(torch.float32,) if only else None)
 
 
 def check_vae(vae: Any) -> None:
@@ -323,39 +369,3 @@ def _memory(device: torch.device) -> Memory:
     known = host_inventory().find(str(device))
     limit = None if known is None else known.single_allocation_limit_bytes
     return Memory(model_management.get_free_memory(device), limit)
-
-
-def _tiles(stock: Callable[..., Any], *arguments: Any, **keywords: Any) -> int:
-    """How many tiles one of the host's functions in space and time lays, when it is called so."""
-    bound = inspect.signature(stock).bind(*arguments, **keywords)
-    bound.apply_defaults()
-    asked = bound.arguments
-    shape = next(iter(asked.values())).shape
-    tile = (asked["tile_t"], asked["tile_x"], asked["tile_y"])
-    return int(shape[0] * math.prod(map(_positions, shape[2:], tile, asked["overlap"])))
-
-
-@contextlib.contextmanager
-def _progress(model: Any, method: str, tiles: int) -> Iterator[None]:
-    """Counts the calls of a model's method in the block, one for each tile."""
-    bar = comfy.utils.ProgressBar(tiles)
-    stock, of_instance = getattr(model, method), method in vars(model)
-
-    def counted(*arguments: Any, **keywords: Any) -> Any:
-        result = stock(*arguments, **keywords)
-        bar.update(1)
-        return result
-
-    setattr(model, method, counted)
-    try:
-        yield
-    finally:
-        if of_instance:
-            setattr(model, method, stock)
-        else:
-            delattr(model, method)
-
-
-def _positions(size: int, tile: int, overlap: int) -> int:
-    """How many tiles ComfyUI's `tiled_scale_multidim` lays along a direction."""
-    return len(range(0, size - overlap, tile - overlap)) if size > tile else 1

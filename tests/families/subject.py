@@ -1,0 +1,30 @@
+"""What is checked."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+
+Kind = Literal["MODEL", "VAE", "CLIP", "CONTROL_NET"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """An object that nodes hand on."""
+
+    name: str
+    load: Callable[[], Any]
+    """Answers it with weights of its own; it computes on the CPU in fp32."""
+    work: Callable[[Any], torch.Tensor]
+    """Has it compute; the answer is on the host."""
+    kind: Kind = "MODEL"
+    lora: Callable[[Any], Any] | None = None
+    """Answers it with a LoRA."""
+
+    @property
+    def streams(self) -> bool:
+        """Whether what does not stay on a card streams; else ComfyUI loads a part of it."""
+        return self.kind in ("MODEL", "CONTROL_NET")
