@@ -23,7 +23,8 @@ from xpu_utils.host.recovery.weights import remember
 from xpu_utils.host.streaming import stream_of
 from xpu_utils.host.target import unload
 
-from .handling import HANDLINGS, HOST, Controlled, Handling
+from .controls import Controlled
+from .handling import HANDLINGS, HOST, Handling
 from .subject import Subject
 from .words import CHECKS
 
@@ -109,6 +110,8 @@ def _stock(subject: Subject) -> _Run:
         raise Missed("stock does not answer twice the same")
     if subject.lora is not None and torch.equal(answer, subject.work(thing)):
         raise Missed("the LoRA changes nothing")
+    if isinstance(thing, Controlled) and torch.equal(answer, subject.work(Controlled(thing.model, None))):
+        raise Missed("the ControlNet changes nothing")
     there = handling.stock_on(patched, torch.device("xpu:0"))
     on_card = subject.work(there)
     for patcher in _patchers(subject, there):

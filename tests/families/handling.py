@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -18,6 +17,8 @@ from xpu_utils.host.running.sampling import place_model
 from xpu_utils.host.running.vae import place_vae
 from xpu_utils.host.target import clone_for
 from xpu_utils.placement import Placement
+
+from .controls import Controlled
 
 HOST = torch.device("cpu")
 
@@ -109,14 +110,6 @@ def _computing_in(dtype: torch.dtype, stock: Any, /, *arguments: Any, **keywords
     return stock(*arguments, **{**keywords, **changed})
 
 
-@dataclasses.dataclass(frozen=True)
-class Controlled:
-    """A MODEL and the CONTROL_NET that it is sampled with."""
-
-    model: Any
-    control: Any
-
-
 class Controls:
     """CONTROL_NET, beside a MODEL on the same device."""
 
@@ -138,7 +131,11 @@ class Controls:
     def stock_in(self, thing: Controlled, dtype: torch.dtype) -> Controlled:
         model, control = thing.model.clone(), thing.control.copy()
         model.set_model_compute_dtype(dtype)
-        control.manual_cast_dtype = dtype
+        if hasattr(control, "control_model_wrapped"):  # what has none computes in the model's
+            control.control_model = copy.deepcopy(thing.control.control_model).to(dtype)
+            control.control_model.dtype = dtype
+            patcher = ModelPatcher(control.control_model, load_device=HOST, offload_device=HOST)
+            control.control_model_wrapped = patcher
         return Controlled(model, control)
 
 

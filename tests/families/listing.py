@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 
-from . import formats, images, others, texts, vaes, videos
+from . import controls, formats, images, others, texts, vaes, videos
 from .family import Family, build, on_host, sampled
 from .others import NOT_SAMPLED
 from .subject import Subject
@@ -15,6 +15,7 @@ NAMES: Mapping[str, Sequence[str]] = {
     "Diffusion models": [family.name for family in MODELS],
     "VAEs": [vae.name for vae in vaes.FAMILIES],
     "Text encoders": [text.name for text in texts.FAMILIES],
+    "ControlNets": [control.name for control in controls.FAMILIES],
     "Storage formats, of an SD3": formats.NAMES,
 }
 """Of all that is described."""
@@ -36,7 +37,7 @@ def known() -> list[Subject]:
     """The described families and storage formats that the host has."""
     names = _of_the_host()
     models = [_model(family) for family in MODELS if family.name in names]
-    return [*models, *vaes.subjects(), *texts.subjects(), *formats.subjects()]
+    return [*models, *vaes.subjects(), *texts.subjects(), *controls.subjects(), *formats.subjects()]
 
 
 def _model(family: Family) -> Subject:
@@ -54,7 +55,8 @@ def undescribed() -> list[str]:
     models = _of_the_host() - {family.name for family in MODELS} - NOT_SAMPLED.keys()
     coders = vaes.kinds_of_the_host() - {vae.kind for vae in vaes.FAMILIES} - vaes.NOT_CODED.keys()
     encoders = texts.kinds_of_the_host() - {text.kind for text in texts.FAMILIES} - texts.NOT_ENCODED.keys()
-    return sorted(models | coders | encoders)
+    hints = controls.kinds_of_the_host() - {kind for control in controls.FAMILIES for kind in control.kinds}
+    return sorted(models | coders | encoders | hints)
 
 
 def _of_the_host() -> set[str]:
