@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -264,7 +265,8 @@ def _bf16(run: _Run) -> None:
     subject = run.subject
     own = subject.load() if subject.lora is None else subject.lora(subject.load())
     try:
-        stock = _distance(subject.work(run.handling.stock_in(own, torch.bfloat16)), run.stock)
+        rounded = subject.rounded or functools.partial(run.handling.stock_in, own)
+        stock = _distance(subject.work(rounded(torch.bfloat16)), run.stock)
     except (RuntimeError, NotImplementedError):  # stock cannot, so that we have to compute in another
         stock = BF16_ALONE
     with _plan(BF16_PLAN):

@@ -35,12 +35,17 @@ class Family:
     cfg: float = 3.0
 
 
-def on_host(model: Any) -> Any:
-    """A patcher that computes with a model on the CPU in fp32."""
+def patcher_of(model: Any) -> Any:
+    """A patcher that computes with a model on the CPU, in the format that it is made for."""
     from comfy.model_patcher import ModelPatcher
 
     host = torch.device("cpu")
-    patcher = ModelPatcher(model, load_device=host, offload_device=host)
+    return ModelPatcher(model, load_device=host, offload_device=host)
+
+
+def on_host(model: Any) -> Any:
+    """A patcher that computes with a model on the CPU in fp32."""
+    patcher = patcher_of(model)
     if torch.float32 not in (model.manual_cast_dtype, model.get_dtype()):
         patcher.set_model_compute_dtype(torch.float32)
     return patcher

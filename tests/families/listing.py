@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
 
 from . import controls, formats, images, others, texts, vaes, videos
-from .family import Family, build, on_host, sampled
+from .family import Family, build, on_host, patcher_of, sampled
 from .others import NOT_SAMPLED
 from .subject import Subject
 
@@ -41,7 +44,11 @@ def known() -> list[Subject]:
 
 
 def _model(family: Family) -> Subject:
-    return Subject(family.name, lambda: on_host(build(family)), functools.partial(sampled, family))
+    def rounded(dtype: torch.dtype) -> Any:
+        return patcher_of(build(family, dtype))
+
+    work = functools.partial(sampled, family)
+    return Subject(family.name, lambda: on_host(build(family)), work, rounded=rounded)
 
 
 def absent() -> list[str]:

@@ -21,6 +21,8 @@ class Subject:
     work: Callable[[Any], torch.Tensor]
     """Has it compute; the answer is on the host."""
     kind: Kind = "MODEL"
+    rounded: Callable[[torch.dtype], Any] | None = None
+    """Answers it as ComfyUI loads it in another format; None where that is no other than the loaded one told so."""
     lora: Callable[[Any], Any] | None = None
     """Answers it with a LoRA."""
 
