@@ -31,7 +31,8 @@ UNCHECKED: Mapping[str, Mapping[str, str]] = {
 
 COVERING = (
     *("SD15", "SDXL", "Stable_Cascade_B", "SD3", "Flux", "ChromaRadiance", "HiDream", "QwenImage"),
-    *("WAN21_I2V", "HunyuanVideo", "LTXV", "ACEStep", "mixed-fp8", "VAE-SVD", "VAE-Wan21"),
+    *("WAN21_I2V", "HunyuanVideo", "LTXV", "ACEStep", "mixed-fp8"),
+    *("VAE-Oobleck", "VAE-Wan21", "CLIP-Flux", "ControlNet-LoRA"),
 )
 """What `make test` checks: UNets, layers used twice a pass, mixtures of experts, tensors that are no weights, ..."""
 
