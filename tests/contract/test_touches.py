@@ -14,7 +14,7 @@ from .pack import File, Pack
 from .touches import Kind
 
 HOOKS = "xpu_utils/host/hooks.py"
-OWN_OBJECTS = {"xpu_utils/host/running/vae.py", "xpu_utils/streaming/leaves.py"}
+OWN_OBJECTS = {"xpu_utils/host/running/counting.py", "xpu_utils/streaming/leaves.py"}
 """Files with `setattr` on an object: a VAE's network while a progress bar counts its calls, a part of a weight."""
 ENVIRONMENT = {"prestartup_script.py"}
 """Files that set a variable of the process: listed by `startup.list_operator_fallback`."""

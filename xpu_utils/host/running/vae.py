@@ -28,7 +28,7 @@ from ..placing.placed import placement_of
 from ..recovery.moving import cpu
 from ..recovery.rungs import asked_in_fp32, carry_on, check_finite, report_fault
 from ..target import HOST, clone_for, is_dynamic, unload
-from .counted import counted, tiles_of
+from .counting import counting, tiles_of
 from .kinds import placed_as
 
 _RETRIED = (FaultKind.OUT_OF_MEMORY, FaultKind.ALLOCATION_TOO_LARGE)
@@ -281,14 +281,14 @@ class PlacedVAE(comfy.sd.VAE):
         """ComfyUI's, with a progress bar."""
         self._leave_the_choice_of_tiles()
         stock = super().decode_tiled_3d
-        with counted(self.first_stage_model, "decode", tiles_of(stock, *arguments, **keywords)):
+        with counting(self.first_stage_model, "decode", tiles_of(stock, *arguments, **keywords)):
             return stock(*arguments, **keywords)
 
     def encode_tiled_3d(self, *arguments: Any, **keywords: Any) -> torch.Tensor:
         """ComfyUI's, with a progress bar."""
         self._leave_the_choice_of_tiles()
         stock = super().encode_tiled_3d
-        with counted(self.first_stage_model, "encode", tiles_of(stock, *arguments, **keywords)):
+        with counting(self.first_stage_model, "encode", tiles_of(stock, *arguments, **keywords)):
             return stock(*arguments, **keywords)
 
     def _decode_tiled_owned(self, *arguments: Any, **keywords: Any) -> torch.Tensor:

@@ -22,7 +22,7 @@ def tiles_of(stock: Callable[..., Any], *arguments: Any, **keywords: Any) -> int
 
 
 @contextlib.contextmanager
-def counted(model: Any, method: str, tiles: int) -> Iterator[None]:
+def counting(model: Any, method: str, tiles: int) -> Iterator[None]:
     """Counts the calls of a model's method in the block, one for each tile."""
     bar = comfy.utils.ProgressBar(tiles)
     stock, of_instance = getattr(model, method), method in vars(model)
