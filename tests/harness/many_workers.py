@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import psutil
 
@@ -108,17 +109,17 @@ def _line(process: psutil.Process) -> list[str]:
 @contextlib.contextmanager
 def cluster(machines: int) -> Iterator[tuple[Any, Sequence[Any]]]:
     """A cluster of so many machines; answers its handle and the machines, the first of which is the head."""
-    os.environ.update(environment())  # their processes inherit it
-    from ray.cluster_utils import Cluster
+    with mock.patch.dict(os.environ, environment()):  # their processes inherit it
+        from ray.cluster_utils import Cluster
 
-    whole = Cluster()
-    try:
-        nodes = [
-            whole.add_node(
-                num_cpus=1, node_ip_address="127.0.0.1", object_store_memory=100 << 20, include_dashboard=False
-            )
-            for _ in range(machines)
-        ]
-        yield whole, nodes
-    finally:
-        whole.shutdown()
+        whole = Cluster()
+        try:
+            nodes = [
+                whole.add_node(
+                    num_cpus=1, node_ip_address="127.0.0.1", object_store_memory=100 << 20, include_dashboard=False
+                )
+                for _ in range(machines)
+            ]
+            yield whole, nodes
+        finally:
+            whole.shutdown()

@@ -227,7 +227,7 @@ def test_without_ray_a_batch_is_one_sentence(
     assert main(["batch", str(tmp_path / "workflow.json"), "--out", str(tmp_path / "out")]) == 2
     said = capsys.readouterr().out
     assert said.startswith("batch: Many workers need Ray")
-    assert said.endswith("pip install 'ray>=2.50'.\n")
+    assert said.endswith("pip install 'ray>=2.60'.\n")
 
 
 def test_done_is_read_from_the_manifest_and_failed_is_tried_again(tmp_path: Path) -> None:

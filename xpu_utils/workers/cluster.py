@@ -51,7 +51,7 @@ def imported_ray(address: str = "") -> ModuleType:
     try:
         import ray
     except ImportError as error:
-        raise NoRay(f"Many workers need Ray, which cannot be imported ({error}): pip install 'ray>=2.50'.") from error
+        raise NoRay(f"Many workers need Ray, which cannot be imported ({error}): pip install 'ray>=2.60'.") from error
     return ray
 
 
