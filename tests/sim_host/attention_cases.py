@@ -20,6 +20,8 @@ from xpu_utils.decision import AttentionBy
 from xpu_utils.host import attention, hooks, neighbours
 from xpu_utils.host.attention import BUDGET, MEASURED_BUDGET, OVERRIDE, PlacedAttention, device_budget
 from xpu_utils.memory.attention import SMALLEST_BYTES, AttentionBudget, attend_in_chunks, chunks_for
+from xpu_utils.selftest.attention import Attending, AttentionTimes
+from xpu_utils.selftest.result import SelfTests
 
 DEVICE, OTHER = torch.device("xpu:0"), torch.device("xpu:1")
 DIM = 40
@@ -146,6 +148,31 @@ def case_wrong_head_dim() -> Any:
     finally:
         simulation.clear_faults()
     return {what: float((answer.cpu() - expected).abs().max()) for what, answer in answers.items()}
+
+
+def case_by_products() -> Any:
+    """Where products measured faster: the device's own calls and the largest error, whole and in pieces."""
+    heads, tokens = 8, 1024
+    generator = torch.Generator().manual_seed(1)
+    q, k, v = (torch.randn(1, tokens, heads * 64, generator=generator).to(OTHER, torch.bfloat16) for _ in range(3))
+    expected = host_attention.attention_pytorch(*(t.cpu().float() for t in (q, k, v)), heads)
+    seconds = {Attending.OWN: 1.0, Attending.PRODUCTS: 0.1}
+    tests = SelfTests(measure=lambda _device, shapes, *_: AttentionTimes(shapes, seconds))
+    stock, attention.attends_by = attention.attends_by, tests.attends_by
+    found = {}
+    try:
+        for what, options in (("whole", {}), ("pieces", {BUDGET: 1 << 20}), ("fp32", {})):
+            precision = torch.float32 if what == "fp32" else None
+            xpu_sim.current().reset_statistics()
+            ours = {OVERRIDE: PlacedAttention(None), **options}
+            answer = host_attention.attention_pytorch(
+                q, k, v, heads, attn_precision=precision, transformer_options=ours
+            )
+            own = xpu_sim.current().statistics().devices[1].count("scaled_dot_product_attention")
+            found[what] = {"own": own, "error": float((answer.cpu().float() - expected).abs().max() / expected.max())}
+        return found
+    finally:
+        attention.attends_by = stock
 
 
 def case_functions_that_limit_themselves() -> Any:

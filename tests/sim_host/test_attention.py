@@ -55,6 +55,16 @@ def test_the_vae_s_attention_block_goes_in_pieces(found: Any) -> None:
     assert block["ours"]["peak_bytes"] < block["stock"]["peak_bytes"]
 
 
+def test_products_take_the_place_of_slower_attention(found: Any) -> None:
+    for entry in found["by_products"].values():
+        assert entry["error"] < 3e-2
+    assert {what: entry["own"] > 0 for what, entry in found["by_products"].items()} == {
+        "whole": False,
+        "pieces": False,
+        "fp32": True,  # a model that asks for it has scores too large for the half formats
+    }
+
+
 def test_where_the_device_s_own_attention_is_wrong_it_is_computed_another_way(found: Any) -> None:
     wrong = found["wrong_head_dim"]
     assert wrong["stock"] > 0.01

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 import pytest
@@ -13,6 +15,7 @@ import torch
 from xpu_utils.machine.cache import DIRECTORY_VARIABLE, cache_directory
 from xpu_utils.machine.devices import Device
 from xpu_utils.machine.profiles import Architecture
+from xpu_utils.selftest.attention import ATTEND, Attending, AttentionTimes, ShapeClass, measure_attention
 from xpu_utils.selftest.operations import EMPTIED, TOLERANCES, Result, check, operations
 from xpu_utils.selftest.result import SelfTests, best_precision
 
@@ -80,6 +83,88 @@ def test_a_head_dim_is_tested_when_attention_first_has_it(kernels: Kernels) -> N
     for head_dim, dtype in ((72, torch.bfloat16), (64, torch.float64)):
         assert not process.attends_wrongly(b580(), head_dim, dtype)
     assert len(kernels.checks) == 1, "nothing tells what is right there"
+
+
+SELF_ATTENTION = (2, 10, 4096, 64)
+
+
+class Attends:
+    """A device on which the ways to attend take so many seconds; counts its measurements."""
+
+    def __init__(self, **seconds: float) -> None:
+        self.seconds = {Attending[name]: value for name, value in seconds.items()}
+        self.measured: list[ShapeClass] = []
+        self.problem = ""
+
+    def measure(self, _device: str, shapes: ShapeClass, *_: object) -> AttentionTimes | Result:
+        self.measured.append(shapes)
+        return Result("", "bf16", None, self.problem) if self.problem else AttentionTimes(shapes, self.seconds)
+
+    def process(self) -> Callable[..., Attending]:
+        """How a process that begins now attends."""
+        tests = SelfTests(measure=self.measure)
+        return functools.partial(tests.attends_by, b580(), dtype=torch.bfloat16, masked=False, most_bytes=1 << 30)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "way"),
+    [
+        ({"OWN": 1.0, "PRODUCTS": 0.3}, Attending.PRODUCTS),
+        ({"OWN": 1.0, "FP32_SCORES": 0.5, "PRODUCTS": 0.95}, Attending.FP32_SCORES),
+        ({"OWN": 1.0, "PRODUCTS": 0.95}, Attending.OWN),
+    ],
+)
+def test_attention_goes_the_way_that_is_clearly_fastest(seconds: dict[str, float], way: Attending) -> None:
+    assert Attends(**seconds).process()(SELF_ATTENTION, SELF_ATTENTION) is way
+
+
+def test_a_class_of_attention_is_measured_once_for_all_processes() -> None:
+    device = Attends(OWN=1.0, PRODUCTS=0.3)
+    for attends in (device.process(), device.process()):
+        for tokens in (4096, 5000):
+            assert attends((2, 10, tokens, 64), (2, 10, tokens, 64)) is Attending.PRODUCTS
+    assert device.measured == [ShapeClass(64, "bf16", 1 << 30, False)]
+    process = device.process()
+    process(SELF_ATTENTION, (2, 10, 77, 64), masked=True)
+    process((2, 10, 256, 64), (2, 10, 256, 64))
+    process(SELF_ATTENTION, SELF_ATTENTION, dtype=torch.float32)
+    assert len(device.measured) == 1, "there is little to gain"
+    process((4, 20, 4096, 64), (4, 20, 77, 64), masked=True)
+    assert device.measured[1:] == [ShapeClass(64, "bf16", 128, True)]
+
+
+def test_attention_that_memory_was_too_short_to_measure_is_measured_another_time() -> None:
+    device = Attends(OWN=1.0, PRODUCTS=0.3)
+    device.problem = "XPU out of memory. Tried to allocate 2 MiB."
+    attends = device.process()
+    for _ in range(2):
+        assert attends(SELF_ATTENTION, SELF_ATTENTION) is Attending.OWN
+    assert len(device.measured) == 1, "not in each call"
+    device.problem = ""
+    assert device.process()(SELF_ATTENTION, SELF_ATTENTION) is Attending.PRODUCTS
+
+
+def test_ways_to_attend_that_are_wrong_or_missing_are_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape, shapes = (1, 2, 64, 40), ShapeClass(40, "bf16", 128, True)
+    times = measure_attention("cpu", shapes, shape, shape, 1 << 30)
+    assert isinstance(times, AttentionTimes)
+    assert {Attending.OWN, Attending.PRODUCTS} <= {*times.seconds}
+    monkeypatch.setitem(ATTEND, Attending.PRODUCTS, lambda q, k, v, mask: ATTEND[Attending.OWN](q * 2, k, v, mask))
+    times = measure_attention("cpu", shapes, shape, shape, 1 << 30)
+    assert isinstance(times, AttentionTimes)
+    assert Attending.PRODUCTS not in times.seconds
+
+
+def test_attention_from_fewer_queries_than_keys_is_tested(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = torch.nn.functional.scaled_dot_product_attention
+
+    def wrong(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **keywords: Any) -> torch.Tensor:
+        off = q.dtype == torch.bfloat16 and q.shape[-1] > 128 and q.shape[2] < k.shape[2]
+        return own(q, k, v, **keywords) * (1.5 if off else 1)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", wrong)
+    assert not check("cpu", "attention, head dim 160", "bf16").right
+    assert check("cpu", "attention, head dim 128", "bf16").right
 
 
 def test_what_may_end_the_process_is_left_to_the_doctor(kernels: Kernels) -> None:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from ..machine.devices import Device, find_devices, torch_problem
 from ..precision import dtype_of
+from ..selftest.attention import ATTEND, Attending
 from ..selftest.operations import HEAD_DIMS
 from . import models
 from .ceilings import compute_flops, link_bytes_per_s
@@ -134,7 +135,9 @@ def _computing(measure: Measure, device: Device, precision: str, ceiling: Ceilin
     """Convolution, attention by head dim, and the steps of three kinds of model."""
     yield _convolution(measure, device, precision, ceiling)
     for head_dim in HEAD_DIMS:
-        yield _attention(measure, device, precision, ceiling, head_dim)
+        yield _attention(measure, device, precision, ceiling, head_dim, Attending.OWN)
+        if device.type != "cpu":
+            yield _attention(measure, device, precision, ceiling, head_dim, Attending.PRODUCTS)
     for name, make, shapes in (
         ("u-net step, reduced, 64x64", models.UNet, ((2, 4, 64, 64), (2, 77, 768))),
         ("DiT step, reduced, 1024 tokens", models.DiT, ((1, 1024, 1536),)),
@@ -154,16 +157,18 @@ def _convolution(measure: Measure, device: Device, precision: str, ceiling: Ceil
     return measure(name, device, precision, prepare, work=work, unit="FLOP/s", ceiling=ceiling)
 
 
-def _attention(measure: Measure, device: Device, precision: str, ceiling: Ceiling, head_dim: int) -> Measurement:
+def _attention(
+    measure: Measure, device: Device, precision: str, ceiling: Ceiling, head_dim: int, way: Attending
+) -> Measurement:
     """Two products of tokens x tokens x head dim for every head."""
     heads, tokens = 8, 1024
 
     def prepare() -> Callable[[], object]:
         query = _random(device, precision, 1, heads, tokens, head_dim)
-        return lambda: F.scaled_dot_product_attention(query, query, query)
+        return lambda: ATTEND[way](query, query, query, None)
 
     work = 4.0 * heads * tokens**2 * head_dim
-    name = f"attention, head dim {head_dim}"
+    name = f"attention{'' if way is Attending.OWN else f' by {way.value}'}, head dim {head_dim}"
     return measure(name, device, precision, prepare, work=work, unit="FLOP/s", ceiling=ceiling)
 
 

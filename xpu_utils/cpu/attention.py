@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
+from ..memory.attention import weighted
 from . import onednn
 
 SCORES_BYTES_PER_THREAD = 1 << 20
@@ -117,24 +118,15 @@ def _softmax(
     itemsize = q.element_size() * (2 if mask is None else 3)
     together = batch * heads * queries * keys * itemsize <= budget_bytes
     if together:
-        return out.copy_(_softmax_block(q, k, v, mask, scale))
+        return out.copy_(weighted(q, k, v, mask, scale))
     rows = _block_rows(keys, itemsize, budget_bytes)
     for b in range(batch):
         for h in range(heads):
             for start in range(0, queries, rows):
                 block = slice(start, start + rows)
                 masked = None if mask is None else mask[b, h, block]
-                out[b, h, block] = _softmax_block(q[b, h, block], k[b, h], v[b, h], masked, scale)
+                out[b, h, block] = weighted(q[b, h, block], k[b, h], v[b, h], masked, scale)
     return out
-
-
-def _softmax_block(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, scale: float
-) -> torch.Tensor:
-    scores = torch.matmul(q * scale, k.transpose(-2, -1))
-    if mask is not None:
-        scores = scores.masked_fill_(~mask, -math.inf) if mask.dtype == torch.bool else scores.add_(mask)
-    return torch.matmul(scores.softmax(-1), v)
 
 
 def _empty_like_stock(q: torch.Tensor, width: int) -> torch.Tensor:

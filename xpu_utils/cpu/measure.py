@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 
 from ..precision import dtype_of
+from ..selftest import timing
+from ..selftest.timing import GAIN_NEEDED, fastest
 from . import onednn
 from .attention import AttentionPath, attention
 from .capabilities import Capabilities, usable_cores
 from .plan import LARGEST, AttentionRule, CpuPlan
-
-GAIN_NEEDED = 1.1
-"""How much faster than the plainer choice (fp32, contiguous, SDPA) another must be: noise is below that."""
 
 # (queries, keys measured, rule holds for keys up to)
 _LENGTHS = ((1024, 77, 128), (384, 384, 512), (1024, 1024, 2048), (1024, 4096, LARGEST))
@@ -81,17 +80,7 @@ def choose_precision(speeds: dict[str, float], precisions: list[str]) -> str:
     return best if together(best) > together("fp32") * GAIN_NEEDED else "fp32"
 
 
-def best_seconds(calls: Sequence[Callable[[], object]], *, repeats: int = 3) -> list[float]:
-    """The shortest time of each call, taken in turns so that a drift of the machine meets all of them."""
-    for call in calls:
-        call()
-    best = [float("inf")] * len(calls)
-    for _ in range(repeats):
-        for index, call in enumerate(calls):
-            started = _CLOCK()
-            call()
-            best[index] = min(best[index], _CLOCK() - started)
-    return best
+best_seconds = functools.partial(timing.best_seconds, clock=_CLOCK)
 
 
 def gemm_gflops(dtype: torch.dtype, *, size: int = 768) -> float:
@@ -136,6 +125,4 @@ def fastest_path(dtype: torch.dtype, queries: int, keys: int, head_dim: int) -> 
     k, v = (torch.randn(1, keys, head_dim).to(dtype) for _ in range(2))
     paths = list(AttentionPath)
     calls = [functools.partial(attention, q, k, v, heads=1, path=path) for path in paths]
-    seconds = best_seconds(calls, repeats=2)
-    best = min(range(len(paths)), key=seconds.__getitem__)
-    return paths[best] if seconds[best] * GAIN_NEEDED < seconds[0] else AttentionPath.SDPA
+    return paths[fastest(best_seconds(calls, repeats=2))]

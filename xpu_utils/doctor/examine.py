@@ -10,6 +10,7 @@ from typing import Any
 
 from ..machine.devices import Device
 from ..selftest.operations import Result
+from ..selftest.result import SELF_TESTS
 from . import comfyui, probe, python, scan, system
 from .findings import Finding, State, everywhere
 from .machine import Machine
@@ -26,7 +27,16 @@ def examine(machine: Machine) -> list[Finding]:
 
 def examine_device(device: Device, check_stop: Callable[[], None]) -> list[Finding]:
     """Runs a real kernel on a device in a child process, which takes seconds; see `probe.run`."""
-    return [probe.finding(device.id, probe.run(device.id, check_stop=check_stop))]
+    return [probe.finding(device.id, probe.run(device.id, check_stop=check_stop)), *_attention(device)]
+
+
+def _attention(device: Device) -> list[Finding]:
+    """What models met on the device so far, and how long each way to attend took."""
+    measured = SELF_TESTS.attention(device)
+    if not measured:
+        return []
+    ways = ", ".join(sorted({times.fastest.value for times in measured}))
+    return [Finding("attention", State.OK, f"{device.id} attends by {ways}", "; ".join(map(str, measured)))]
 
 
 def examine_need(machine: Machine, kind: str) -> list[Finding]:

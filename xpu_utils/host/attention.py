@@ -24,13 +24,15 @@ from ..decision import AttentionBy
 from ..machine.devices import Device
 from ..memory.attention import (
     SMALLEST_BYTES,
+    Attend,
     AttentionBudget,
     attend_in_chunks,
     attend_in_fp32,
     budget_for,
     chunks_for,
 )
-from ..selftest.result import attends_wrongly
+from ..selftest.attention import ATTEND, Attending
+from ..selftest.result import attends_by, attends_wrongly
 from . import hooks
 from .inventory import host_inventory
 from .neighbours import attends_without_scores
@@ -45,7 +47,7 @@ kernel is trusted to be fused."""
 MEASURED_BUDGET = "xpu_nodes.measured_attention_budget"
 """Key in a model call's transformer_options: its AttentionBudget, from the memory that was free when it began."""
 
-_APPLIED = "attention takes no more memory than there is; on the CPU it is computed the way that measured fastest"
+_APPLIED = "attention takes no more memory than there is, and is computed the way that measured fastest"
 _ANOTHERS = "another pack has set its own attention on the model"
 _LIMIT_THEMSELVES = (
     *("attention_sub_quad", "attention_split", "attention_xformers", "attention_flash"),
@@ -154,24 +156,41 @@ def _within_budget(function: Any, call: Call) -> Any:
     # From the shapes alone: a view of each tensor for each layer is milliseconds of the host's time a step.
     q_shape, k_shape = (t.shape if reshaped else _shape_by_heads(t, q.shape[-1] // heads) for t in (q, k))
     head_dim = q_shape[-1]
-    known = _known(q.device) if function is _sdpa() else None
-    wrong = known is not None and attends_wrongly(known, head_dim, q.dtype)
-    scores = wrong or budget.needs_scores(head_dim, mask)
+    instead = _instead(q, q_shape, k_shape, given, budget) if function is _sdpa() else None
+    scores = instead is not None or budget.needs_scores(head_dim, mask)
     chunks = chunks_for(q_shape, k_shape, budget.temporary_bytes) if scores else None
     if chunks is not None and BUDGET not in options and attends_without_scores(function, q_shape, q.dtype, given):
         chunks = None
-    if chunks is None and not wrong:
+    if chunks is None and instead is None:
         return call.on(function)
     q4, k4, v4 = (q, k, v) if reshaped else _by_heads(q, k, v, head_dim)
     piecewise = {**given, "skip_reshape": True, "skip_output_reshape": True}
 
     def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None) -> Any:
-        if wrong:
-            return attend_in_fp32(q, k, v, mask, scale=given.get("scale"))
         return function(q, k, v, q.shape[1], **{**piecewise, "mask": mask})
 
-    out = attend_in_chunks(attend, q4, k4, v4, mask, chunks)
+    out = attend_in_chunks(instead or attend, q4, k4, v4, mask, chunks)
     return out if given.get("skip_output_reshape") else out.transpose(1, 2).flatten(2)
+
+
+def _instead(
+    q: torch.Tensor,
+    q_shape: tuple[int, ...],
+    k_shape: tuple[int, ...],
+    given: Mapping[str, Any],
+    budget: AttentionBudget,
+) -> Attend | None:
+    """What attends in place of PyTorch's own, where that is wrong or slower; None where nothing does."""
+    known = _known(q.device)
+    if known is None:
+        return None
+    if attends_wrongly(known, q_shape[-1], q.dtype):
+        return functools.partial(attend_in_fp32, scale=given.get("scale"))
+    if given.get("attn_precision") == torch.float32:
+        return None  # what a model asks for whose scores are too large for fp16
+    masked, most_bytes = given.get("mask") is not None, budget.temporary_bytes
+    way = attends_by(known, q_shape, k_shape, q.dtype, masked=masked, most_bytes=most_bytes)
+    return None if way is Attending.OWN else functools.partial(ATTEND[way], scale=given.get("scale"))
 
 
 def _budget(options: dict[str, Any], device: torch.device) -> AttentionBudget:

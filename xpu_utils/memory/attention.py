@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -116,17 +117,56 @@ def attend_in_chunks(
 def attend_in_fp32(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, *, scale: float | None = None
 ) -> torch.Tensor:
-    """Attention by products and a softmax, for devices whose own is wrong; shapes as `attend_in_chunks` has them.
+    """Attention by products and a softmax in fp32, for devices whose own is wrong; as `attend_by_products` else."""
+    return attend_by_products(q.float(), k.float(), v.float(), mask, scale=scale).to(q.dtype)
+
+
+def attend_by_products(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    mask: torch.Tensor | None,
+    *,
+    scale: float | None = None,
+    fp32_scores: bool = False,
+) -> torch.Tensor:
+    """Attention by two products and a softmax in the tensors' own format; shapes as `attend_in_chunks` has them.
 
     Args:
         scale: of the scores; the head dim's where none is given.
+        fp32_scores: the first product gives fp32 and so is the softmax: nearer to the fused kernels' result.
+
+    Raises:
+        NotImplementedError: the device has no product from half formats to fp32.
     """
     shared = q.shape[1] // k.shape[1]
-    keys, values = (t.float().repeat_interleave(shared, dim=1) for t in (k, v))
-    scores = (q.float() * (scale or q.shape[-1] ** -0.5)) @ keys.transpose(-2, -1)
+    if shared > 1:
+        k, v = (t.repeat_interleave(shared, dim=1) for t in (k, v))
+    return weighted(q, k, v, mask, scale or q.shape[-1] ** -0.5, fp32_scores=fp32_scores)
+
+
+def weighted(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    mask: torch.Tensor | None,
+    scale: float,
+    *,
+    fp32_scores: bool = False,
+) -> torch.Tensor:
+    """softmax(q k^T * scale + mask) v of tensors whose other dimensions are equal, the scores held as a whole."""
+    product = _fp32_product if fp32_scores else torch.matmul
+    scores = product(q * scale, k.transpose(-2, -1))
     if mask is not None:
-        scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
-    return (scores.softmax(-1) @ values).to(q.dtype)
+        scores = scores.masked_fill_(~mask, -math.inf) if mask.dtype == torch.bool else scores.add_(mask)
+    return torch.matmul(scores.softmax(-1).to(v.dtype), v)
+
+
+def _fp32_product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    if "dtype" not in torch.ops.aten.bmm.overloads():
+        raise NotImplementedError("this PyTorch has no such product")
+    product: torch.Tensor = torch.ops.aten.bmm.dtype(left.flatten(0, 1), right.flatten(0, 1), torch.float32)
+    return product.unflatten(0, left.shape[:2])
 
 
 def _four_dimensional(mask: torch.Tensor | None) -> torch.Tensor | None:

@@ -86,7 +86,9 @@ def _sums_of_a_long_chain(x: torch.Tensor) -> torch.Tensor:
 
 
 def _attention(x: torch.Tensor) -> torch.Tensor:
-    return F.scaled_dot_product_attention(x, x, x)
+    """To all, and from fewer queries than there are keys, which PyTorch 2.14 has wrong with head dims above 128."""
+    few = F.scaled_dot_product_attention(x[:, :, : x.shape[2] // 4], x, x)
+    return torch.cat((F.scaled_dot_product_attention(x, x, x), few), dim=2)
 
 
 def check(device: str, name: str, precision: str) -> Result:
@@ -96,8 +98,13 @@ def check(device: str, name: str, precision: str) -> Result:
     generator = torch.Generator().manual_seed(1)
     values = torch.randn(shape, generator=generator).to(dtype)
     expected = operation(values.float())
+    return compared(name, precision, lambda: operation(values.to(device)), expected)
+
+
+def compared(name: str, precision: str, work: Callable[[], torch.Tensor], expected: torch.Tensor) -> Result:
+    """What a device's work gives, against what the processor expects of it."""
     try:
-        answer = operation(values.to(device)).float().cpu()
+        answer = work().float().cpu()
     except (RuntimeError, NotImplementedError) as error:
         return Result(name, precision, None, first_line(error)[:200])
     if not bool(answer.isfinite().all()):

@@ -15,7 +15,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -24,6 +24,7 @@ from ..machine.cache import cache_directory, keep, recall
 from ..machine.devices import Device
 from ..precision import name_of
 from ..recovery.faults import FaultKind, classify
+from .attention import Attending, AttentionTimes, ShapeClass, class_of, measure_attention
 from .operations import ATTENTION, EMPTIED, HEAD_DIMS, MAY_ABORT, TOLERANCES, Result, check, operations
 
 TIME_LIMIT_SECONDS = 5.0
@@ -48,6 +49,15 @@ class SelfTest:
     driver_version: str
     torch_version: str
     results: tuple[Result, ...]
+    attention: tuple[AttentionTimes, ...] = ()
+
+
+class _Known:
+    """What is known of one device, driver and PyTorch."""
+
+    def __init__(self, kept: SelfTest | None) -> None:
+        self.results = {(result.name, result.precision): result for result in kept.results} if kept else {}
+        self.attention = {times.shapes: times for times in kept.attention} if kept else {}
 
 
 def best_precision(device: Device, computes: Computes) -> str:
@@ -70,11 +80,16 @@ class SelfTests:
     """
 
     def __init__(
-        self, check: Callable[[str, str, str], Result] = check, time_limit_seconds: float = TIME_LIMIT_SECONDS
+        self,
+        check: Callable[[str, str, str], Result] = check,
+        time_limit_seconds: float = TIME_LIMIT_SECONDS,
+        measure: Callable[..., AttentionTimes | Result] = measure_attention,
     ) -> None:
         self._check = check
+        self._measure = measure
         self._time_limit_seconds = time_limit_seconds
-        self._known: dict[Path, dict[tuple[str, str], Result]] = {}
+        self._known: dict[Path, _Known] = {}
+        self._attends_by: dict[tuple[str, ShapeClass], Attending] = {}
         self._attends_wrongly: dict[tuple[str, int, torch.dtype], bool] = {}
         self._lock = threading.Lock()
 
@@ -97,9 +112,39 @@ class SelfTests:
             self._attends_wrongly[key] = tested and bool(self._wrong(device, precision, (name,)))
         return self._attends_wrongly[key]
 
+    def attends_by(
+        self,
+        device: Device,
+        q_shape: Sequence[int],
+        k_shape: Sequence[int],
+        dtype: torch.dtype,
+        *,
+        masked: bool,
+        most_bytes: int,
+    ) -> Attending:
+        """The way that measured fastest on an accelerator for shapes like these. Asked in each attention call.
+
+        Args:
+            q_shape, k_shape: (batch, heads, tokens, dim).
+            most_bytes: what the scores may take.
+        """
+        shapes = class_of(q_shape, k_shape, name_of(dtype), masked=masked)
+        if shapes is None:
+            return Attending.OWN
+        key = (device.id, shapes)
+        if key not in self._attends_by:
+            self._attends_by[key] = self._fastest(device, shapes, q_shape, k_shape, most_bytes)
+        return self._attends_by[key]
+
+    def attention(self, device: Device) -> tuple[AttentionTimes, ...]:
+        """What was measured there, by this process or an earlier one."""
+        with self._lock:
+            return tuple(self._known_of(device).attention.values())
+
     def keeps_results(self, device: Device) -> bool:
         """Whether results there are known to outlive the emptying of the cache; see `test_emptying`."""
-        result = self._known.get(_file(device), {}).get(_EMPTYING)
+        known = self._known.get(_file(device))
+        result = known.results.get(_EMPTYING) if known else None
         return device.profile.keeps_results and result is not None and result.right
 
     def test_emptying(self, device: Device) -> None:
@@ -110,45 +155,73 @@ class SelfTests:
     def _wrong(self, device: Device, precision: str, names: Iterable[str]) -> set[str]:
         """Those of some operations that the device computes wrongly, after testing what is not known yet."""
         with self._lock:
-            file = _file(device)
-            if file not in self._known:
-                kept = recall(file, SelfTest)
-                results = kept.results if kept else ()
-                self._known[file] = {(result.name, result.precision): result for result in results}
-            known = self._known[file]
-            missing = [name for name in names if (name, precision) not in known]
+            known = self._known_of(device)
+            missing = [name for name in names if (name, precision) not in known.results]
             if missing:
                 self._run(device, missing, precision, known)
-            return {name for name in names if (name, precision) in known and not known[name, precision].right}
+            found = known.results
+            return {name for name in names if (name, precision) in found and not found[name, precision].right}
 
-    def _run(self, device: Device, names: list[str], precision: str, known: dict[tuple[str, str], Result]) -> None:
+    def _fastest(
+        self, device: Device, shapes: ShapeClass, q_shape: Sequence[int], k_shape: Sequence[int], most_bytes: int
+    ) -> Attending:
+        with self._lock:
+            known = self._known_of(device)
+            if shapes not in known.attention:
+                measure = functools.partial(self._measure, device.id, shapes, q_shape, k_shape, most_bytes)
+                for times in self._within_limit(device, [measure]):
+                    if isinstance(times, AttentionTimes):
+                        known.attention[shapes] = times
+                        logging.info("XPU Nodes: %s attends by %s (%s).", device.id, times.fastest.value, shapes)
+                self._keep(device, known)
+            return known.attention[shapes].fastest if shapes in known.attention else Attending.OWN
+
+    def _known_of(self, device: Device) -> _Known:
+        file = _file(device)
+        if file not in self._known:
+            self._known[file] = _Known(recall(file, SelfTest))
+        return self._known[file]
+
+    def _run(self, device: Device, names: list[str], precision: str, known: _Known) -> None:
         """Tests operations, as far as there is time and the device is well, and keeps what was found."""
-        found: list[Result] = []
+        started = time.perf_counter()
+        work = [functools.partial(self._check, device.id, name, precision) for name in names]
+        results = tuple(result for result in self._within_limit(device, work) if isinstance(result, Result))
+        known.results |= {(result.name, result.precision): result for result in results}
+        _log(device, results, unfinished=len(results) < len(names), seconds=time.perf_counter() - started)
+        if results:
+            self._keep(device, known)
+
+    def _within_limit(
+        self, device: Device, work: Sequence[Callable[[], Result | AttentionTimes]]
+    ) -> tuple[Result | AttentionTimes, ...]:
+        """What the first of these found, up to the time limit or to what tells nothing of the device."""
+        found: list[Result | AttentionTimes] = []
         stop = threading.Event()
 
-        def work() -> None:
-            for name in names:
-                result = self._check(device.id, name, precision)
-                if stop.is_set() or _circumstance(result):
+        def go_on() -> None:
+            for test in work:
+                result = test()
+                if stop.is_set() or (isinstance(result, Result) and _circumstance(result)):
                     return
                 found.append(result)
 
-        started = time.perf_counter()
         # A daemon: a kernel that hangs must not keep the process from ending.
-        thread = threading.Thread(target=work, name=f"self-test of {device.id}", daemon=True)
+        thread = threading.Thread(target=go_on, name=f"self-test of {device.id}", daemon=True)
         thread.start()
         thread.join(self._time_limit_seconds)
         stop.set()
-        results = tuple(found)
-        known |= {(result.name, result.precision): result for result in results}
-        _log(device, results, unfinished=len(results) < len(names), seconds=time.perf_counter() - started)
-        if results:
-            everything = SelfTest(device.name, device.driver_version, torch.__version__, tuple(known.values()))
-            keep(_file(device), everything, what=f"the self-test of {device.id}")
+        return tuple(found)
+
+    def _keep(self, device: Device, known: _Known) -> None:
+        results, attention = tuple(known.results.values()), tuple(known.attention.values())
+        everything = SelfTest(device.name, device.driver_version, torch.__version__, results, attention)
+        keep(_file(device), everything, what=f"the self-test of {device.id}")
 
 
 SELF_TESTS = SelfTests()
 computes = SELF_TESTS.computes
+attends_by = SELF_TESTS.attends_by
 attends_wrongly = SELF_TESTS.attends_wrongly
 keeps_results = SELF_TESTS.keeps_results
 test_emptying = SELF_TESTS.test_emptying
