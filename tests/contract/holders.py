@@ -31,10 +31,12 @@ MODEL = "comfy.model_base.BaseModel()"
 
 EXCEPTIONS: Mapping[str, Mapping[str, str]] = {
     "_calc_cond_batch": {"model": MODEL},
-    "_one_condition_a_batch": {"model": MODEL},
+    "_reckoning": {"model": MODEL},
     "build": {"model": MODEL},
+    "conditions_together": {"model": MODEL},
     "decode": {"placed": "comfy.sd.VAE()"},
     "encode": {"placed": "comfy.sd.VAE()"},
+    "one_condition_a_batch": {"model": MODEL},
     "moved": {"value": "comfy.conds.CONDRegular()"},
     "place_controlnet": {"model": "comfy.cldm.cldm.ControlNet()"},
     "upscale": {"model": ""},

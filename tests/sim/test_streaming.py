@@ -18,7 +18,7 @@ from xpu_utils.streaming.stream import WeightStream
 from xpu_utils.weights.pinned import PinnedPool
 
 DEVICE = torch.device("xpu:0")
-LEARNING_PASSES = 3
+LEARNING_PASSES = 1
 BLOCKS = 9
 TWICE = (0, 1, 2, 3, 4, 5, 5, 6, 7, 8)
 

@@ -161,7 +161,7 @@ def case_by_products() -> Any:
     stock, attention.attends_by = attention.attends_by, tests.attends_by
     found = {}
     try:
-        for what, options in (("whole", {}), ("pieces", {BUDGET: 1 << 20}), ("fp32", {})):
+        for what, options in (("fp32", {}), ("pieces", {BUDGET: 1 << 20}), ("whole", {})):
             precision = torch.float32 if what == "fp32" else None
             xpu_sim.current().reset_statistics()
             ours = {OVERRIDE: PlacedAttention(None), **options}

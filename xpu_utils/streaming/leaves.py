@@ -17,6 +17,9 @@ _LEAST_PART_BYTES = 4 << 10
 """Smaller components of a quantised weight (its scale) are moved to the device once."""
 
 
+Copy = Callable[[torch.Tensor, torch.Tensor], None]
+
+
 @dataclasses.dataclass(frozen=True)
 class _Part:
     """One plain tensor of a leaf: a parameter, or a component of a quantised one."""
@@ -46,8 +49,11 @@ class Leaf:
     _host: Mapping[str, nn.Parameter]
     _parts: Mapping[str, dict[str, _Part]]
 
-    def lock(self, packer: Packer) -> None:
+    def lock(self, packer: Packer, copy: Copy) -> None:
         """Moves its weights to page-locked memory; those that lie there stay. No queued copy may still read them.
+
+        Args:
+            copy: has the second tensor copied to the first; the leaf computes rightly once that is done.
 
         Raises:
             PinnedMemoryError: there is no more; what was not moved stays where it is.
@@ -55,7 +61,7 @@ class Leaf:
         for key, parts in self._parts.items():
             for component, part in parts.items():
                 if not packer.pool.holds(part.host):
-                    moved = _moved(self._host[key], component, part.host, packer)
+                    moved = _moved(self._host[key], component, part.host, packer, copy)
                     parts[component] = dataclasses.replace(part, host=moved)
 
     def copies(self) -> Iterator[tuple[torch.Tensor, int]]:
@@ -132,11 +138,11 @@ def _parts(plain: Mapping[str, Mapping[str, torch.Tensor]]) -> dict[str, dict[st
     return parts
 
 
-def _moved(parameter: nn.Parameter, component: str, tensor: torch.Tensor, packer: Packer) -> torch.Tensor:
+def _moved(parameter: nn.Parameter, component: str, tensor: torch.Tensor, packer: Packer, copy: Copy) -> torch.Tensor:
     """The tensor in page-locked memory; the parameter now lives there too, so that its old memory is freed."""
     room = packer.place(tensor.numel() * tensor.element_size()).view(tensor.dtype)
     moved = room.as_strided(tensor.shape, tensor.stride())
-    moved.copy_(tensor)
+    copy(moved, tensor)
     if component:
         setattr(parameter, component, moved)
     else:

@@ -1,12 +1,14 @@
-"""What the first passes over a model teach: the order in which its pieces are used, and the compute between them."""
+"""What the first pass over a model teaches: the order in which its pieces are used, and the compute between them."""
 
 from __future__ import annotations
 
+import collections
 import dataclasses
+import re
+import statistics
+from collections.abc import Mapping
 
 import torch
-
-_TIMED_PASSES = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,54 +22,49 @@ class Lesson:
 
 
 class PassTimer:
-    """Measures the compute between the pieces of a pass, the waiting for copies left out.
-
-    The smaller time of two passes counts: the host has no lead yet when the first begins, and its own time would be
-    taken for the device's. A pass may leave pieces out.
-    """
+    """Measures the compute between the leaves of a pass, the copying left out."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._passes: list[dict[int, tuple[torch.Event, torch.Event]]] = []
-        self.forget()
-
-    @property
-    def complete(self) -> bool:
-        return len(self._passes) == _TIMED_PASSES
-
-    def forget(self) -> None:
-        """The pass under way failed."""
-        self._timed: dict[int, tuple[torch.Event, torch.Event]] = {}
-        self._begun: tuple[int, torch.Event] | None = None
+        self._timed: list[tuple[str, torch.Event, torch.Event]] = []
+        self._begun: tuple[str, torch.Event] | None = None
 
     def ask(self, stream: torch.Stream) -> None:
-        """The compute before the next piece ends here."""
+        """The compute before the next leaf, or the pass, ends here."""
         if self._begun is not None:
-            index, begun = self._begun
-            self._timed[index] = (begun, self._record(stream))
+            self._timed.append((*self._begun, self._record(stream)))
+            self._begun = None
 
-    def begin(self, index: int, stream: torch.Stream) -> None:
-        """The compute of the next piece begins here."""
-        self._begun = (index, self._record(stream))
-
-    def end(self, stream: torch.Stream) -> None:
-        """The pass ends here."""
-        self.ask(stream)
-        if self._timed:
-            self._passes.append(self._timed)
-        self.forget()
+    def begin(self, name: str, stream: torch.Stream) -> None:
+        """The compute of the next leaf begins here."""
+        self._begun = (name, self._record(stream))
 
     def _record(self, stream: torch.Stream) -> torch.Event:
         event = torch.Event(self._device, enable_timing=True)
         event.record(stream)
         return event
 
-    def seconds(self) -> dict[int, float]:
-        """By piece, from its first use to the first use of the next; only those that were used."""
-        seconds: dict[int, float] = {}
-        for timed in self._passes:
-            for index, (begun, asked) in timed.items():
-                asked.synchronize()
-                taken = begun.elapsed_time(asked) / 1000
-                seconds[index] = min(taken, seconds.get(index, taken))
+    def seconds(self) -> dict[str, float]:
+        """By leaf, all its uses together; waits for the end of the pass."""
+        seconds: dict[str, float] = collections.defaultdict(float)
+        for name, begun, ended in self._timed:
+            ended.synchronize()
+            seconds[name] += begun.elapsed_time(ended) / 1000
         return seconds
+
+
+def alike(seconds: Mapping[str, float], sizes_bytes: Mapping[str, int]) -> dict[str, float]:
+    """A pass's times with those of leaves that differ in nothing but their position made one.
+
+    A process's first pass also loads each kernel when it is first needed, and libraries with it: those are the times
+    that stand out.
+
+    Args:
+        seconds, sizes_bytes: by the leaves' names.
+    """
+    groups: dict[tuple[str, int], list[float]] = collections.defaultdict(list)
+    keys = {name: (re.sub(r"\d+", "", name), sizes_bytes[name]) for name in seconds}
+    for name, taken in seconds.items():
+        groups[keys[name]].append(taken)
+    typical = {key: statistics.median_low(group) for key, group in groups.items()}
+    return {name: typical[key] for name, key in keys.items()}

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import torch
 
 from ..weights.pinned import Packer, aligned
-from .leaves import Leaf
+from .leaves import Copy, Leaf
 
 
 class Piece:
@@ -18,14 +18,14 @@ class Piece:
         self.leaves = tuple(leaves)
         self.size_bytes = sum(leaf.size_bytes for leaf in self.leaves)
 
-    def lock(self, packer: Packer) -> None:
-        """Moves its weights to page-locked memory; for how it is placed from now on.
+    def lock(self, packer: Packer, copy: Copy) -> None:
+        """Moves its weights to page-locked memory; for how it is placed from now on. See `Leaf.lock`.
 
         Raises:
             PinnedMemoryError: there is no more; what was not moved stays where it is.
         """
         for leaf in self.leaves:
-            leaf.lock(packer)
+            leaf.lock(packer, copy)
 
     def _bases(self) -> Iterator[tuple[Leaf, int]]:
         base = 0

@@ -1,11 +1,11 @@
 """Computes with a model larger than the device: its weights pass through a ring of device memory just in time.
 
-The first pass over the model learns the order in which its leaves are used; they are copied from wherever they are (a
-mapped file, say), since locking memory takes longer than such a pass. The next two learn the compute between them. From
-then on the best part of the weights is resident (`plan.choose_resident`), and the rest, page-locked by then, is copied
-ahead of its use on a stream of its own. Events order copies and compute in both directions, so
-the host never waits. Whatever a pass does otherwise than the one before (a block skipped, a module used twice, a pass
-cut short) gives the same result, only later.
+The first pass over the model learns the order in which its leaves are used and the compute between them; they are
+copied from wherever they are (a mapped file, say), since locking memory takes longer than such a pass. From then on the
+best part of the weights is resident (`plan.choose_resident`), and the rest, page-locked by then, is copied ahead of its
+use on a stream of its own. Events order copies and compute in both directions, so the host never waits. Whatever a pass
+does otherwise than the one before (a block skipped, a module used twice, a pass cut short) gives the same result, only
+later.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..weights.pinned import Packer, PinnedMemoryError, PinnedPool
+from ..weights.pinned import Packer, PinnedMemoryError, PinnedPool, copying
 from .leaves import Leaf
-from .lesson import Lesson, PassTimer
+from .lesson import Lesson, PassTimer, alike
 from .pieces import Piece, PlacedPiece, cut
 from .plan import PieceCost, RingPlan, choose_resident, plan_ring
 from .weak_hooks import weak_hook, weak_output_hook
@@ -54,7 +54,7 @@ class WeightStream:
             pool: of page-locked memory, for what is streamed. What it refuses is streamed from where it is, slower.
             ring_bytes: see `plan.ring_size`.
             resident_bytes: at most so much of the leaves stays on the device.
-            lesson: of an earlier stream over the same shape; saves the passes of learning.
+            lesson: of an earlier stream over the same shape; saves the pass of learning.
         """
         self.device = device
         self.ring_bytes = ring_bytes
@@ -66,6 +66,8 @@ class WeightStream:
         self._handles: list[Any] = []
         self._leaf_handles: list[Any] = []
         self._learning: dict[Leaf, int] | None = None
+        self._timer = PassTimer(device)
+        """Of the pass that learns."""
         self._pieces: tuple[Piece, ...] = ()
         self._calls: tuple[int, ...] = ()
         self._costs: tuple[PieceCost, ...] = ()
@@ -80,11 +82,9 @@ class WeightStream:
     def _clear_plan(self) -> None:
         self._plan: RingPlan | None = None
         self._streamed: tuple[PlacedPiece, ...] = ()
-        self._index_of: list[int] = []
         self._position_of: dict[Leaf, int] = {}
         self._ready: list[torch.Event] = []
         self._released: list[torch.Event] = []
-        self._timer: PassTimer | None = None
         self._current: int | None = None
         self._expected = 0
         self._primed = False
@@ -118,7 +118,7 @@ class WeightStream:
 
     @property
     def lesson(self) -> Lesson | None:
-        """For the next stream over a model of this shape; None before the fourth pass."""
+        """For the next stream over a model of this shape; None before the second pass."""
         if not self._costs:
             return None
         names = tuple(tuple(leaf.name for leaf in piece.leaves) for piece in self._pieces)
@@ -198,35 +198,37 @@ class WeightStream:
         self._pieces = tuple(Piece(by_name[name] for name in names) for names in lesson.pieces)
         self._calls = lesson.calls
         if all(piece.size_bytes <= self.ring_bytes for piece in self._pieces):
-            self._learn_times(dict(enumerate(lesson.seconds)))
+            self._learn_times(lesson.seconds)
         else:
             self._pieces = ()
 
-    def _learn_order(self) -> None:
-        assert self._learning is not None
-        self._pieces = tuple(cut(self._learning, self.ring_bytes // PIECES_PER_RING))
-        self._calls = tuple(max(self._learning[leaf] for leaf in piece.leaves) for piece in self._pieces)
+    def _learn(self, learning: Mapping[Leaf, int]) -> None:
+        """What a whole pass has taught."""
+        self._timer.ask(self._compute_stream)
+        sizes = {leaf.name: leaf.size_bytes for leaf in learning}
+        seconds = alike(self._timer.seconds(), sizes)
+        self._pieces = tuple(cut(learning, self.ring_bytes // PIECES_PER_RING))
+        self._calls = tuple(max(learning[leaf] for leaf in piece.leaves) for piece in self._pieces)
+        self._learn_times([sum(seconds[leaf.name] for leaf in piece.leaves) for piece in self._pieces])
 
-    def _learn_times(self, seconds: Mapping[int, float]) -> None:
-        """A piece that no timed pass used takes no time to hide a copy behind."""
+    def _learn_times(self, seconds: Sequence[float]) -> None:
         sizes = (piece.size_bytes for piece in self._pieces)
-        self._costs = tuple(PieceCost(size, seconds.get(index, 0.0)) for index, size in enumerate(sizes))
-        self._plan = None
+        self._costs = tuple(map(PieceCost, sizes, seconds))
 
     def _indices(self) -> list[int]:
         """The streamed pieces."""
         return [index for index in range(len(self._pieces)) if index not in self._resident]
 
     def _chosen(self) -> frozenset[int]:
-        """The pieces that should be resident; before their times are known, as if these were as their sizes."""
-        costs = self._costs or [PieceCost(piece.size_bytes, piece.size_bytes) for piece in self._pieces]
+        """The pieces that should be resident."""
         always: set[int] = set()
         spare_bytes = self._budget_bytes
         for index, calls in enumerate(self._calls):
             if calls > 1 and self._pieces[index].size_bytes <= spare_bytes:
                 always.add(index)
                 spare_bytes -= self._pieces[index].size_bytes
-        return choose_resident(costs, resident_bytes=self._budget_bytes, ring_bytes=self.ring_bytes, always=always)
+        resident_bytes, ring_bytes = self._budget_bytes, self.ring_bytes
+        return choose_resident(self._costs, resident_bytes=resident_bytes, ring_bytes=ring_bytes, always=always)
 
     # Where things are
 
@@ -242,7 +244,7 @@ class WeightStream:
             self._resident[index] = placed
             placed.copy()
             placed.swap()
-        self._index_of = indices = self._indices()
+        indices = self._indices()
         self._plan = plan_ring([self._pieces[index].size_bytes for index in indices], self.ring_bytes)
         assert self._ring is not None
         placing = zip(indices, self._plan.offsets, strict=True)
@@ -250,15 +252,14 @@ class WeightStream:
         self._position_of = {leaf: position for position, placed in enumerate(self._streamed) for leaf in placed.leaves}
         self._ready = [torch.Event(self.device) for _ in indices]
         self._released = [torch.Event(self.device) for _ in indices]
-        if not self._costs:
-            self._timer = PassTimer(self.device)
 
     def _lock(self, indices: Iterable[int]) -> None:
         """Moves pieces to page-locked memory, as far as there is some."""
         torch.accelerator.synchronize(self.device)  # queued copies may read what is moved
         try:
-            for index in indices:
-                self._pieces[index].lock(self._packer)
+            with copying() as copy:
+                for index in indices:
+                    self._pieces[index].lock(self._packer, copy)
         except PinnedMemoryError as error:
             if not self.refused:
                 logging.warning("XPU Nodes: weights stream from memory that is not locked, which is slower. %s", error)
@@ -281,10 +282,6 @@ class WeightStream:
         for position, placed in enumerate(self._streamed):
             last = placed.leaves[-1].module
             self._leaf_handles.append(last.register_forward_hook(weak_hook(self, WeightStream._leave, position)))
-        if self._timer is not None:
-            for index in self._resident:
-                first = self._pieces[index].leaves[0].module
-                self._leaf_handles.append(first.register_forward_pre_hook(weak_hook(self, WeightStream._time, index)))
 
     def _restore_used(self) -> None:
         if self._current is not None:
@@ -303,9 +300,8 @@ class WeightStream:
             self._copy_stream = torch.Stream(self.device)
         if not self._pieces:
             self._learning = {}
+            self._timer = PassTimer(self.device)
             return
-        if self._timer is not None and self._timer.complete:
-            self._learn_times(self._timer.seconds())
         if self._plan is None:
             self._settle(self._chosen())
             self._hook_leaves()
@@ -340,24 +336,18 @@ class WeightStream:
         self._restore_used()
         if self._learning is not None:
             self._learning[leaf] = self._learning.get(leaf, 0) + 1
+            self._timer.ask(self._compute_stream)
+            self._use_stray(leaf)
+            self._timer.begin(leaf.name, self._compute_stream)
+            return
         if position is None or position < self._expected or not self._primed:
             self._use_stray(leaf)
             return
         while self._expected < position:
             self._give_up(self._expected)
-        if self._timer is not None:
-            self._timer.ask(self._compute_stream)
         self._compute_stream.wait_event(self._ready[position])
-        if self._timer is not None:
-            self._timer.begin(self._index_of[position], self._compute_stream)
         self._streamed[position].swap()
         self._current = position
-
-    def _time(self, index: int) -> None:
-        """A resident piece is about to compute in a pass that is timed."""
-        if self._timer is not None:
-            self._timer.ask(self._compute_stream)
-            self._timer.begin(index, self._compute_stream)
 
     def _leave(self, position: int) -> None:
         """The last leaf of a piece has computed."""
@@ -388,13 +378,8 @@ class WeightStream:
             self._leave(self._current)
         self._restore_used()
         if self._learning is not None:
+            learning, self._learning = self._learning, None
             if output is not None:
-                self._learn_order()
-            self._learning = None
-        elif output is not None:
-            if self._expected == len(self._streamed):
-                self._expected = 0
-            if self._timer is not None:
-                self._timer.end(self._compute_stream)
-        elif self._timer is not None:
-            self._timer.forget()
+                self._learn(learning)
+        elif output is not None and self._expected == len(self._streamed):
+            self._expected = 0

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
 import functools
 import os
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -26,6 +28,10 @@ LIMIT_FRACTION = 0.45 if os.name == "nt" else 0.75
 
 LEFT_FRACTION = 0.05
 """Share of the machine's memory that locking leaves to everything else: locked pages cannot be swapped out."""
+
+
+_COPYING_THREADS = 4
+"""One copies 5 GB/s on the host that was measured, four 16: more than the system locks meanwhile."""
 
 
 class PinnedMemoryError(RuntimeError):
@@ -125,6 +131,23 @@ class Packer:
         room = self._slab[self._used_bytes : self._used_bytes + size_bytes]
         self._used_bytes += aligned(size_bytes)
         return room
+
+
+@contextlib.contextmanager
+def copying() -> Iterator[Callable[[torch.Tensor, torch.Tensor], None]]:
+    """Answers what begins a copy of the second tensor to the first, by several threads; the block's end waits."""
+    begun: list[concurrent.futures.Future[None]] = []
+    with concurrent.futures.ThreadPoolExecutor(_COPYING_THREADS, "xpu-lock") as executor:
+        try:
+            yield lambda target, source: begun.append(executor.submit(_copy, target, source))
+        finally:
+            for copy in begun:
+                copy.result()
+
+
+@torch.inference_mode()  # the tensors may be inference tensors, and a thread begins without that mode
+def _copy(target: torch.Tensor, source: torch.Tensor) -> None:
+    target.copy_(source)
 
 
 LOCKED_SHARES = (AUTO, "50%", "25%", "10%", "0%")

@@ -11,7 +11,7 @@ import contextlib
 import contextvars
 import dataclasses
 import functools
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import comfy.model_management as model_management
@@ -25,7 +25,6 @@ from ...decision import Kind, Subject
 from ...precision import name_of
 from ...recovery.faults import NotFiniteError
 from ...recovery.ladder import Failure, LadderExhaustedError, Rung, RungAction
-from ...recovery.watch import undone
 from ...weights.check import first_not_finite, tensors_in
 from .. import hooks
 from ..attention import BUDGET, OVERRIDE, placed_attention, smaller_budget_bytes
@@ -37,7 +36,9 @@ from ..placing.placed import placement_of
 from ..recovery.patches import Patches
 from ..recovery.rungs import Recovery, asked_in_fp32
 from ..recovery.weights import recover
+from ..streaming import stream_of
 from ..target import HOST, unload
+from .batching import conditions_together, one_condition_a_batch
 from .companions import Companions, chain
 from .conditions import DeviceConditions, keyframes_on_host, moved
 from .cpu_controls import ControlsOnCpu
@@ -228,11 +229,16 @@ class SamplingRun:
             timestep=call.get("timestep").to(device),
             model_options=options,
         )
-        one_a_batch = _one_condition_a_batch(self.patcher.model) if self._split else contextlib.nullcontext()
         keyframes = keyframes_on_host(call.get("conds"), call.get("timestep"))
-        with one_a_batch, keyframes, self._patches.where_the_model_is(options, device):
+        with self._batching(), keyframes, self._patches.where_the_model_is(options, device):
             answers = there.on(executor)
         return [answer.to(HOST) for answer in answers]
+
+    def _batching(self) -> contextlib.AbstractContextManager[None]:
+        if self._split:
+            return one_condition_a_batch(self.patcher.model)
+        streams = stream_of(self.patcher) is not None
+        return conditions_together(self.patcher.model) if streams else contextlib.nullcontext()
 
     def _options_on(self, options: Any, device: torch.device) -> Any:
         if self._alone:
@@ -376,18 +382,3 @@ class SamplingRun:
         self._conditions.forget()
         self._patches.take_back()
         return self._recovery.on_failure(failure)
-
-
-@contextlib.contextmanager
-def _one_condition_a_batch(model: Any) -> Iterator[None]:
-    """Has ComfyUI, which batches as many conditions as it reckons to fit, find in the block that no two do."""
-    stock = vars(model).get("memory_required")  # there where another pack has put its own on the object
-
-    def restore() -> None:
-        del model.memory_required
-        if stock is not None:
-            model.memory_required = stock
-
-    model.memory_required = lambda *arguments, **keywords: float("inf")
-    with undone(restore):
-        yield
