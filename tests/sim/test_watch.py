@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -46,6 +47,17 @@ def test_work_is_done_as_by_its_caller() -> None:
     assert answer.tolist() == [2, 2]
     assert seen == [("the caller's", True, 1)]
     assert working() == []
+
+
+def test_work_has_a_thread_that_did_work_before() -> None:
+    """Libraries prepare themselves thread by thread."""
+    first = watched(threading.get_ident, XPU)
+    assert watched(threading.get_ident, XPU) == first != threading.get_ident()
+    with ThreadPoolExecutor(2) as callers:
+        met = threading.Barrier(2)
+        both = [callers.submit(watched, lambda: (met.wait(60), threading.get_ident())[1], XPU) for _ in range(2)]
+        assert first in {call.result() for call in both} - {threading.get_ident()}
+        assert len({call.result() for call in both}) == 2
 
 
 def test_what_work_raises_is_raised() -> None:
@@ -91,7 +103,7 @@ def test_work_that_goes_from_call_to_call_is_waited_for() -> None:
     """Longer than the limit, which is for one call."""
     looked = threading.Semaphore(0)
 
-    class Looking(watch._Worker[None]):
+    class Looking(watch._Worker):
         def _position(self) -> list[tuple[int, int]]:
             position = super()._position()
             looked.release()
@@ -103,9 +115,9 @@ def test_work_that_goes_from_call_to_call_is_waited_for() -> None:
         looked.acquire()
         looked.acquire()
 
-    worker = Looking(work, XPU)
-    worker.start()
-    assert worker.ends(watch.LOOK_SECONDS * 2)
+    worker, task = Looking(XPU), watch._Task(work, XPU)
+    worker.begin(task)
+    assert worker.ends(task, watch.LOOK_SECONDS * 2)
 
 
 def test_a_limit_is_learnt_from_what_the_same_work_took() -> None:

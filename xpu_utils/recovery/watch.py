@@ -1,8 +1,9 @@
 """Work on a device that is given up where the device does not answer: a wedged card, or memory that blocks.
 
 A call inside a driver cannot be interrupted. So the work is done on a thread of its own, and who waits for it can go on
-without it. What lies on the device then is kept as long as the process: freeing it may wait for the driver, too.
-Checked on the simulated XPU, never on Intel hardware.
+without it. One that is done serves the next work, since libraries prepare themselves thread by thread: cuDNN plans
+SDXL's convolutions in 80 ms, which each step took. What lies on the device when it is left behind is kept as long as the
+process: freeing it may wait for the driver, too. Checked on the simulated XPU, never on Intel hardware.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import ctypes
 import functools
 import logging
 import os
+import queue
 import sys
 import threading
 import time
@@ -88,6 +90,8 @@ def chosen_seconds(setting_seconds: float = PATIENCE_SECONDS) -> float:
 
 PATIENCE = Patience(chosen_seconds())
 _hanging: set[str] = set()
+_idle: dict[str, list[_Worker]] = {}
+_idle_lock = threading.Lock()
 _kept: list[object] = []
 _undo: contextvars.ContextVar[list[Undo] | None] = contextvars.ContextVar("xpu_nodes_watched", default=None)
 """Within watched work, what is undone where that is left behind."""
@@ -109,13 +113,13 @@ def watched(work: Callable[[], Answer], device: torch.device, *kind: Hashable) -
         return work()
     key = (str(device), *kind)
     limit_seconds, started = PATIENCE.seconds(key), time.perf_counter()
-    worker = _Worker(work, device)
-    worker.start()
-    if not worker.ends(limit_seconds):
+    worker, task = _worker(device), _Task(work, device)
+    worker.begin(task)
+    if not worker.ends(task, limit_seconds):
         _keep_all(device)
-        worker.leave_behind()
+        worker.leave_behind(task)
         raise NoAnswerError(device, f"{device} gave no answer for {limit_seconds:.0f} s")
-    answer = worker.answer()
+    answer = task.answer()
     PATIENCE.learn(key, time.perf_counter() - started)
     return answer
 
@@ -197,58 +201,37 @@ class _LeftBehind(BaseException):
     """Ends a thread that was left behind, when its call comes back after all."""
 
 
-class _Worker(threading.Thread, Generic[Answer]):
-    """A thread that does one piece of work."""
+class _Task(Generic[Answer]):
+    """A piece of work, to be done as by the thread that made this."""
 
     def __init__(self, work: Callable[[], Answer], device: torch.device) -> None:
-        super().__init__(name=f"work on {device}", daemon=True)  # the process ends without it
         self._work: Callable[[], Answer] | None = work
         self._module: Any = torch.get_device_module(device.type)
         self._current_device = self._module.current_device()
         self._inference = torch.is_inference_mode_enabled()
         self._grad = torch.enable_grad if torch.is_grad_enabled() else torch.no_grad
+        self._threads = torch.get_num_threads()
         self._context = contextvars.copy_context()
-        self._undo: list[Undo] = []
         self._answer: list[Answer] = []
         self._error: BaseException | None = None
+        self.undo: list[Undo] = []
+        self.done = threading.Event()
 
-    def run(self) -> None:
+    def work(self) -> None:
+        """Does it, and keeps what it answers or raises."""
         assert self._work is not None
         try:
             if self._module.current_device() != self._current_device:
                 self._module.set_device(self._current_device)
-            self._context.run(_undo.set, self._undo)
+            if torch.get_num_threads() != self._threads:
+                torch.set_num_threads(self._threads)
+            self._context.run(_undo.set, self.undo)
             with torch.inference_mode(self._inference), self._grad():
                 self._answer.append(self._context.run(self._work))
         except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
             self._error = error
         finally:
             self._work = None
-
-    def ends(self, limit_seconds: float) -> bool:
-        """Waits for the end, but not longer than the limit for one call.
-
-        What is counted is how often it was looked: a process that is stopped and a machine that sleeps count nothing.
-        """
-        waited_seconds, was_at = 0.0, None
-        while waited_seconds < limit_seconds:
-            self.join(LOOK_SECONDS)
-            if not self.is_alive():
-                return True
-            at = self._position()
-            waited_seconds = waited_seconds + LOOK_SECONDS if at == was_at else 0.0
-            was_at = at
-        return False
-
-    def _position(self) -> Position:
-        return position(sys._current_frames().get(self.ident or 0))
-
-    def leave_behind(self) -> None:
-        """Undoes what the work has changed for its time, and has it end as soon as its call comes back, if it does."""
-        while self._undo:
-            self._undo.pop()()
-        if self.ident is not None:
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self.ident), ctypes.py_object(_LeftBehind))
 
     def answer(self) -> Answer:
         """What the work answered, or raises what it raised."""
@@ -259,3 +242,66 @@ class _Worker(threading.Thread, Generic[Answer]):
             return self._answer.pop()
         finally:
             del error
+
+
+class _Worker(threading.Thread):
+    """A thread that does one piece of work on a device after the other."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__(daemon=True)  # the process ends without it
+        self._device = str(device)
+        self._tasks: queue.SimpleQueue[_Task[Any]] = queue.SimpleQueue()
+        self._left_behind = False
+
+    def begin(self, task: _Task[Any]) -> None:
+        """Has a piece of work done."""
+        self.name = f"work on {self._device}"
+        if self.ident is None:
+            self.start()
+        self._tasks.put(task)
+
+    def run(self) -> None:
+        while not self._left_behind:
+            task = self._tasks.get()
+            task.work()
+            with _idle_lock:
+                if not self._left_behind:
+                    self.name = f"waits for {self._device}"
+                    _idle.setdefault(self._device, []).append(self)
+            task.done.set()
+            del task  # it holds what its work holds
+
+    def ends(self, task: _Task[Any], limit_seconds: float) -> bool:
+        """Waits for the end, but not longer than the limit for one call.
+
+        What is counted is how often it was looked: a process that is stopped and a machine that sleeps count nothing.
+        """
+        waited_seconds, was_at = 0.0, None
+        while waited_seconds < limit_seconds:
+            if task.done.wait(LOOK_SECONDS):
+                return True
+            at = self._position()
+            waited_seconds = waited_seconds + LOOK_SECONDS if at == was_at else 0.0
+            was_at = at
+        return False
+
+    def _position(self) -> Position:
+        return position(sys._current_frames().get(self.ident or 0))
+
+    def leave_behind(self, task: _Task[Any]) -> None:
+        """Undoes what the work has changed for its time, and has it end as soon as its call comes back, if it does."""
+        with _idle_lock:
+            self._left_behind = True
+            if self in _idle.get(self._device, ()):
+                _idle[self._device].remove(self)
+        while task.undo:
+            task.undo.pop()()
+        if self.ident is not None:
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self.ident), ctypes.py_object(_LeftBehind))
+
+
+def _worker(device: torch.device) -> _Worker:
+    """One that has nothing to do."""
+    with _idle_lock:
+        idle = _idle.get(str(device))
+        return idle.pop() if idle else _Worker(device)
