@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Sequence
 
 import pytest
@@ -13,6 +14,7 @@ from torch import nn
 
 from tests import xpu_sim
 from xpu_utils.streaming.leaves import collect_leaves
+from xpu_utils.streaming.lesson import alike
 from xpu_utils.streaming.plan import ring_size
 from xpu_utils.streaming.stream import WeightStream
 from xpu_utils.weights.pinned import PinnedPool
@@ -229,11 +231,31 @@ def test_what_cannot_be_locked_streams_from_where_it_is_and_that_is_said(
 def test_nothing_is_locked_before_the_first_pass_is_over_and_then_only_what_streams(sim: xpu_sim.Simulation) -> None:
     setting = Setting(0.9, pool=PinnedPool(1 << 30, slab_bytes=1 << 16))
     setting.check()
-    assert setting.pool.used_bytes == 0
-    assert not any(copy.pinned for copy in weight_copies(sim))
+    assert setting.pool.used_bytes == 0, "but for the buffers of that pass"
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("xpu-bounce")]
     setting.settle()
     streamed_bytes = setting.total_bytes - setting.stream.resident_bytes
     assert streamed_bytes <= setting.pool.used_bytes < setting.total_bytes / 2
+
+
+def test_one_pass_teaches_all_and_memory_is_locked_once(sim: xpu_sim.Simulation) -> None:
+    setting = Setting(0.45, pool=PinnedPool(1 << 30, slab_bytes=1 << 16))
+    setting.check()
+    assert setting.stream.lesson is not None
+    setting.check()
+    locked_bytes, resident = setting.pool.used_bytes, setting.stream.resident
+    assert locked_bytes
+    for _ in range(3):
+        setting.check()
+    assert (setting.pool.used_bytes, setting.stream.resident) == (locked_bytes, resident)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("xpu-lock")]
+
+
+def test_layers_that_are_alike_take_as_long_whatever_was_loaded_meanwhile() -> None:
+    seconds = {"in.0.q": 0.5, "in.1.q": 0.002, "in.2.q": 0.001, "in.0.out": 0.3, "in.1.wide": 0.004}
+    sizes = {"in.0.q": 1, "in.1.q": 1, "in.2.q": 1, "in.0.out": 1, "in.1.wide": 2}
+    expected = {"in.0.q": 0.002, "in.1.q": 0.002, "in.2.q": 0.002, "in.0.out": 0.3, "in.1.wide": 0.004}
+    assert alike(seconds, sizes) == expected
 
 
 def test_fp8_weights_stream_in_their_stored_size(sim: xpu_sim.Simulation) -> None:

@@ -2,8 +2,8 @@
 
 A call inside a driver cannot be interrupted. So the work is done on a thread of its own, and who waits for it can go on
 without it. One that is done serves the next work, since libraries prepare themselves thread by thread: cuDNN plans
-SDXL's convolutions in 80 ms, which each step took. What lies on the device when it is left behind is kept as long as the
-process: freeing it may wait for the driver, too. Checked on the simulated XPU, never on Intel hardware.
+SDXL's convolutions in 80 ms, which each step took. What lies on the device when it is left behind is kept as long as
+the process: freeing it may wait for the driver, too. Checked on the simulated XPU, never on Intel hardware.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import torch
 
 from ..weights.pinned import Packer, aligned
+from .bounce import Bounce
 from .leaves import Copy, Leaf
 
 
@@ -53,10 +54,13 @@ class PlacedPiece:
     def leaves(self) -> tuple[Leaf, ...]:
         return tuple(leaf for leaf, _ in self._views)
 
-    def copy(self) -> None:
-        """Queues the copies on the current stream."""
+    def copy(self, bounce: Bounce | None = None) -> None:
+        """Queues the copies on the current stream, by way of page-locked buffers where there are some."""
         for target, source in self._copies:
-            target.copy_(source, non_blocking=True)
+            if bounce is None:
+                target.copy_(source, non_blocking=True)
+            else:
+                bounce.copy(target, source)
 
     def swap(self) -> None:
         """Makes the leaves compute with this room."""

@@ -10,6 +10,7 @@ later.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -18,6 +19,7 @@ import torch
 from torch import nn
 
 from ..weights.pinned import Packer, PinnedMemoryError, PinnedPool, copying
+from .bounce import Bounce
 from .leaves import Leaf
 from .lesson import Lesson, PassTimer, alike
 from .pieces import Piece, PlacedPiece, cut
@@ -68,6 +70,8 @@ class WeightStream:
         self._learning: dict[Leaf, int] | None = None
         self._timer = PassTimer(device)
         """Of the pass that learns."""
+        self._bounce: Bounce | None = None
+        """While one learns, where there is memory to lock."""
         self._pieces: tuple[Piece, ...] = ()
         self._calls: tuple[int, ...] = ()
         self._costs: tuple[PieceCost, ...] = ()
@@ -301,6 +305,8 @@ class WeightStream:
         if not self._pieces:
             self._learning = {}
             self._timer = PassTimer(self.device)
+            with contextlib.suppress(PinnedMemoryError):  # the device's driver has some of its own, slower
+                self._bounce = Bounce(self._packer.pool, self.device)
             return
         if self._plan is None:
             self._settle(self._chosen())
@@ -368,7 +374,7 @@ class WeightStream:
         """Copies a leaf for one use, in order with the compute."""
         ring = self._ring if self._learning is not None else None  # nothing else is in it then
         stray = Piece((leaf,)).placed(self._room(leaf.size_bytes) if ring is None else ring)
-        stray.copy()
+        stray.copy(self._bounce)
         stray.swap()
         self._stray = leaf
 
@@ -377,6 +383,9 @@ class WeightStream:
         if self._current is not None:
             self._leave(self._current)
         self._restore_used()
+        if self._bounce is not None:
+            self._bounce.close()
+            self._bounce = None
         if self._learning is not None:
             learning, self._learning = self._learning, None
             if output is not None:

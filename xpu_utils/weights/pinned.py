@@ -139,14 +139,15 @@ def copying() -> Iterator[Callable[[torch.Tensor, torch.Tensor], None]]:
     begun: list[concurrent.futures.Future[None]] = []
     with concurrent.futures.ThreadPoolExecutor(_COPYING_THREADS, "xpu-lock") as executor:
         try:
-            yield lambda target, source: begun.append(executor.submit(_copy, target, source))
+            yield lambda target, source: begun.append(executor.submit(copy_in_thread, target, source))
         finally:
             for copy in begun:
                 copy.result()
 
 
 @torch.inference_mode()  # the tensors may be inference tensors, and a thread begins without that mode
-def _copy(target: torch.Tensor, source: torch.Tensor) -> None:
+def copy_in_thread(target: torch.Tensor, source: torch.Tensor) -> None:
+    """Copies the second tensor to the first, as a thread does."""
     target.copy_(source)
 
 
