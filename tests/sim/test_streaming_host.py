@@ -240,34 +240,6 @@ def test_what_is_not_resident_crosses_once_a_step_from_page_locked_memory(
     unload(model)
 
 
-@pytest.mark.parametrize(("resident", "batches"), [("45%", [2]), ("all", [1, 1])])
-def test_the_conditions_of_a_streamed_model_are_computed_together_where_they_really_fit(
-    build: Any, resident: str, batches: list[int]
-) -> None:
-    import comfy.model_management
-    import comfy.sample
-
-    from xpu_utils.host.inventory import placement_for
-    from xpu_utils.host.running.sampling import place_model
-
-    model = place_model(build(), placement_for(str(DEVICE), "fp32", resident))[0]
-    found: list[int] = []
-    model.model.diffusion_model.register_forward_pre_hook(lambda _module, given: found.append(len(given[0])))
-
-    def estimate(shape: list[int], **_: Any) -> float:
-        """Of both together 0.9 times what is free, where ComfyUI asks for 1.5 times the estimate."""
-        return 0.45 * shape[0] * comfy.model_management.get_free_memory(DEVICE)
-
-    model.model.memory_required = estimate
-    conditions = [[[torch.randn(1, 8, 768), {}]] for _ in range(2)]
-    latent = torch.zeros(1, 4, 16, 16)
-    sampled = (model, torch.randn(1, 4, 16, 16), 2, 7.0, "euler", "normal", *conditions, latent)
-    comfy.sample.sample(*sampled, disable_pbar=True, seed=1)
-    assert found == batches * 2
-    assert model.model.memory_required is estimate
-    unload(model)
-
-
 def test_hooked_weights_are_written_when_no_copy_reads_them(
     build: Any, attach: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -99,6 +99,28 @@ def case_a_share_that_is_not_followed() -> Any:
     return found
 
 
+def case_conditions_of_a_step() -> Any:
+    """How many go through the model at once, where both together take 0.9 times what is free by the host's estimate."""
+    found = {}
+    for resident in ("45%", "all"):
+        model, _ = loading.load_diffusion_model(
+            "sd15-tiny-unet.safetensors", "default", placement_for("xpu:0", "fp16", resident)
+        )
+        batches: list[int] = []
+        model.model.diffusion_model.register_forward_pre_hook(lambda _, given, into=batches: into.append(len(given[0])))
+
+        def estimate(shape: list[int], **_: Any) -> float:
+            return 0.45 * shape[0] * model_management.get_free_memory(torch.device("xpu:0"))
+
+        model.model.memory_required = estimate
+        conditions = [[[torch.randn(1, 8, 768), {}]] for _ in range(2)]
+        latent = {"samples": torch.zeros(1, 4, 8, 8)}
+        nodes.common_ksampler(model, 0, 2, 7.0, "euler", "normal", *conditions, latent)
+        found[resident] = {"batches": batches, "restored": model.model.memory_required is estimate}
+        unload(model)
+    return found
+
+
 def case_a_model_in_another_precision() -> Any:
     placement = placement_for("xpu:1", "fp16", "45%")
     model, _ = loading.load_diffusion_model("sd15-tiny-unet.safetensors", "default", placement)

@@ -22,6 +22,14 @@ def found(tmp_path_factory: pytest.TempPathFactory, host: Path) -> Any:
     return answers("placing_cases", {"devices": ["arc-b580", "arc-b580"]}, base, host, host_environment())
 
 
+def test_the_conditions_of_a_streamed_model_are_computed_together_where_they_really_fit(found: Any) -> None:
+    """Its weights cross the link once for each call; ComfyUI asks for 1.5 times its estimate, which is too high."""
+    assert found["conditions_of_a_step"] == {
+        "45%": {"batches": [2, 2], "restored": True},
+        "all": {"batches": [1, 1, 1, 1], "restored": True},
+    }
+
+
 def test_another_precision_leaves_a_model_on_its_device_with_its_resident_share(found: Any) -> None:
     told = found["a_model_in_another_precision"]
     before = {"requested": "xpu:1", "device": "xpu:1", "precision": "fp16", "resident": "45%", "reason": ""}

@@ -8,7 +8,7 @@ from typing import Any
 
 from ...recovery.watch import undone
 
-_OVER_ESTIMATE = 2.25
+_OVER_ESTIMATE = 1.8
 """ComfyUI asks for 1.5 times its own estimate, which for SDXL is 1.5 times what a call takes (0.35 GB of 0.52)."""
 
 
