@@ -19,10 +19,10 @@ OWN_OBJECTS = {"xpu_utils/host/running/counting.py", "xpu_utils/streaming/leaves
 ENVIRONMENT = {"prestartup_script.py"}
 """Files that set a variable of the process: listed by `startup.list_operator_fallback`."""
 PYTORCH = {
-    *("xpu_utils/host/cpu_engine.py", "xpu_utils/cpu/threads.py"),
+    *("xpu_utils/host/cpu_engine.py", "xpu_utils/cpu/threads.py", "xpu_utils/recovery/watch.py"),
     *("xpu_utils/cpu/measure.py", "xpu_utils/bench/quick.py", "xpu_utils/host/protecting/touches.py"),
 }
-"""Files that set something of PyTorch's: threads, by two hooks, and what is put back when they return."""
+"""Files that set something of PyTorch's: threads, by two hooks, as the caller has them, or put back in the end."""
 
 CHANGES = {
     *("append", "extend", "insert", "pop", "remove", "clear", "update", "setdefault", "add", "discard", "popitem"),
