@@ -151,10 +151,12 @@ def undone(undo: Undo, *, at_the_end: bool = True) -> Iterator[None]:
 
 def silent(devices: Sequence[torch.device], limit_seconds: float) -> list[torch.device]:
     """Those of the devices that do not even do the smallest work within that time."""
-    workers = [_Worker(functools.partial(_smallest_work, device), device) for device in devices]
-    for worker in workers:
-        worker.start()
-    return [device for device, worker in zip(devices, workers, strict=True) if not worker.ends(limit_seconds)]
+    asked = [(_worker(device), _Task(functools.partial(_smallest_work, device), device)) for device in devices]
+    for worker, task in asked:
+        worker.begin(task)
+    return [
+        device for device, (worker, task) in zip(devices, asked, strict=True) if not worker.ends(task, limit_seconds)
+    ]
 
 
 def _smallest_work(device: torch.device) -> None:
