@@ -7,7 +7,7 @@ READY := .venv/.ready
 # Python with the packages of the ComfyUI at COMFYUI_PATH, or of the registry's HOST_VERSION.
 ON_HOST := $(BIN)/python -m tests.harness.environment
 
-.PHONY: demo test suites prepare lint texts unit contract contract-check contract-news nix nix-service sim-tests sim-host sim-cases sim-faults sim-sampling browser front-ends browser-newest pictures examples host hosts host-core host-own matrices many-machines sim bench-cpu reliability families family-tests soak hardware-page
+.PHONY: demo test suites prepare lint texts unit contract contract-check contract-news nix nix-service sim-tests sim-host sim-cases sim-faults sim-sampling browser front-ends browser-newest pictures examples host hosts host-core host-own matrices many-machines sim bench-cpu reliability families family-tests soak my-gpu hardware-page
 demo: $(READY)
 	$(ON_HOST) -m tests.harness.demo --device $(DEVICE)
 
@@ -81,6 +81,11 @@ family-tests: $(READY)
 # All families of the ComfyUI at COMFYUI_PATH, or those in FAMILIES; writes docs/models.md.
 families: prepare
 	$(ON_HOST) -m tests.families $(FAMILIES)
+
+# What your own card does, a dozen families of models too: xpu-hardware.json, to send. See docs/hardware.md.
+my-gpu: $(READY)
+	$(ON_HOST) -m xpu_utils my-gpu
+	$(ON_HOST) -m tests.families.on_device
 
 # The page of cards, from the reports in docs/measurements/hardware.
 hardware-page: $(READY)

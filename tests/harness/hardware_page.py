@@ -45,6 +45,9 @@ limit.
 `--device xpu:1` takes that one only. `--fill` also fills the memory until the driver refuses, which may stop a
 machine whose driver takes main memory with it; without it nothing is filled.
 
+From a clone of this repository, with the XPU build of PyTorch in its `.venv`, `COMFYUI_PATH=... make my-gpu` also has a
+dozen families of models compute there, tiny, with all of the weights on the card and with a tenth.
+
 The file holds no names, paths or serial numbers; look through it, then drag it into
 [a report of a device](https://github.com/xpu-nodes/xpu-nodes/issues/new?template=device.yml).
 """

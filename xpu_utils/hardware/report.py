@@ -47,12 +47,13 @@ def report(
         for name, part in PARTS.items():
             if name != FILL or fill:
                 tell(f"{device.id}: {name}, {part.limit_seconds / 60:.0f} min at most")
-                found[device.id][name] = _run(start(device.id, name), part.limit_seconds)
+                found[device.id][name] = answered(start(device.id, name), part.limit_seconds)
     data = {"report": "xpu-nodes hardware 1", **described(machine, examine(machine)), "parts": found}
     return dict(scrubbed(data, home=str(Path.home())))
 
 
-def _run(command: Sequence[str], limit_seconds: float) -> dict[str, Any]:
+def answered(command: Sequence[str], limit_seconds: float) -> dict[str, Any]:
+    """What a child process found, a line of JSON each, and how it ended if not well."""
     ended = probe.watched(command, limit_seconds=limit_seconds)
     found = {"found": list(probe.whole_lines(ended.output))}
     if ended.code is None:
