@@ -382,3 +382,26 @@ def test_a_chart_that_has_just_begun_grows_from_the_right(page: Page) -> None:
         return chart.line.getAttribute('d');
     }"""
     assert re.findall(r"([\d.]+),", page.evaluate(drawn)) == ["237.3", "240.0"]
+
+
+def test_a_restart_with_the_queue_is_offered_while_it_helps(page: Page) -> None:
+    again = """async () => (await import("/extensions/xpu-nodes/connection.js"))
+        .events.dispatchEvent(new Event("reconnected"))"""
+    answers = {"GET": (200, {"reason": "xpu:0 is lost: gone."}), "POST": (202, {"kept": 2})}
+
+    def answer(route: Route) -> None:
+        status, body = answers[route.request.method]
+        route.fulfill(status=status, json=body)
+
+    offer = page.locator(".xpu-restart")
+    expect(offer).to_be_hidden()
+    page.route("**/xpu/restart", answer)
+    try:
+        page.evaluate(again)
+        expect(offer).to_contain_text("xpu:0 is lost: gone. The prompts that run and wait are kept")
+        offer.get_by_role("button", name="Restart with the queue").click()
+        expect(offer).to_contain_text("ComfyUI restarts, prompts kept: 2.")
+    finally:
+        page.unroute("**/xpu/restart")
+    page.evaluate(again)
+    expect(offer).to_be_hidden()

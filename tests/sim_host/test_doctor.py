@@ -19,6 +19,7 @@ SELF_TEST = """
 import argparse, sys
 from xpu_utils.commands import doctor
 from xpu_utils.doctor import probe
+from xpu_utils.doctor.machine import look
 
 config, numeric = sys.argv[1:]
 
@@ -30,7 +31,7 @@ def check(device, *, everything):
 parser = argparse.ArgumentParser()
 doctor.add_parser(parser.add_subparsers())
 arguments = parser.parse_args(["doctor", "--self-test", "--json", "--server", "127.0.0.1:9"])
-code, text = doctor.run(arguments, check=check)
+code, text = doctor.run(arguments, look=look, check=check)
 print(text)
 sys.exit(code)
 """

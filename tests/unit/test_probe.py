@@ -51,7 +51,7 @@ def test_a_driver_that_aborts_or_hangs_takes_only_the_child_down(command: list[s
     ],
 )
 def test_a_driver_that_does_not_survive_counting_leaves_a_whole_report(command: list[str], why: str) -> None:
-    left = probe.uncounted(limit_seconds=1 if command is HANG else 30, command=command)
+    left = probe.counted(limit_seconds=1 if command is HANG else 30, command=command)
     assert left is not None
     assert [device.id for device in left.devices] == ["cpu"]
     found = examine(machine(inventory=left))
@@ -61,9 +61,21 @@ def test_a_driver_that_does_not_survive_counting_leaves_a_whole_report(command: 
     assert machine_module.look(inventory=left).pyzes_problem == "not asked, as the driver failed"
 
 
-@pytest.mark.parametrize("command", [SILENT, FAIL, None])
-def test_devices_that_can_be_counted_are_counted_here(command: list[str] | None) -> None:
-    assert probe.uncounted(command=command) is None
+@pytest.mark.parametrize("command", [SILENT, FAIL])
+def test_a_child_that_fails_otherwise_leaves_the_counting_to_its_parent(command: list[str]) -> None:
+    assert probe.counted(command=command) is None
+
+
+@pytest.mark.parametrize("driver", ["lambda: os.abort()", "lambda: time.sleep(1000)"])
+def test_what_a_child_has_counted_is_counted_nowhere_else(driver: str, tmp_path: Path) -> None:
+    """In this process the driver fails in it, as `doctor_segfault.py` and `doctor_hang_count.py` of reports have it."""
+    script = f"import os, runpy, sys, time, torch; torch.xpu.device_count = {driver}; "
+    script += "sys.argv[1:] = ['doctor', '--json']; runpy.run_module('xpu_utils', run_name='__main__')"
+    command = [sys.executable, "-c", script]
+    environment = {**os.environ, "PYTHONPATH": str(probe.ROOT), "XPU_NODES_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    codes = {finding["code"] for finding in json.loads(done.stdout)}
+    assert {"processor", "kernel", "comfyui-unknown"} <= codes
 
 
 def test_what_a_child_computed_before_it_hung_is_kept() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from ..doctor import probe
 from ..doctor.examine import as_data, as_text, attachment, examine, examine_need, examine_packs, merge
 from ..doctor.findings import exit_code
-from ..doctor.machine import Machine, installed_torch, look
+from ..doctor.machine import Machine, look
 from ..doctor.server import DEFAULT_ADDRESS, examine_server
 from ..forecast import forecast
 from ..machine.devices import Device
@@ -46,8 +46,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def look_safely() -> Machine:
-    """The facts of this machine, from a child process first where a driver may hang or end the process."""
-    return look(inventory=probe.uncounted() if installed_torch().xpu else None)
+    """The facts of this machine, with the devices as a child process counts them."""
+    return look(inventory=probe.counted())
 
 
 def run(

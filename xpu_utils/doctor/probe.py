@@ -8,14 +8,17 @@ import json
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..machine.cache import keep, recall
 from ..machine.devices import Inventory, Rejection, cpu_device
 from ..selftest.operations import Result
 from .findings import Finding, State, everywhere
+from .machine import look
 from .system import RUNTIME
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,7 +30,7 @@ _START = (
 """Not `python -m`: the Python that ComfyUI's Windows package embeds looks neither in the current folder nor in
 PYTHONPATH."""
 
-_LOOK = "import sys; sys.path.insert(0, sys.argv.pop(1)); from xpu_utils.doctor.machine import look; look()"
+_COUNT = "import sys; sys.path.insert(0, sys.argv.pop(1)); from xpu_utils.doctor.probe import count; count(sys.argv[1])"
 
 TIME_LIMIT_SECONDS = 60.0
 """Loading torch takes 5 to 20 s, the first kernel's compilation on Alchemist up to 10 s."""
@@ -147,19 +150,28 @@ def whole_lines(text: str) -> Iterator[dict[str, Any]]:
                 yield fields
 
 
-def uncounted(*, limit_seconds: float = TIME_LIMIT_SECONDS, command: Sequence[str] | None = None) -> Inventory | None:
-    """Has a child process look for devices first: a driver may hang in that, or end the process.
+def count(file: str) -> None:
+    """In a child process: looks at all that a driver may fail in, and writes down the devices."""
+    keep(Path(file), look().inventory, what="the devices")
+
+
+def counted(*, limit_seconds: float = TIME_LIMIT_SECONDS, command: Sequence[str] | None = None) -> Inventory | None:
+    """The devices as a child process counts them: a driver may hang in that, or end the process.
 
     Returns:
-        What is left where it did; None where this process can look itself.
+        What is left where it did; None where the child failed otherwise.
     """
-    child = run("xpu", limit_seconds=limit_seconds, command=command or [sys.executable, "-c", _LOOK, str(ROOT)])
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "devices.json"
+        command = command or [sys.executable, "-c", _COUNT, str(ROOT), str(file)]
+        child = run("xpu", limit_seconds=limit_seconds, command=command)
+        told = recall(file, Inventory)
     if child.code is None:
         why = f"its driver does not answer within {limit_seconds:.0f} s when devices are counted"
     elif _aborted(child.code):
         why = f"its driver ends the process when devices are counted ({ended_by(child.code)})"
     else:
-        return None
+        return told
     fix = "Restart the machine; if it comes back, update the graphics driver and the kernel."
     return Inventory((cpu_device(),), (Rejection("xpu", why, fix),))
 

@@ -226,7 +226,9 @@ def devices(machine: Machine) -> Iterator[Finding]:
     failed = [entry for entry in machine.inventory.rejected if entry.what.split(":")[0] == "xpu"]
     for entry in failed:
         yield Finding("device-failed", State.ERROR, f"{entry.what} cannot be used", entry.why, everywhere(entry.fix))
-    ready = machine.torch_build.xpu and machine.level_zero and all(node.usable for node in machine.render_nodes)
+    has_nodes = bool(machine.render_nodes) or machine.wsl or machine.system == "windows"
+    open_nodes = has_nodes and all(node.usable for node in machine.render_nodes)
+    ready = machine.torch_build.xpu and machine.level_zero and open_nodes
     if not machine.driven or machine.shown or failed or not ready:
         return
     if machine.adapter_problem:
