@@ -43,7 +43,7 @@ def serving(folder: Path, *options: str, variables: Mapping[str, str] | None = N
     """Runs the command until the block ends, with the tiny checkpoint, on this machine's CPU.
 
     Raises:
-        RuntimeError: no worker got ready; what it said is in the message.
+        RuntimeError: no worker got ready, or it ended badly; what it said is in the message.
     """
     port, log = free_port(), folder / "serve.log"
     line = [sys.executable, "-m", "xpu_utils", "serve", "--port", str(port), "--out", str(folder / "out")]
@@ -58,7 +58,9 @@ def serving(folder: Path, *options: str, variables: Mapping[str, str] | None = N
         yield client
     finally:
         process.terminate()
-        process.wait(60)
+        code = process.wait(60)
+    if code:
+        raise RuntimeError(f"It ended with {code}: {log.read_text(encoding='utf-8')[-3000:]}")
 
 
 def _wait_ready(process: subprocess.Popen[bytes], log: Path) -> None:

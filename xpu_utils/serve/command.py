@@ -80,6 +80,8 @@ async def _serve(arguments: argparse.Namespace, ray: ModuleType, store: Store, t
         await web.TCPSite(runner, arguments.listen, arguments.port).start()
         _say(f"serving at http://{arguments.listen}:{arguments.port}, results in {arguments.out}.")
         await keeping
+    except asyncio.CancelledError:  # asked to stop
+        return
     finally:
         keeping.cancel()
         with contextlib.suppress(asyncio.CancelledError):

@@ -89,7 +89,7 @@ class Gateway:
             raise refused(400, "invalid_prompt_id", "A prompt with this prompt_id is here already")
         if sum(prompt.wanted.size_bytes for prompt in self._waiting) + wanted.size_bytes > WAITING_BYTES:
             raise refused(429, "queue_full", "Too many prompts are waiting, send this one again later")
-        number = wanted.number if wanted.number is not None else float(-self._count if wanted.front else self._count)
+        number = wanted.number if wanted.number is not None else -self._count if wanted.front else self._count
         self._count += 1
         prompt = Prompt(number, wanted, asyncio.get_running_loop().create_future())
         self._put(prompt)
@@ -150,7 +150,8 @@ class Gateway:
     def _assign(self) -> None:
         """Gives waiting prompts to idle workers."""
         for prompt in list(self._waiting):
-            member = next((member for member in self._pool.idle() if member not in prompt.refused_by), None)
+            left = [member for member in self._pool.ready() if member not in prompt.refused_by]
+            member = next((member for member in self._pool.idle() if member in left), None)
             if member is not None:
                 self._waiting.remove(prompt)
                 self._running[prompt.id] = (prompt, member)
@@ -158,6 +159,9 @@ class Gateway:
                 task = asyncio.create_task(self._run(prompt, member))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
+            elif prompt.refused_by and not left:  # those that might have taken it are gone
+                self._waiting.remove(prompt)
+                self._fail(prompt, "the workers that are left refuse it")
 
     async def _run(self, prompt: Prompt, member: Member) -> None:
         """Has a worker run a prompt, and records what became of it."""

@@ -89,7 +89,8 @@ class Pool:
         finally:
             for task in self._tasks:
                 task.cancel()
-            await asyncio.gather(*(self._end(member.actor) for member in self._members.values()))
+            actors = [member.actor for member in self._members.values() if member.actor]
+            await asyncio.gather(*(end_worker(self._ray, actor) for actor in actors))
 
     def wake(self) -> None:
         """Has it look now: there is more or less to do."""
@@ -115,8 +116,7 @@ class Pool:
         self.problem = f"{member.place}: {problem}"
         self._say(self.problem)
         if self._members.get(member.place) is member:
-            del self._members[member.place]
-            self._begin(self._end(member.actor))
+            self._end(member)
         self.on_change()
         self.wake()
 
@@ -166,9 +166,8 @@ class Pool:
     def _end_unwanted(self) -> None:
         spare = len(self._members) - max(self._least, self.demand())
         long_idle = [member for member in self.idle() if time.monotonic() - member.idle_since > IDLE_SECONDS]
-        for member in long_idle[: max(0, spare)]:
-            del self._members[member.place]
-            self._begin(self._end(member.actor))
+        for member in long_idle[::-1][: max(0, spare)]:
+            self._end(member)
 
     async def _start(self, member: Member) -> None:
         try:
@@ -182,10 +181,10 @@ class Pool:
         self._say(f"{member.place}: ready.")
         self.on_change()
 
-    async def _end(self, actor: Any) -> None:
-        """Ends a worker, if there is one."""
-        if actor is not None:
-            await end_worker(self._ray, actor)
+    def _end(self, member: Member) -> None:
+        del self._members[member.place]
+        if member.actor:
+            self._begin(end_worker(self._ray, member.actor))
 
     def _begin(self, work: Any) -> None:
         task = asyncio.create_task(work)

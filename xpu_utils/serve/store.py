@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ from typing import Any
 from ..workers.worker import File
 from .requests import Refused, refused
 
-KINDS = ("input", "output", "temp")
 NAME_BYTES = 255
 _ANNOTATION = re.compile(r" \[(input|output|temp)\]$")
 _CLOSED = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*]|[. ]$')
@@ -22,18 +21,19 @@ _DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 
 class Store:
-    """A folder with one for each kind of file. What its methods are given as names is checked here."""
+    """A folder for each kind of file. What its methods are given as names is checked here."""
 
     def __init__(self, root: Path) -> None:
-        """Makes the folders; previews of an earlier run are removed.
+        """Makes the folders of what is kept; previews have one that ends with the process.
 
         Raises:
             OSError: they cannot be made.
         """
-        self._root = root.resolve()
-        shutil.rmtree(self._root / "temp", ignore_errors=True)
-        for kind in KINDS:
-            (self._root / kind).mkdir(parents=True, exist_ok=True)
+        self._previews = tempfile.TemporaryDirectory(prefix="xpu-nodes-serve-", ignore_cleanup_errors=True)
+        folders = {kind: root / kind for kind in ("input", "output")} | {"temp": Path(self._previews.name)}
+        for folder in folders.values():
+            folder.mkdir(parents=True, exist_ok=True)
+        self._folders = {kind: folder.resolve() for kind, folder in folders.items()}
 
     def find(self, kind: str, subfolder: str, name: str) -> Path:
         """A file that is there.
@@ -78,13 +78,14 @@ class Store:
                 yield plain, self.find("input", subfolder, base).read_bytes()
 
     def _below(self, kind: str, subfolder: str, name: str) -> Path:
-        if kind not in KINDS:
-            raise refused(400, "invalid_request", f"type must be one of {', '.join(KINDS)}.")
+        folder = self._folders.get(kind)
+        if folder is None:
+            raise refused(400, "invalid_request", f"type must be one of {', '.join(self._folders)}.")
         parts = [*filter(None, subfolder.replace("\\", "/").split("/")), name]
         if not all(map(_is_name, parts)):
             raise refused(400, "invalid_request", "filename and subfolder must be plain names of files and folders.")
-        file = self._root.joinpath(kind, *parts)
-        if not file.resolve().is_relative_to(self._root / kind):
+        file = folder.joinpath(*parts)
+        if not file.resolve().is_relative_to(folder):
             raise refused(400, "invalid_request", "filename and subfolder must not lead out of their folder.")
         return file
 
