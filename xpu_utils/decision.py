@@ -12,7 +12,7 @@ from .choice import AUTO
 from .cpu.plan import CpuPlan
 from .machine.devices import Device
 from .placement import Placement
-from .precision import dtype_of, name_of
+from .precision import INT8, dtype_of, name_of
 from .residency import resident_share
 from .selftest.result import Computes, best_precision
 from .weights.conversion import HALVES
@@ -63,6 +63,10 @@ class Subject:
     """Whether ComfyUI streams its weights by itself where it goes (DynamicVRAM)."""
     obstacle: str | None = None
     """What in a MODEL keeps its weights from streaming, if not empty; None where that is decided already."""
+    in_int8: bool = False
+    """Whether its weights are held in int8 already."""
+    int8_obstacle: str = ""
+    """What keeps them from being so, if not empty."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +83,8 @@ class Decision:
     attention: AttentionBy
     streaming: Streaming | None
     """None where its weights come as ComfyUI has them, or as was decided before."""
+    in_int8: bool
+    """Whether its weights are held in int8."""
     watch: bool
     """Whether its model calls are repeated after a failure; what is no MODEL repeats its work by itself."""
 
@@ -90,10 +96,12 @@ def decide(asked: Placement, subject: Subject, *, find_plan: FindPlan, computes:
         asked: its device, and the precision and resident share that were asked for.
         computes: asked only where a format is left to us, as it may run a test.
     """
+    in_int8, asked = _int8(asked, subject, computes)
     plan = _plan_of(asked, find_plan)
     dtype, why = _carried_over(asked, subject, plan) if asked.carried_over else _format(asked, subject, plan, computes)
     placement = asked.noting(why) if asked.precision == AUTO else asked.because(why)
-    placement = dataclasses.replace(placement, precision=name_of(dtype))
+    named_int8 = in_int8 and asked.precision == AUTO
+    placement = dataclasses.replace(placement, precision=INT8 if named_int8 else name_of(dtype))
     attention, watch = _attention(subject.kind, asked.device, plan), subject.kind is Kind.MODEL
     streaming = None
     if not watch:
@@ -104,7 +112,25 @@ def decide(asked: Placement, subject: Subject, *, find_plan: FindPlan, computes:
             placement = placement.because(f"DynamicVRAM decides what stays on {asked.device.id}, not {asked.resident}")
         else:
             placement = placement.noting(_unshared(asked, streaming))
-    return Decision(subject.kind, placement, dtype, plan, attention, streaming, watch)
+    return Decision(subject.kind, placement, dtype, plan, attention, streaming, in_int8, watch)
+
+
+def _int8(asked: Placement, subject: Subject, computes: Computes) -> tuple[bool, Placement]:
+    """Whether weights are held in int8, and what is asked of the floats beside them."""
+    if asked.precision != INT8:
+        held = "the weights were loaded in int8, and stay so" if subject.in_int8 and asked.precision != AUTO else ""
+        return subject.in_int8, asked.noting(held)
+    floats = dataclasses.replace(asked, precision=AUTO)
+    if subject.in_int8:
+        return True, floats
+    why = subject.int8_obstacle
+    if subject.kind is not Kind.MODEL:
+        why = f"int8 is for diffusion models, not for {subject.kind.value}"
+    elif subject.dynamic:
+        why = "DynamicVRAM keeps weights as their file has them, not in int8"
+    elif not why and not computes(asked.device, INT8):
+        why = f"{asked.device.id} computes int8 wrongly or not at all (self-test)"
+    return not why, floats.because(why)
 
 
 def streaming_for(device: Device, resident: str, *, dynamic: bool, obstacle: str) -> Streaming:
@@ -152,7 +178,7 @@ def file_format(asked: Placement, kind: Kind, *, find_plan: FindPlan) -> torch.d
     Text encoders are held in a small format where one is asked for: fp32 is what they compute in anyway.
     """
     plan = _plan_of(asked, find_plan)
-    if plan is None or asked.precision != AUTO:
+    if plan is None or asked.precision not in (AUTO, INT8):
         dtype = dtype_of(asked.precision)
     else:
         dtype = None if plan.precision == "fp32" else plan.dtype

@@ -21,7 +21,7 @@ class Placement:
     device: Device
     """The effective device."""
     precision: str
-    """"auto" (the host decides), "fp32", "bf16" or "fp16"."""
+    """"auto" (the host decides), "fp32", "bf16", "fp16" or "int8"."""
     reason: str = ""
     """Why something differs from what was asked for; empty where nothing does."""
     notes: tuple[str, ...] = ()

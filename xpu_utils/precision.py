@@ -6,7 +6,11 @@ import torch
 
 from .choice import check_choice
 
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+FLOATS = ("fp32", "bf16", "fp16")
+INT8 = "int8"
+"""Weights and products; what is between the products stays in floats."""
+
+PRECISIONS = ("auto", *FLOATS, INT8)
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -17,7 +21,7 @@ def check_precision(name: object) -> None:
 
 
 def dtype_of(precision: str) -> torch.dtype | None:
-    """The torch dtype of a precision name; None for "auto"."""
+    """The torch dtype of a precision name; None for "auto", and for "int8", beside which are floats of any."""
     return _DTYPES.get(precision)
 
 

@@ -13,7 +13,7 @@ from xpu_utils.cpu.plan import CpuPlan
 from xpu_utils.decision import AttentionBy, Decision, Kind, Subject, decide, file_format
 from xpu_utils.machine.devices import Device, find_devices
 from xpu_utils.placement import Placement
-from xpu_utils.precision import PRECISIONS, dtype_of, name_of
+from xpu_utils.precision import INT8, PRECISIONS, dtype_of, name_of
 
 from .recorded import b580
 
@@ -54,7 +54,7 @@ ANY_SUBJECT = st.builds(
         and (subject.kind not in (Kind.CLIP, Kind.CLIP_VISION) or subject.computes_in == FP32)
     )
 )
-WRONG = st.lists(st.sampled_from(["bf16", "fp16", "fp32"]), unique=True).map(tuple)
+WRONG = st.lists(st.sampled_from(["bf16", "fp16", "fp32", INT8]), unique=True).map(tuple)
 
 
 @given(subject=ANY_SUBJECT, precision=ANY_PRECISION, carried_over=st.booleans())
@@ -81,11 +81,13 @@ def test_what_is_computed_in_is_what_is_said_and_what_differs_has_its_reason(
 ) -> None:
     assume(device == XPU or not subject.dynamic)
     decision = decided(on(device, precision, carried_over=carried_over), subject, plan=plan, wrong=wrong)
-    assert decision.placement.precision == name_of(decision.dtype)
+    assert decision.placement.precision == (INT8 if decision.in_int8 else name_of(decision.dtype))
     assert decision.placement.device == device
+    assert not decision.in_int8 or (subject.kind is Kind.MODEL and INT8 not in wrong and not subject.dynamic)
     assert subject.formats is None or decision.dtype in (*subject.formats, FP32)
     if not carried_over:
-        assert decision.placement.differs == (precision != "auto" and decision.dtype != dtype_of(precision))
+        floats = precision in ("auto", INT8) or decision.dtype == dtype_of(precision)
+        assert decision.placement.differs == (not floats or (precision == INT8 and not decision.in_int8))
 
 
 @given(subject=ANY_SUBJECT, device=st.sampled_from([CPU, XPU]), precision=ANY_PRECISION, plan=ANY_PLAN)
@@ -94,9 +96,9 @@ def test_deciding_again_for_what_was_decided_changes_nothing(
 ) -> None:
     assume(device == XPU or not subject.dynamic)
     first = decided(on(device, precision), subject, plan=plan)
-    done = dataclasses.replace(subject, computes_in=first.dtype)
+    done = dataclasses.replace(subject, computes_in=first.dtype, in_int8=first.in_int8)
     again = decided(dataclasses.replace(first.placement, reason=""), done, plan=plan)
-    assert (again.dtype, again.placement.reason) == (first.dtype, "")
+    assert (again.dtype, again.in_int8, again.placement.reason) == (first.dtype, first.in_int8, "")
 
 
 @given(subject=ANY_SUBJECT, plan=ANY_PLAN, precision=st.sampled_from(["auto", "fp16", "bf16"]))

@@ -102,7 +102,7 @@ def test_anything_else_is_refused_in_one_sentence(name: object) -> None:
 
 
 def test_a_precision_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^precision: fp8 is not offered, use one of auto, fp32, bf16, fp16\.$"):
+    with pytest.raises(ValueError, match=r"^precision: fp8 is not offered, use one of auto, fp32, bf16, fp16, int8\.$"):
         place("auto", inventory(), precision="fp8")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..precision import PRECISIONS, dtype_of, name_of
+from ..precision import FLOATS, dtype_of, name_of
 from .attention import AttentionPath
 
 OVERRIDES_VARIABLE = "XPU_NODES_CPU"
@@ -87,7 +87,7 @@ def overridden(plan: CpuPlan, choices: str) -> CpuPlan:
 
 
 def _choice(name: str, value: str) -> Any:
-    if name == "precision" and value in PRECISIONS[1:]:
+    if name == "precision" and value in FLOATS:
         return value
     if name == "threads" and value.isdigit() and int(value) > 0:
         return int(value)
@@ -95,7 +95,7 @@ def _choice(name: str, value: str) -> Any:
         return value == "on"
     if name == "attention" and value in [path.value for path in AttentionPath]:
         path = AttentionPath(value)
-        return tuple(AttentionRule(precision, LARGEST, LARGEST, path) for precision in PRECISIONS[1:])
+        return tuple(AttentionRule(precision, LARGEST, LARGEST, path) for precision in FLOATS)
     raise ValueError(
         f"{OVERRIDES_VARIABLE}: {name}={value} is not known, use precision=fp32|bf16|fp16, threads=N, "
         "channels_last=on|off, keep_freed_memory=on|off or attention=sdpa|softmax|sigmoid."

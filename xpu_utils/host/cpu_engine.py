@@ -32,7 +32,8 @@ ENGINE = hooks.named("cpu engine")
 THREADS = hooks.named("cpu threads")
 ALLOCATOR = hooks.named("allocator")
 
-_LINEARS = (torch.nn.Linear, comfy.ops.disable_weight_init.Linear)
+LINEARS = (torch.nn.Linear, comfy.ops.disable_weight_init.Linear)
+"""Linear layers whose forward is x W^T + b."""
 
 _TRANSFORMER = ("input_tokens", "attention_mask", "embeds")
 """The parameters of every text encoder's transformer, as far as all have the same ones."""
@@ -126,11 +127,11 @@ def use_on_controlnet(control: Any, plan: CpuPlan) -> None:
 
 
 def _use_on_patcher(patcher: Any, plan: CpuPlan) -> None:
-    for name, stand_in in fast_linears(patcher.model, plan, _stop_if_asked, kinds=_LINEARS):
+    for name, stand_in in fast_linears(patcher.model, plan, stop_if_asked, kinds=LINEARS):
         patcher.add_object_patch(name, stand_in)
     for name, module in patcher.model.named_modules():
         if computes_as(module, (PictureUpsample, LatentUpsample)):
-            stand_in = StandIn(stock_forward(module), _upsample, module, before=_stop_if_asked)
+            stand_in = StandIn(stock_forward(module), _upsample, module, before=stop_if_asked)
             patcher.add_object_patch(f"{name}.forward", stand_in)
 
 
@@ -142,7 +143,7 @@ def forget(patcher: Any) -> None:
             del patcher.object_patches[name]
 
 
-def _stop_if_asked() -> None:
+def stop_if_asked() -> None:
     """What each layer of newer hosts does first: raises when the user has stopped the prompt."""
     if hasattr(comfy.ops, "run_every_op"):
         comfy.ops.run_every_op()

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from .. import int8
 from ..machine.devices import Device
 from ..machine.timing import median_seconds
 from ..recovery.faults import first_line
@@ -144,11 +145,24 @@ def _fp8(dtype: torch.dtype) -> _Format:
     return _Format(functools.partial(_pack, dtype=dtype), _unpack, functools.partial(_cut, dtype=dtype), _multiply_fp8)
 
 
+def _pack_channels(numbers: torch.Tensor) -> Packed:
+    """A scale for each column of the product, as layers are held in int8."""
+    values, scales = int8.unpacked(int8.pack(numbers), len(numbers))
+    return values, scales[:, None]
+
+
+def _multiply_channels(x: Packed, weights: Packed, dtype: torch.dtype) -> torch.Tensor:
+    return int8.product(x, (weights[0], weights[1].flatten()), dtype)
+
+
+HELD_IN_INT8 = "int8 by channel"
+"""What `precision=int8` holds weights in; there is no file of it."""
 _INT8 = functools.partial(_pack, dtype=torch.int8)
 FORMATS: Mapping[str, _Format] = {
     "fp8_e4m3": _fp8(torch.float8_e4m3fn),
     "fp8_e5m2": _fp8(torch.float8_e5m2),
     "int8": _Format(_INT8, _unpack, _INT8, _multiply_int8),
+    HELD_IN_INT8: _Format(_pack_channels, _unpack, int8.per_token, _multiply_channels),
     "4 bits": _Format(_pack_nibbles, _unpack_nibbles),
 }
 """By the name that users are told."""

@@ -32,7 +32,7 @@ from ...recovery.watch import watched
 from ...residency import ALL
 from ...weights.check import CheckpointError, check_file
 from ...weights.conversion import HALVES
-from .. import hooks
+from .. import hooks, int8
 from ..choices import check_input, model_files, model_path, vae_names
 from ..inventory import as_default, placement_for
 from ..memory import free_others
@@ -70,7 +70,7 @@ def load_checkpoint(name: str, placement: Placement) -> tuple[tuple[Any, Any, An
     placement = told(placement, path)
     dtypes = {kind: file_format(placement, kind) for kind in (Kind.MODEL, Kind.CLIP, Kind.VAE)}
     read = functools.partial(_read_checkpoint, path, dtypes=dtypes)
-    (model, clip, vae), placement = _read_to(placement, functools.partial(read, resident=placement.resident))
+    (model, clip, vae), placement = _read_to(placement, functools.partial(read, resident=int8.residence(placement)))
     if model is None:
         raise CheckpointError(f"{name} holds no diffusion model: load it with the loader for what it holds.")
     again = functools.partial(_read_checkpoint, path, dtypes={**dtypes, Kind.MODEL: model.model_dtype()})
@@ -143,7 +143,7 @@ def load_diffusion_model(name: str, weight_dtype: str, placement: Placement) -> 
             model_management.load_models_gpu([model], force_full_load=True)
         return model
 
-    model, placement = _read_to(placement, functools.partial(read, resident=placement.resident))
+    model, placement = _read_to(placement, functools.partial(read, resident=int8.residence(placement)))
     _keep_way(model, name, placement, read)
     return place_model(model, placement, owned=True)
 

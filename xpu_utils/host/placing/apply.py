@@ -13,6 +13,7 @@ from ...decision import AttentionBy, Decision, Kind
 from .. import cpu_engine
 from ..attention import use_attention, use_vae_attention
 from ..gates import shut_where_wrong
+from ..int8 import hold_in_int8, in_int8
 from ..streaming import attach
 from ..target import read_again
 from .formats import note_dtypes, set_compute_dtype
@@ -39,6 +40,10 @@ def apply(decision: Decision, thing: Any, *, owned: bool = False, watch: Watch |
 
 
 def _to_model(decision: Decision, model: Any, owned: bool) -> None:
+    if decision.in_int8 and owned and not in_int8(model):
+        hold_in_int8(model.model.diffusion_model, for_good=True)
+        note_dtypes(model.model.diffusion_model)
+        model.size = 0  # measured again when next asked for
     if decision.streaming is not None:
         attach(model, decision.streaming)
     set_compute_dtype(model, decision.dtype)

@@ -9,9 +9,13 @@ import comfy.model_management as model_management
 import torch
 
 from ...cpu.plan import CpuPlan
+from ...precision import INT8
 from ...recovery.faults import is_lost
 from ...weights.conversion import HALVES, Conversion, convert, converted_bytes
+from ...weights.int8_layers import Holding
+from ..int8 import hold_in_int8, in_int8
 from ..target import HOST, is_dynamic, unload
+from .placed import placement_of
 
 
 def compute_dtype(model: Any) -> torch.dtype:
@@ -48,7 +52,7 @@ class WorkFormat:
         self._before: tuple[dict[str, Any], bool] | None = None
         """The object patches, and whether weights are cast."""
         self._dtype = getattr(network, "dtype", None)
-        self._conversions: list[Conversion] = []
+        self._conversions: list[Conversion | Holding] = []
 
     def begin(self) -> None:
         """Takes the weights to the host and notes how the patcher is; once."""
@@ -70,6 +74,16 @@ class WorkFormat:
         from_fp32 = self._dtype == torch.float32
         needed_bytes = converted_bytes(self._network, dtype, from_fp32=from_fp32, channels_last=channels_last)
         return bool(needed_bytes < model_management.get_free_memory(HOST))
+
+    def hold_as_placed(self) -> None:
+        """Holds weights that others have too in int8, where the model was placed so."""
+        placement = placement_of(self._patcher)
+        if placement is None or placement.precision != INT8 or in_int8(self._patcher) or is_dynamic(self._patcher):
+            return
+        self.begin()
+        self._conversions.append(hold_in_int8(self._network))
+        self._name(self._dtype)
+        note_dtypes(self._network)
 
     def hold(self, dtype: torch.dtype, plan: CpuPlan | None = None) -> None:
         """Converts the weights, on the host, laid out by the plan."""

@@ -18,6 +18,7 @@ from comfy.model_patcher import wipe_lowvram_weight
 
 from ...recovery.faults import is_lost, lost_devices
 from ...weights.check import tensors_in
+from ...weights.int8_layers import hold_again
 from ...weights.mapped import check_mapped
 from .. import streaming, target
 from ..inventory import as_default
@@ -163,6 +164,7 @@ def _recover_model(patcher: Any) -> str:
         _set_tensor(patcher.model, name, weights[name])
     for name in _lost(patcher.model):  # what is left is kept beside them
         _set_beside(patcher.model, name, weights)
+    hold_again(patcher.model)
     return source.what
 
 
@@ -265,7 +267,8 @@ def _set_tensor(module: torch.nn.Module, name: str, value: torch.Tensor) -> None
 def _as_held(value: torch.Tensor, lost: torch.Tensor | None) -> torch.Tensor:
     """The tensor on the host, in the dtype that the lost one was converted to; a quantised one as its file holds it."""
     plain = (torch.Tensor, torch.nn.Parameter)
-    if lost is None or type(value) not in plain or type(lost) not in plain:
+    floats = lost is not None and lost.is_floating_point()
+    if lost is None or not floats or type(value) not in plain or type(lost) not in plain:
         return _detached(value).to(HOST)
     return _detached(value).to(HOST, lost.dtype)
 

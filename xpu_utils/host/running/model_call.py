@@ -21,8 +21,7 @@ from comfy.patcher_extension import WrappersMP
 
 from ...calls import Call
 from ...cpu.threads import HostThreads
-from ...decision import Kind, Subject
-from ...precision import name_of
+from ...precision import INT8, name_of
 from ...recovery.faults import NotFiniteError
 from ...recovery.ladder import Failure, LadderExhaustedError, Rung, RungAction
 from ...weights.check import first_not_finite, tensors_in
@@ -30,7 +29,7 @@ from .. import hooks
 from ..attention import BUDGET, OVERRIDE, placed_attention, smaller_budget_bytes
 from ..inventory import runs_on
 from ..placing.apply import apply
-from ..placing.deciding import decide
+from ..placing.deciding import decide, subject_at_work
 from ..placing.formats import WorkFormat, compute_dtype
 from ..placing.placed import placement_of
 from ..recovery.patches import Patches
@@ -149,6 +148,7 @@ class SamplingRun:
         def start() -> Any:
             self._settle()
             self._loaded = True  # by ComfyUI, before the first call
+            self._format.hold_as_placed()
             self._use_cpu_engine()
             with runs_on(self.patcher.load_device):
                 return attempt()
@@ -319,7 +319,7 @@ class SamplingRun:
         self._format.begin()
         self._loaded = False
         asked = asked_in_fp32(self.patcher, failure)
-        apply(decide(asked, Subject(Kind.MODEL, compute_dtype(self.patcher))), self.patcher)
+        apply(decide(asked, subject_at_work(self.patcher)), self.patcher)
         return "the step repeated in fp32"
 
     def _take_along(self, failure: Failure) -> str | None:
@@ -341,9 +341,9 @@ class SamplingRun:
         if placement is None or self.patcher.load_device != HOST:
             return
         computes_in = compute_dtype(self.patcher)
-        if not placement.carried_over:  # another node may have changed it since
+        if not placement.carried_over and placement.precision != INT8:  # another node may have changed it since
             placement = dataclasses.replace(placement, precision=name_of(computes_in))
-        decision = decide(placement, Subject(Kind.MODEL, computes_in))
+        decision = decide(placement, subject_at_work(self.patcher))
         held = decision.plan is None or self.patcher.model_dtype() == decision.dtype
         if held and not placement.carried_over:
             return

@@ -11,6 +11,7 @@ from ...choice import AUTO
 from ...decision import Kind, Subject
 from ...memory.sizes import check_latent, check_step
 from ...placement import Placement
+from .. import int8
 from ..choices import check_input
 from ..inventory import placement_over
 from ..placing.apply import apply
@@ -78,7 +79,14 @@ def place_model(model: Any, asked: Placement, *, owned: bool = False) -> tuple[A
     placed = clone_for(model, asked.device.torch_device)
     if placed.model is not model.model:  # ComfyUI keeps a model under its patcher's parent when the patcher is gone
         placed.parent = None
-    subject = Subject(Kind.MODEL, compute_dtype(placed), dynamic=is_dynamic(placed), obstacle=obstacle(placed))
+    subject = Subject(
+        Kind.MODEL,
+        compute_dtype(placed),
+        dynamic=is_dynamic(placed),
+        obstacle=obstacle(placed),
+        in_int8=int8.in_int8(placed),
+        int8_obstacle=int8.obstacle(placed),
+    )
     decision = decide(asked, subject)
     share_out(placed)
     apply(decision, placed, owned=owned, watch=watch)

@@ -1,0 +1,126 @@
+"""Layers held in int8: what is packed comes back, products are close, and what would lose too much is left alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from xpu_utils import int8
+from xpu_utils.weights.int8_layers import Int8Layer, Int8Use, eligible, hold, hold_again
+
+SIDES = st.integers(1, 40).map(lambda eighths: 8 * eighths)
+FLOATS = st.sampled_from([torch.float32, torch.float16, torch.bfloat16])
+
+
+def normal(*shape: int, seed: int = 1) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@settings(max_examples=30, deadline=None)
+@given(out=SIDES, width=SIDES, dtype=FLOATS, power=st.integers(-3, 2))
+def test_a_packed_weight_comes_back_rounded_to_steps_of_its_channel(
+    out: int, width: int, dtype: torch.dtype, power: int
+) -> None:
+    weight = (normal(out, width) * 10.0**power).to(dtype)
+    packed = int8.pack(weight)
+    values, scales = int8.unpacked(packed, out)
+    assert (values.shape, scales.shape, packed.dtype) == (weight.shape, (out,), torch.int8)
+    off = (int8.dequantised(packed, out, torch.float32) - weight.float()).abs()
+    assert bool((off <= 0.501 * scales[:, None]).all())
+    assert torch.equal(values.abs().amax(1), torch.full((out,), 127, dtype=torch.int8))
+
+
+@settings(max_examples=30, deadline=None)
+@given(out=SIDES, width=SIDES, dtype=FLOATS, power=st.integers(-3, 2), bias=st.booleans())
+def test_a_product_is_close_to_that_of_floats_whatever_the_size_of_its_input(
+    out: int, width: int, dtype: torch.dtype, power: int, bias: bool
+) -> None:
+    given = (normal(2, 20, width) * 10.0**power).to(dtype)
+    weight, added = normal(out, width, seed=2), normal(out, seed=3).to(dtype) if bias else None
+    expected = nn.functional.linear(given.float(), weight, None if added is None else added.float())
+    for product in (int8.linear, int8.linear_by_floats):
+        answer = product(given, int8.pack(weight), out, added)
+        assert (answer.shape, answer.dtype) == ((2, 20, out), dtype)
+        assert float((answer.float() - expected).norm() / expected.norm()) < 0.05
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_zeros_stay_zeros_and_what_is_not_finite_stays_so(dtype: torch.dtype) -> None:
+    given = normal(40, 64).to(dtype)
+    given[0], given[1, 3], given[2, 4] = 0, torch.nan, torch.inf
+    answer = int8.linear(given, int8.pack(normal(64, 64)), 64, None)
+    finite = answer.isfinite().all(1)
+    assert bool((answer[0] == 0).all())
+    assert not finite[1]
+    assert not finite[2]
+    assert bool(finite[3:].all())
+
+
+def network() -> nn.Module:
+    """Blocks of a layer that can be held, and of layers that are to stay."""
+    block = nn.ModuleDict(
+        {
+            "layer": nn.Linear(64, 128),
+            "adaLN_modulation": nn.Linear(64, 128),
+            "small": nn.Linear(64, 8),
+            "odd": nn.Linear(64, 68),
+            "spread": nn.Linear(1024, 64),
+            "damaged": nn.Linear(64, 64),
+        }
+    )
+    with torch.no_grad():
+        block["spread"].weight[:, 0] = 0.5  # thirty times as large as the others
+        block["damaged"].weight[0, 0] = torch.nan
+    return nn.ModuleDict({"blocks": nn.ModuleList([block]), "time_embed": nn.Linear(64, 64), "last": nn.Linear(64, 64)})
+
+
+def use(products: bool = True) -> Int8Use:
+    return Int8Use(lambda *_: products, lambda: None)
+
+
+def test_what_would_lose_too_much_stays_in_floats() -> None:
+    root = network()
+    assert [name for name, _ in eligible(root, [nn.Linear])] == [
+        f"blocks.0.{x}" for x in ("layer", "spread", "damaged")
+    ]
+    hold(root, [nn.Linear], use())
+    assert [name for name, layer in root.named_modules() if isinstance(layer, Int8Layer)] == ["blocks.0.layer"]
+
+
+def test_undone_the_layers_and_their_weights_are_the_ones_before() -> None:
+    root = network()
+    layer = root.get_submodule("blocks.0.layer")
+    weight = layer.weight
+    holding = hold(root, [nn.Linear], use())
+    assert isinstance(layer, nn.Linear)
+    assert layer.weight.dtype == torch.int8
+    holding.undo()
+    assert (type(layer), layer.weight is weight, "int8" in vars(layer)) == (nn.Linear, True, False)
+
+
+@pytest.mark.parametrize("products", [True, False])
+@torch.inference_mode()
+def test_a_patch_that_is_applied_at_every_use_is_followed(products: bool) -> None:
+    root = network()
+    layer = root.get_submodule("blocks.0.layer")
+    hold(root, [nn.Linear], use(products))
+    given = normal(64, 64)
+    before = layer(given)
+    layer.weight_function = [lambda weight: layer.convert_weight(weight) * 2]
+    layer.bias_function = [lambda bias: bias * 2]
+    torch.testing.assert_close(layer(given), 2 * before, rtol=0.1, atol=0.1)
+
+
+@torch.inference_mode()
+def test_what_was_read_again_is_packed_again() -> None:
+    root = network()
+    layer = root.get_submodule("blocks.0.layer")
+    weight = layer.weight
+    hold(root, [nn.Linear], use())
+    packed = layer.weight
+    layer.weight = nn.Parameter(weight.detach(), requires_grad=False)
+    hold_again(root)
+    assert torch.equal(layer.weight, packed)

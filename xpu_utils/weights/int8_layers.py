@@ -1,0 +1,157 @@
+"""A network's linear layers held in int8: which, how they compute, and the way back.
+
+A layer stays the module that it is, of a class that knows what its weight means. So whatever a host does with layers
+(loads, moves, patches, backs up) it does with these, and packs that look for linear layers find them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from collections.abc import Callable, Collection, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ..int8 import FEWEST_TOKENS, dequantised, linear, loss, pack
+
+LARGEST_LOSS = 0.02
+"""Of a weight, relative: one of normal values loses 0.008, and the products of such add 0.009 to a call's error."""
+
+LEAST_SIDE = 64
+"""Smaller layers are not worth it."""
+
+_SENSITIVE = re.compile(r"emb|mod|time")
+"""In the names of layers that all others follow: embeddings of the time and the prompt, and modulations by them."""
+
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+
+Products = Callable[[torch.device], bool]
+"""Whether int8 products are right and faster on a device; elsewhere the weights are used as floats."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Int8Use:
+    """How the layers of a network compute."""
+
+    products: Products
+    before: Callable[[], None]
+    """What the layers' own forwards do first."""
+
+
+class Int8Layer(nn.Linear):
+    """Mixed into the class of a linear layer: its weight is packed, and the host's patches are told what it means."""
+
+    int8: Int8Use
+    weight_function: Collection[Callable[[torch.Tensor], torch.Tensor]] = ()
+    bias_function: Collection[Callable[[torch.Tensor], torch.Tensor]] = ()
+    """Patches that a host applies at every use, where it has not written them into the weights."""
+
+    def forward(self, given: torch.Tensor) -> torch.Tensor:
+        """given W^T + bias, (..., in) to (..., out)."""
+        self.int8.before()
+        packed: torch.Tensor = self.weight.to(given.device)
+        bias: torch.Tensor | None = self.bias
+        if bias is not None:
+            bias = bias.to(given.device, given.dtype)
+            for change in self.bias_function:
+                bias = change(bias)
+        tokens = given.shape[:-1].numel()
+        patched, learns = len(self.weight_function) > 0, torch.is_grad_enabled() and given.requires_grad
+        if tokens >= FEWEST_TOKENS and not patched and not learns and self.int8.products(given.device):
+            return linear(given, packed, self.out_features, bias)
+        weight = dequantised(packed, self.out_features, given.dtype)
+        for change in self.weight_function:
+            weight = change(weight)
+        return F.linear(given, weight, bias)
+
+    def convert_weight(self, weight: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        """What the host adds a patch to: the weight as floats; of its packed one, which it casts, bytes are numbers."""
+        if len(weight) == self.out_features:  # one that is used as floats
+            return weight
+        dtype = weight.dtype if weight.dtype.is_floating_point else torch.float32
+        return dequantised(weight.to(torch.int8), self.out_features, dtype)
+
+    def set_weight(
+        self, weight: torch.Tensor, inplace_update: bool = False, return_weight: bool = False, **_: Any
+    ) -> torch.Tensor | None:
+        """Takes the host's patched weight; one that is asked for back is used, or saved, as it is."""
+        if return_weight:
+            return weight
+        if inplace_update:
+            self.weight.data.copy_(pack(weight))
+        else:
+            self.weight = nn.Parameter(pack(weight), requires_grad=False)
+        return None
+
+
+@functools.cache
+def _int8_class(base: Any) -> Any:
+    return type(f"Int8{base.__name__}", (Int8Layer, base), {})
+
+
+@dataclasses.dataclass(frozen=True)
+class Holding:
+    """What was replaced by layers in int8."""
+
+    originals: tuple[tuple[nn.Module, type[nn.Module], nn.Parameter], ...]
+
+    def undo(self) -> None:
+        """Puts the original weights back."""
+        for module, kind, weight in self.originals:
+            module.__class__ = kind
+            module._parameters["weight"] = weight
+            vars(module).pop("int8", None)
+
+
+@torch.inference_mode()  # weights loaded by a node are read in that mode only
+def hold(root: nn.Module, kinds: Collection[type[nn.Module]], use: Int8Use, *, for_good: bool = False) -> Holding:
+    """Holds the weights of a network's linear layers in int8, but for those that would lose too much.
+
+    Those are what is outside the repeated blocks, embeddings and modulations, and weights that measure so.
+
+    Args:
+        kinds: the classes of linear layers whose forward is x W^T + b.
+        for_good: the original weights are let go of one by one: there is no way back.
+    """
+    originals = []
+    for _, module in eligible(root, kinds):
+        weight = module.weight
+        packed = pack(weight)
+        if loss(weight, packed) <= LARGEST_LOSS:
+            if not for_good:
+                originals.append((module, type(module), weight))
+            kind: Any = type(module)
+            module.__class__, module.int8 = _int8_class(kind), use
+            module._parameters["weight"] = nn.Parameter(packed, requires_grad=False)
+    return Holding(tuple(originals))
+
+
+@torch.inference_mode()
+def hold_again(root: nn.Module) -> None:
+    """Packs what was read again from a file that holds floats into layers that are in int8."""
+    for module in root.modules():
+        if isinstance(module, Int8Layer) and module.weight.is_floating_point():
+            module._parameters["weight"] = nn.Parameter(pack(module.weight), requires_grad=False)
+
+
+def holds_int8(root: nn.Module) -> bool:
+    """Whether any layer of a network is held in int8."""
+    return any(isinstance(module, Int8Layer) for module in root.modules())
+
+
+def eligible(root: nn.Module, kinds: Collection[type[nn.Module]]) -> Iterator[tuple[str, Any]]:
+    """The linear layers that may be held in int8, before their weights are looked at."""
+    within = {f"{name}." for name, module in root.named_modules() if isinstance(module, nn.ModuleList)}
+    forwards = [kind.forward for kind in kinds]
+    for name, module in root.named_modules():
+        if type(module).forward not in forwards or _SENSITIVE.search(name):
+            continue
+        in_a_block = any(name.startswith(blocks) for blocks in within)
+        weight: Any = module.weight
+        plain = type(weight) is nn.Parameter and weight.dtype in _FLOATS
+        if in_a_block and plain and all(side >= LEAST_SIDE and side % 8 == 0 for side in weight.shape):
+            yield name, module
