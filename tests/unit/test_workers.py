@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from xpu_utils.workers import guard
+from xpu_utils.workers.cluster import NoRay, connect
 from xpu_utils.workers.setup import CannotStart, Setup, comfyui_folder, device_binding
 from xpu_utils.workers.worker import _write_input
 
@@ -55,3 +57,10 @@ def test_a_program_ends_with_who_started_it(tmp_path: Path) -> None:
 def test_input_files_stay_in_their_folder(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match="leads out of ComfyUI's input folder"):
         _write_input(tmp_path / "input", name, b"")
+
+
+def test_an_address_where_nothing_listens_is_said_at_once() -> None:
+    with socket.socket() as bound:  # and does not listen
+        bound.bind(("127.0.0.1", 0))
+        with pytest.raises(NoRay, match="No Ray cluster could be used at"):
+            connect(f"127.0.0.1:{bound.getsockname()[1]}")

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import os
+import socket
 from types import ModuleType
 from typing import Any
 
@@ -15,6 +16,7 @@ from .worker import Worker
 NAMESPACE = "xpu-nodes"
 OPEN_VARIABLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """Where it is 0 when Ray is imported, whatever the system, Ray's processes listen on 127.0.0.1 only."""
+REACH_SECONDS = 10.0
 STOP_SECONDS = 20.0
 OBJECT_STORE_BYTES = 512 << 20
 """Of a cluster that is started here: input files and results on their way."""
@@ -62,6 +64,7 @@ def connect(address: str = "") -> ModuleType:
         NoRay: it is not installed, or no cluster answers there.
     """
     ray = imported_ray(address)
+    _check_that_it_listens(address)
     options: dict[str, Any] = {"address": address} if address else _of_its_own()
     try:
         ray.init(
@@ -74,6 +77,21 @@ def connect(address: str = "") -> ModuleType:
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise NoRay(f"No Ray cluster could be used at {address or 'this machine'}: {error}") from error
     return ray
+
+
+def _check_that_it_listens(address: str) -> None:
+    """Ray waits for minutes at an address where nothing is.
+
+    Raises:
+        NoRay: nothing listens at a host and port.
+    """
+    host, _, port = address.rpartition(":")
+    if "/" in host or not (host and port.isdigit()):  # "auto", "ray://..."
+        return
+    try:
+        socket.create_connection((host, int(port)), REACH_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise NoRay(f"No Ray cluster could be used at {address}: {error}") from error
 
 
 def _of_its_own() -> dict[str, Any]:
