@@ -32,7 +32,7 @@ UNCHECKED: Mapping[str, Mapping[str, str]] = {
 COVERING = (
     *("SD15", "SDXL", "Stable_Cascade_B", "SD3", "Flux", "ChromaRadiance", "HiDream", "QwenImage"),
     *("WAN21_I2V", "HunyuanVideo", "LTXV", "ACEStep", "mixed-fp8"),
-    *("VAE-Oobleck", "VAE-Wan21", "CLIP-Flux", "ControlNet-LoRA"),
+    *("VAE-Oobleck", "VAE-Stage-C-decoder", "CLIP-Flux", "ControlNet-LoRA"),
 )
 """What `make test` checks: UNets, layers used twice a pass, mixtures of experts, tensors that are no weights, ..."""
 
