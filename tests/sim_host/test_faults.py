@@ -221,7 +221,7 @@ def test_every_rung_goes_on_with_the_picture(machine: Machine, undisturbed: dict
     assert [line.endswith("may change the picture in its last digits") for line in lines] == [
         rung in INEXACT for rung in rungs
     ]
-    assert rungs[-1] in INEXACT or Rung.SPLIT in rungs or np.array_equal(outcome.picture, undisturbed["euler"].picture)
+    assert not INEXACT.isdisjoint(rungs) or np.array_equal(outcome.picture, undisturbed["euler"].picture)
     assert psnr_db(outcome.picture, undisturbed["euler"].picture) >= 48, "more than one of 255 levels"
     calls = times + (STEPS - 2 if Rung.SPLIT in rungs else 0)  # one condition a call from there on
     assert outcome.calls - undisturbed["euler"].calls <= calls
