@@ -18,6 +18,8 @@ OWN_OBJECTS = {"xpu_utils/host/running/counting.py", "xpu_utils/streaming/leaves
 """Files with `setattr` on an object: a VAE's network while a progress bar counts its calls, a part of a weight."""
 ENVIRONMENT = {"prestartup_script.py"}
 """Files that set a variable of the process: listed by `startup.list_operator_fallback`."""
+PROCESSES = {"xpu_utils/workers/cluster.py", "xpu_utils/workers/guard.py"}
+"""Files of commands, which no ComfyUI's process reads: import-linter keeps them out of nodes and host."""
 PYTORCH = {
     *("xpu_utils/host/cpu_engine.py", "xpu_utils/cpu/threads.py", "xpu_utils/recovery/watch.py"),
     *("xpu_utils/cpu/measure.py", "xpu_utils/bench/quick.py", "xpu_utils/host/protecting/touches.py"),
@@ -75,7 +77,7 @@ def test_another_way_of_writing_is_found(code: str, tmp_path: Path) -> None:
 
 def writes(file: File) -> Iterator[str]:
     """Places in a file that change what was imported from outside the pack, or an attribute by its name."""
-    if file.name == HOOKS:
+    if file.name == HOOKS or file.name in PROCESSES:
         return
     theirs = _imported(file)
     for node in ast.walk(file.tree):
