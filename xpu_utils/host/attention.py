@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import comfy.ldm.modules.attention as host_attention
+import comfy.ldm.modules.diffusionmodules.model as vae_modules
 import comfy.model_management as model_management
 import torch
 import torch.nn.functional as F
-from comfy.ldm.modules.diffusionmodules.model import vae_attention
 from comfy.patcher_extension import WrappersMP
 
 from ..calls import Call, StandIn
@@ -260,7 +260,10 @@ def use_vae_attention(patcher: Any) -> None:
             patcher.add_object_patch(f"{name}.optimized_attention", stand_in)
 
 
-stock_vae_attention = functools.lru_cache(maxsize=1)(vae_attention)  # it logs its choice at every call
+@functools.lru_cache(maxsize=1)
+def stock_vae_attention() -> Any:
+    """ComfyUI's choice, which it logs at every call."""
+    return vae_modules.vae_attention()
 
 
 def _attend_to_pixels(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor | None:

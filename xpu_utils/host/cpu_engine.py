@@ -12,13 +12,12 @@ import os
 from typing import Any
 
 import comfy.ldm.modules.attention as host_attention
+import comfy.ldm.modules.diffusionmodules.model as vae_modules
+import comfy.ldm.modules.diffusionmodules.openaimodel as unet_modules
 import comfy.model_management as model_management
 import comfy.ops
 import comfy.sd1_clip
 import torch
-from comfy.ldm.modules.diffusionmodules.model import AttnBlock
-from comfy.ldm.modules.diffusionmodules.model import Upsample as PictureUpsample
-from comfy.ldm.modules.diffusionmodules.openaimodel import Upsample as LatentUpsample
 
 from ..calls import Call, StandIn
 from ..cpu.allocator import give_back_freed_memory, keep_freed_memory
@@ -110,7 +109,7 @@ def use_on_vae(vae: Any, plan: CpuPlan, *, owned: bool) -> None:
     """Has a placed VAE compute by the plan; `owned` as for a MODEL."""
     _use_on_patcher(vae.patcher, plan)
     for name, module in vae.first_stage_model.named_modules():
-        if isinstance(module, AttnBlock):
+        if isinstance(module, vae_modules.AttnBlock):
             stand_in = StandIn(stock_vae_attention(), picture_attention, plan)
             vae.patcher.add_object_patch(f"{name}.optimized_attention", stand_in)
     if owned and plan.channels_last:
@@ -130,7 +129,7 @@ def _use_on_patcher(patcher: Any, plan: CpuPlan) -> None:
     for name, stand_in in fast_linears(patcher.model, plan, stop_if_asked, kinds=LINEARS):
         patcher.add_object_patch(name, stand_in)
     for name, module in patcher.model.named_modules():
-        if computes_as(module, (PictureUpsample, LatentUpsample)):
+        if computes_as(module, (vae_modules.Upsample, unet_modules.Upsample)):
             stand_in = StandIn(stock_forward(module), _upsample, module, before=stop_if_asked)
             patcher.add_object_patch(f"{name}.forward", stand_in)
 

@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import comfy.model_management as model_management
+import comfy.model_patcher
 import comfy.utils
 import torch
-from comfy.model_patcher import wipe_lowvram_weight
 
 from ...recovery.faults import is_lost, lost_devices
 from ...weights.check import tensors_in
@@ -296,7 +296,7 @@ def _forget_load_state(patcher: Any) -> None:
     patcher.object_patches_backup.clear()
     _undo_hooks(patcher)
     for module in model.modules():
-        wipe_lowvram_weight(module)
+        comfy.model_patcher.wipe_lowvram_weight(module)
         if hasattr(module, "comfy_patched_weights"):
             del module.comfy_patched_weights
     model.device = HOST
