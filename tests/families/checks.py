@@ -76,6 +76,7 @@ class _Run:
 
 def check(subject: Subject) -> dict[str, str]:
     """What of `CHECKS` does not hold, and why; empty texts where it does."""
+    apply_free_memory_hook()  # ComfyUI's own figure knows of no other processes, and of no card while it uses the CPU
     found: dict[str, str] = {}
     run: _Run | None = None
     for name in (check for check in CHECKS if subject.streams or check != "once"):
@@ -157,7 +158,6 @@ def _streamed(run: _Run) -> None:
 
 def _in_part(run: _Run) -> None:
     """On a card with room for a tenth of the weights, of which ComfyUI loads what fits."""
-    apply_free_memory_hook()  # ComfyUI's own figure knows nothing of other processes
     thing = run.placed("xpu:0")
     patcher, simulation = run.patcher(thing), xpu_sim.current()
     unload(patcher)
