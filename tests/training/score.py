@@ -53,12 +53,15 @@ ROWS = (
     Row("cpu", "fp32"),
     Row("cpu", "bf16"),
     Row("cpu", "bf16", weights="fp8_e4m3fn"),
+    Row("cpu", "int8"),
     Row("xpu:0", "fp32"),
     Row("xpu:0", "fp32", resident="20%"),
     Row("xpu:0", "bf16"),
     Row("xpu:0", "bf16", resident="20%"),
     Row("xpu:0", "bf16", weights="fp8_e4m3fn"),
     Row("xpu:0", "bf16", weights="fp8_e4m3fn", resident="20%"),
+    Row("xpu:0", "int8"),
+    Row("xpu:0", "int8", resident="20%"),
 )
 """The first is what the others are compared with."""
 
@@ -108,7 +111,8 @@ def drawn(server: Server, subjects: Iterable[str], row: Row) -> Iterator[torch.T
 
 
 def _notes(output: Any) -> list[str]:
-    return [note for stage in (output or {}).get("xpu", []) for note in stage["notes"]]
+    """What is said of what was not followed; a loader also tells what its file holds."""
+    return [note for stage in (output or {}).get("xpu", []) for note in stage["notes"] if "not followed" in note]
 
 
 def psnr_db(picture: torch.Tensor, reference: torch.Tensor) -> float:
