@@ -10,7 +10,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -126,10 +125,7 @@ class _Actor:
         report = Report("simulated", "xpu:0", time.time() - self._seconds, self._seconds)
         return Outcome((File("save", "1.png", True, self._picture),), {}, report)
 
-    def _stop(self) -> Future[None]:
-        ended: Future[None] = Future()
-        ended.set_result(None)
-        return SimpleNamespace(future=lambda: ended)  # type: ignore[return-value]
+    async def _stop(self) -> None: ...
 
 
 class _Simulated(dispatch.Batch):
