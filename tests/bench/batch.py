@@ -34,9 +34,10 @@ CALL_SECONDS = 0.00075
 """What a call of a Ray actor costs its caller, measured on two cores."""
 PICTURE_BYTES = 1_500_000
 """A PNG of 1024 x 1024 pixels."""
+_PICTURE = bytes(PICTURE_BYTES)
 SIMULATED = ((10, 1.0), (100, 1.0), (100, 10.0), (1000, 10.0), (1000, 30.0))
 """Workers and seconds of a job."""
-JOBS_EACH = 3
+JOBS_EACH = 2
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -109,7 +110,7 @@ class _Actor:
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._picture = bytes(PICTURE_BYTES)
+        self._picture = _PICTURE
         self.start = SimpleNamespace(remote=self._start)
         self.run = SimpleNamespace(remote=self._run)
         self.stop = SimpleNamespace(remote=self._stop)
