@@ -87,7 +87,7 @@ def test_choices_may_come_through_links(server: Server) -> None:
     ("name", "text", "says"),
     [
         ("device", "gpu one", "'gpu one' is not a device name"),
-        ("precision", "fp8", "precision: fp8 is not offered, use one of auto, fp32, bf16, fp16."),
+        ("precision", "fp8", "precision: fp8 is not offered, use one of auto, fp32, bf16, fp16, int8."),
         ("sampler_name", "best", "sampler_name: best is not offered"),
         ("scheduler", "best", "scheduler: best is not offered"),
     ],
