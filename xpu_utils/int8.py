@@ -39,7 +39,13 @@ def unpacked(packed: torch.Tensor, out: int) -> tuple[torch.Tensor, torch.Tensor
 def dequantised(packed: torch.Tensor, out: int, dtype: torch.dtype) -> torch.Tensor:
     """The weight (out, in) that `pack` was given, rounded."""
     values, scales = unpacked(packed, out)
-    return torch.mul(values, scales[:, None].to(dtype))
+    scales = scales.to(_between(dtype))
+    return torch.mul(values, scales[:, None], out=torch.empty_like(values, dtype=dtype))
+
+
+def _between(dtype: torch.dtype) -> torch.dtype:
+    """What results in `dtype` are scaled in: fp16 has too few bits for small scales, and sums with one overflow it."""
+    return torch.float32 if dtype == torch.float16 else dtype
 
 
 def loss(weight: torch.Tensor, packed: torch.Tensor) -> float:
@@ -85,7 +91,7 @@ def product(
     tokens, token_scales = given
     values, scales = weight
     sums = torch._int_mm(tokens, values.t())
-    between = torch.float32 if dtype == torch.float16 else dtype  # sums overflow fp16 with one scale
+    between = _between(dtype)
     scaled = torch.mul(sums, token_scales, out=torch.empty_like(sums, dtype=between))
     scales = scales.to(between)
     answer = scaled.mul_(scales) if bias is None else torch.addcmul(bias.to(between), scaled, scales)

@@ -303,6 +303,7 @@ def test_two_models_take_turns(sim: xpu_sim.Simulation) -> None:
 def test_a_stream_that_is_dropped_leaves_the_model_usable(sim: xpu_sim.Simulation) -> None:
     setting = Setting()
     setting.settle()
+    assert sim.statistics().recorded_streams == 1, "its ring may be freed while copies into it are queued"
     setting.stream.remove()
     del setting.stream
     setting.network.to(DEVICE)

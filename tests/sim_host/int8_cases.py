@@ -125,6 +125,26 @@ def case_a_placed_model() -> dict[str, Any]:
     }
 
 
+def case_floats_of_the_cpu() -> dict[str, Any]:
+    """How far a model whose floats work on the CPU is from fp32 in int8, there and on a card, and what it is then."""
+    found: dict[str, Any] = {}
+    for way, change, precision in (("plain", lambda model: model, "fp32"), ("lora", _patched, "auto")):
+        reference = _sampled(change(_loaded("cpu", "fp32")))
+        floats = change(_loaded("cpu", precision))
+        expected = _sampled(floats)
+        placed = {where: place_model(floats, placement_for(where, "int8"))[0] for where in ("cpu", "xpu:0")}
+        found[way] = {
+            "told": [_told(model) for model in placed.values()],
+            "errors": [_error(_sampled(model), reference) for model in placed.values()],
+            "floats again": torch.equal(_sampled(floats), expected),
+        }
+    stock = comfy.sd.load_diffusion_model(folder_paths.get_full_path_or_raise("diffusion_models", UNET))
+    expected = _sampled(place_model(stock, placement_for("cpu", "fp32"))[0])
+    _sampled(place_model(stock, placement_for("cpu", "int8"))[0])
+    found["fp32 again"] = torch.equal(_sampled(place_model(stock, placement_for("cpu", "fp32"))[0]), expected)
+    return found
+
+
 def case_an_int8_model_in_bf16() -> list[Any]:
     """What is said of a model that was loaded in int8 and is placed in bf16."""
     placed, placement = place_model(_loaded("xpu:0", "int8"), placement_for("xpu:0", "bf16"))

@@ -59,6 +59,15 @@ def test_a_placed_model_is_in_int8_while_it_works_and_another_clone_never(found:
     assert (told["as before"], told["the other"]) == (True, True)
 
 
+@pytest.mark.parametrize("way", ["plain", "lora"])
+def test_floats_that_work_on_the_cpu_work_in_int8_there_and_on_a_card_and_as_before_after(found: Any, way: str) -> None:
+    told = found["floats_of_the_cpu"][way]
+    assert told["told"] == [["cpu", "int8", ""], ["xpu:0", "int8", ""]]
+    assert all(0 < error < CLOSE for error in told["errors"])
+    assert told["floats again"] is True
+    assert found["floats_of_the_cpu"]["fp32 again"] is True
+
+
 def test_weights_that_were_loaded_in_int8_stay_so_and_that_is_said(found: Any) -> None:
     assert found["an_int8_model_in_bf16"] == ["bf16", ["the weights were loaded in int8, and stay so"], True]
 

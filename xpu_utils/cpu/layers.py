@@ -59,8 +59,15 @@ def computes_as(module: torch.nn.Module, kinds: Collection[type[torch.nn.Module]
 
 
 def stock_forward(module: torch.nn.Module) -> Forward:
-    """The forward of a module's class, whatever patch is in force on the module now."""
-    return functools.partial(type(module).forward, module)
+    """The forward of a module's class, whatever patch is in force on the module: of the class that it has when called.
+
+    A layer that is held in int8 has another one until it is held in floats again.
+    """
+    return functools.partial(_class_forward, module)
+
+
+def _class_forward(module: torch.nn.Module, /, *arguments: Any, **keywords: Any) -> Any:
+    return type(module).forward(module, *arguments, **keywords)
 
 
 def _linear(precisions: tuple[str, ...], module: Any, given: torch.Tensor) -> torch.Tensor | None:

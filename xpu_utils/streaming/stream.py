@@ -302,6 +302,7 @@ class WeightStream:
         if self._ring is None:
             self._ring = self._room(self.ring_bytes)
             self._copy_stream = torch.Stream(self.device)
+            self._ring.record_stream(self._copy_stream)  # copies of the next pass may be queued when all is dropped
         if not self._pieces:
             self._learning = {}
             self._timer = PassTimer(self.device)
