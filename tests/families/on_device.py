@@ -11,14 +11,13 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 
 import torch
 
 from tests.harness.hosts import host_environment, host_path
 from tests.harness.in_process import enter
 from xpu_utils.commands.my_gpu import REPORT_FILE
-from xpu_utils.doctor.privacy import scrubbed
+from xpu_utils.doctor.privacy import scrubbed_here
 from xpu_utils.hardware.parts import WORDS, WRONG
 from xpu_utils.hardware.report import ENDED, answered, as_text
 
@@ -50,7 +49,7 @@ def add_families(names: Iterable[str] = COVERING, *, start: Start = start_family
             ended = f"ended {answer[ENDED]}" if ENDED in answer else "ended without an answer"
             found += answer["found"] or [{"family": name, "distances": {}, WORDS: name, WRONG: ended}]
         parts["families"] = {"found": found}
-    scrubbed_report = scrubbed(report, home=str(Path.home()))
+    scrubbed_report = scrubbed_here(report)
     REPORT_FILE.write_text(json.dumps(scrubbed_report, indent=1), encoding="utf-8")
     print(as_text(scrubbed_report))
 

@@ -159,6 +159,17 @@ def test_a_damaged_pickle_is_refused_with_what_is_wrong(
     assert_one_sentence(server.client.run(graph_of(loader, path.name)), says)
 
 
+@pytest.mark.core
+@pytest.mark.parametrize("loader", ALL_LOADERS)
+@pytest.mark.parametrize(("header", "says"), [(b"{}", "holds no tensors"), (b"[" * 200_000, "(its header is damaged)")])
+def test_a_damaged_header_is_refused_with_what_is_wrong(
+    server: Server, folder: Path, loader: str, header: bytes, says: str
+) -> None:
+    path = folder / ALL_LOADERS[loader][1] / f"header-{len(header)}.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    assert_one_sentence(server.client.run(graph_of(loader, path.name)), says)
+
+
 @pytest.mark.parametrize("further", ["clip_name2", "clip_name3", "clip_name4"])
 def test_every_file_of_a_text_encoder_is_looked_into(server: Server, folder: Path, further: str) -> None:
     path = folder / "text_encoders" / f"{further}.pt"

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.harness.hosts import host_environment
+from xpu_utils.commands import my_gpu
+from xpu_utils.doctor.machine import look
 from xpu_utils.hardware.attention import BACKENDS
 from xpu_utils.selftest.operations import HEAD_DIMS, TOLERANCES, operations
 from xpu_utils.selftest.products import FORMATS
@@ -29,6 +34,7 @@ sys.exit(parts.main())
 REPORT = """
 import argparse, sys
 from xpu_utils.commands import my_gpu
+from xpu_utils.doctor.machine import look
 from xpu_utils.hardware.parts import PARTS
 
 del PARTS["bench"]  # which has a test of its own
@@ -40,7 +46,7 @@ def start(device, name):
 
 parser = argparse.ArgumentParser()
 my_gpu.add_parser(parser.add_subparsers())
-code, text = my_gpu.run(parser.parse_args(["my-gpu", "--fill"]), start=start)
+code, text = my_gpu.run(parser.parse_args(["my-gpu", "--fill"]), look=look, start=start)
 print(text)
 sys.exit(code)
 """
@@ -77,6 +83,14 @@ def test_a_card_that_lies_and_computes_wrongly_is_reported_as_it_is(tmp_path: Pa
         (entry,) = parts[name]["found"]
         assert (entry["kind"], entry["works_after"]) == ("out of memory", True)
     assert 0 < parts["fill"]["found"][0]["granted_bytes"] <= LYING["total_bytes"]
+
+
+def test_main_memory_is_not_filled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    parser = argparse.ArgumentParser()
+    my_gpu.add_parser(parser.add_subparsers())
+    code, text = my_gpu.run(parser.parse_args(["my-gpu", "--device", "cpu", "--fill"]), look=look)
+    assert (code, text.startswith("my-gpu: --fill fills a card's memory")) == (2, True)
 
 
 def reported(folder: Path, config: dict[str, Any]) -> tuple[dict[str, Any], str]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
+import json
+import os
 import pickle
 import random
 import zipfile
@@ -15,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save, save_file
 
-from xpu_utils.weights.check import CheckpointError, check_file, first_not_finite
+from xpu_utils.weights.check import CheckpointError, check_file, check_header, first_not_finite
 
 GOOD = save({"weight": torch.ones(16, 16)})
 
@@ -38,6 +41,17 @@ def scripted() -> bytes:
 PICKLE = {
     archive: pickled({"state_dict": {"weight": torch.ones(16, 16)}}, archive=archive) for archive in (True, False)
 }
+
+
+def headed(header: object) -> bytes:
+    """A file of nothing but a header, which may be bytes."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text
+
+
+def entry(dtype: str, shape: list[int], *, name: str = "a.weight", offsets: tuple[int, int] = (0, 24)) -> bytes:
+    """A file of one tensor of 24 bytes."""
+    return headed({name: {"dtype": dtype, "shape": shape, "data_offsets": offsets}}) + bytes(24)
 
 
 def test_a_good_file_passes(tmp_path: Path) -> None:
@@ -63,7 +77,20 @@ def test_a_good_file_passes(tmp_path: Path) -> None:
         (b"GGUF" + b"x" * 100, "is a GGUF file"),
         (GOOD[:-1], "truncated or corrupt"),
         (GOOD[:40], "truncated or corrupt"),
-        (save({}), "holds no tensors"),
+        (save({}), "holds no tensors: download it again"),
+        (headed({"__metadata__": {"a": "b"}}), "holds no tensors"),
+        (headed([]), "its header is damaged"),
+        (headed(b"[" * 200_000), "its header is damaged"),
+        (headed(b"\xff\xfe{}"), "truncated or corrupt"),
+        (entry("F32", [-2, -3]), "a.weight is not where its header says"),
+        (entry("F4", [-48]), "a.weight is not where"),
+        (entry("F4", [2**62, 2**62]), "a.weight is not where"),
+        (entry("F4", [10**40]), "a.weight is not where"),
+        (entry("F32", [0, 10**40]), "a.weight is not where"),
+        (entry("F32", [1] * 65 + [6]), "a.weight is not where"),
+        (entry("F32", [6], offsets=(24, 0)), "a.weight is not where"),
+        (entry("", [6]), "a.weight has no dtype"),
+        (entry("F32", [7], name="a\n\x1b[31m" + "b" * 1000), r"\(a\?\?\[31mb+ is not where"),
     ],
 )
 def test_a_bad_file_is_refused_with_what_it_is(tmp_path: Path, content: bytes, says: str) -> None:
@@ -72,6 +99,32 @@ def test_a_bad_file_is_refused_with_what_it_is(tmp_path: Path, content: bytes, s
     with pytest.raises(CheckpointError, match=says) as caught:
         check_file(path, pickles_allowed=True)
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_file_is_refused_without_waiting_for_a_writer(tmp_path: Path) -> None:
+    (tmp_path / "folder.safetensors").mkdir()
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    for name, says in (("folder", "is a folder"), ("pipe", "is a pipe or a device"), ("none", "check its name")):
+        for check in (functools.partial(check_file, pickles_allowed=True), check_header):
+            with pytest.raises(CheckpointError, match=f"^{name}.safetensors .*{says}"):
+                check(tmp_path / f"{name}.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("m.gguf", b"GGUF" + b"x" * 100, "is a GGUF file: what a file holds is told of safetensors files only"),
+        ("m.ckpt", PICKLE[True], "is a zip archive or a PyTorch pickle: what a file holds"),
+        ("m.ckpt", PICKLE[False], "is a Python pickle: what a file holds"),
+        ("m.safetensors.index.json", b'{"weight_map": {}}', "lists the parts that a model was split into: name one"),
+        ("m.json", b'{"weight_map": {}}', "is a text in JSON"),
+        ("m.safetensors", GOOD[:-1], "truncated or corrupt"),
+    ],
+)
+def test_a_file_without_a_header_is_told_for_what_it_is(tmp_path: Path, name: str, content: bytes, says: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"^{name} .*{says}"):
+        check_header(tmp_path / name)
 
 
 @pytest.mark.parametrize("suffix", [".ckpt", ".pt", ".PTH", ".bin"])

@@ -17,7 +17,7 @@ from xpu_utils.weights.header import LoadError
 from .recorded import b580, lunar_lake
 
 GIB = 1 << 30
-_BYTES = {"F8_E4M3": 1, "I8": 1, "U8": 1, "BF16": 2, "F16": 2, "F32": 4}
+_BYTES = {"F8_E4M3": 1, "I8": 1, "U8": 1, "F6_E2M3": 1, "BF16": 2, "F16": 2, "F32": 4}
 CPU = find_devices().devices[-1]
 
 
@@ -64,6 +64,7 @@ def test_a_checkpoint_is_told_by_its_header(tmp_path: Path) -> None:
         (("I8", (64, 64)), {"weight_scale": ("F32", (64, 1))}, "int8"),
         (("I8", (64, 32)), {"weight_s_rel": ("F8_E4M3", (64, 4))}, "w4a8"),
         (("BF16", (64, 64)), {"bias": ("F32", (64,))}, "bf16"),
+        (("F6_E2M3", (64, 64)), {}, "F6_E2M3, which is not known here"),
     ],
 )
 def test_a_format_is_told_by_what_lies_beside_a_weight(

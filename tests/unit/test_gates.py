@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -10,11 +12,28 @@ import pytest
 from xpu_utils.machine.cache import DIRECTORY_VARIABLE
 from xpu_utils.machine.devices import Device, find_devices
 from xpu_utils.selftest import products
-from xpu_utils.selftest.gates import UNENDED, GateTests, as_text
+from xpu_utils.selftest.gates import FAILED, UNENDED, GateTests, as_text
 from xpu_utils.selftest.products import FORMATS, Product, Way, check_product
 
 from .recorded import b580
 
+ROOT = Path(__file__).parents[2]
+ENDING = """
+import os, sys, threading, time
+from tests.unit.recorded import b580
+from xpu_utils.selftest.gates import GateTests
+
+def check(device, name):
+    if sys.argv[1] == "crash":
+        os._exit(1)
+    testing.set()
+    time.sleep(60)
+
+testing = threading.Event()
+threading.Thread(target=GateTests(check).product, args=(b580(), "int8"), daemon=True).start()
+testing.wait(60)
+"""
+"""A process that ends within a test, by itself or as ComfyUI does after Ctrl-C."""
 FASTER = Product("int8", relative_error=0.001, seconds=1.0, unpacked_seconds=2.0)
 
 
@@ -52,17 +71,52 @@ def test_a_format_is_tested_once_and_kept_for_the_next_process() -> None:
     assert asked == ["int8"]
 
 
-def test_a_driver_that_ends_the_process_or_hangs_is_not_asked_again() -> None:
-    def ends(device: Device, name: str) -> Product:
-        kept = GateTests(check=lambda *_: pytest.fail("asked again"))  # the next process, after this one's end
-        assert kept.product(device, name).problem == UNENDED
-        return FASTER
-
-    assert GateTests(ends).product(b580(), "int8") == FASTER
+def test_a_driver_that_hangs_is_not_asked_again() -> None:
     never = threading.Event()
     hanging = GateTests(check=lambda *_: never.wait(60) and FASTER, time_limit_seconds=0.1)  # type: ignore[arg-type, return-value]
-    assert hanging.product(b580(driver_version="hangs"), "int8").problem == UNENDED
+    for tests in (hanging, GateTests(check=lambda *_: FASTER)):  # and the next process
+        assert tests.product(b580(), "int8").problem == UNENDED
     never.set()
+
+
+@pytest.mark.parametrize(("how", "problem"), [("crash", UNENDED), ("end", "")])
+def test_only_a_process_that_a_test_ended_shuts_a_gate(how: str, problem: str, tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", ENDING, how], cwd=ROOT, timeout=120, check=False)
+    assert GateTests(check=lambda *_: FASTER).product(b580(), "int8").problem == problem
+    assert list(tmp_path.glob("*.testing")) == []
+
+
+def test_processes_that_test_at_once_take_nothing_from_each_other() -> None:
+    def check(device: Device, name: str) -> Product:
+        if name == "int8":  # another process asks meanwhile
+            assert other.product(device, name) == FASTER
+            other.product(device, "fp8_e4m3")
+        return Product(name, relative_error=0.001, seconds=1.0, unpacked_seconds=2.0)
+
+    other = GateTests(check=lambda device, name: Product(name, relative_error=0.001, seconds=1.0, unpacked_seconds=2.0))
+    assert GateTests(check).product(b580(), "int8") == FASTER
+    assert [product.format for product in GateTests().known(b580())] == ["fp8_e4m3", "int8"]
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        Product("int8", problem="XPU out of memory. Tried to allocate 24.00 MiB."),
+        Product("int8", unpack_problem="level_zero backend failed with error: 20 (UR_RESULT_ERROR_DEVICE_LOST)"),
+        None,
+    ],
+)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_what_tells_nothing_of_the_device_is_not_kept(found: Product | None) -> None:
+    def check(device: Device, name: str) -> Product:
+        if found is None:
+            raise MemoryError
+        return found
+
+    tests = GateTests(check)
+    assert tests.product(b580(), "int8") == (found or Product("int8", problem=FAILED))
+    assert not tests.is_open(b580(), "int8")
+    assert GateTests(check=lambda *_: FASTER).is_open(b580(), "int8"), "the next process asks again"
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -16,6 +16,7 @@ from ..forecast import forecast
 from ..machine.devices import Device
 from ..memory.free import read_memory
 from ..telemetry.readings import Unavailable
+from ..weights.check import CheckpointError, check_header
 from ..weights.header import LoadError
 
 REPORT_FILE = Path("xpu-self-test.json")
@@ -86,8 +87,9 @@ def run(
 def _foretold(file: Path, devices: Sequence[Device]) -> tuple[int, str]:
     """A line for each device whose free memory is known: what will happen with a file there."""
     try:
+        check_header(file)
         return 0, "\n".join(str(forecast(file, device, read_memory(device).free_bytes)) for device in devices)
-    except (LoadError, Unavailable) as error:
+    except (LoadError, CheckpointError, Unavailable) as error:
         return 2, f"doctor: {error}"
 
 

@@ -37,6 +37,8 @@ def run(
     if not devices:
         what = arguments.device or "An accelerator"
         return 2, f"my-gpu: {what} is not on this machine, ask `python custom_nodes/xpu-nodes doctor` why."
+    if arguments.fill and any(device.type == "cpu" for device in devices):
+        return 2, "my-gpu: --fill fills a card's memory, and the processor's is all that there is: leave it out."
     data = report(machine, devices, tell=_tell, fill=arguments.fill, start=start)
     REPORT_FILE.write_text(json.dumps(data, indent=1), encoding="utf-8")
     return (

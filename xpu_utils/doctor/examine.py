@@ -14,7 +14,7 @@ from ..selftest.result import SELF_TESTS
 from . import comfyui, probe, python, scan, system
 from .findings import Finding, State, everywhere
 from .machine import Machine
-from .privacy import scrubbed
+from .privacy import scrubbed_here
 
 CHECKS = (*system.CHECKS, *python.CHECKS, *comfyui.CHECKS)
 
@@ -120,10 +120,10 @@ def described(machine: Machine, findings: Sequence[Finding]) -> dict[str, Any]:
 
 
 def attachment(machine: Machine, findings: Sequence[Finding], numbers: Mapping[str, Sequence[Result]]) -> str:
-    """JSON to attach to an issue; what drivers say is scrubbed of paths and ids."""
+    """JSON to attach to an issue; what drivers say is scrubbed of paths, names and ids."""
     results = {
         device: [{**dataclasses.asdict(result), "right": result.right} for result in results]
         for device, results in numbers.items()
     }
     data = {"report": "xpu-nodes self-test 1", **described(machine, findings), "numbers": results}
-    return json.dumps(scrubbed(data, home=str(Path.home())), indent=2)
+    return json.dumps(scrubbed_here(data), indent=2)

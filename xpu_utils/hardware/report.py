@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from ..doctor import probe
 from ..doctor.examine import described, examine
 from ..doctor.machine import Machine
-from ..doctor.privacy import scrubbed
+from ..doctor.privacy import scrubbed_here
 from ..machine.devices import Device
 from .parts import FILL, FORMATS_PART, PARTS, WORDS, WRONG
 
@@ -49,7 +48,7 @@ def report(
                 tell(f"{device.id}: {name}, {part.limit_seconds / 60:.0f} min at most")
                 found[device.id][name] = answered(start(device.id, name), part.limit_seconds)
     data = {"report": "xpu-nodes hardware 1", **described(machine, examine(machine)), "parts": found}
-    return dict(scrubbed(data, home=str(Path.home())))
+    return dict(scrubbed_here(data))
 
 
 def answered(command: Sequence[str], limit_seconds: float) -> dict[str, Any]:

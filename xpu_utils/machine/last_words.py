@@ -51,7 +51,7 @@ class Book:
     """A process's file."""
 
     def __init__(self) -> None:
-        self._words = LastWords(os.getpid(), _began(os.getpid()))
+        self._words = LastWords(os.getpid(), began(os.getpid()))
         self.file = cache_directory() / f"running-{self._words.pid}-{time.time_ns()}.json"
         self._lock = threading.Lock()
         self._writable = True
@@ -110,11 +110,11 @@ def _past() -> Iterator[tuple[Path, LastWords]]:
         words = recall(file, LastWords)
         if words is None or file == own_book().file:
             continue
-        if words.pid == os.getpid() or _began(words.pid) != words.process_began:
+        if words.pid == os.getpid() or began(words.pid) != words.process_began:
             yield file, words
 
 
-def _began(pid: int) -> float:
+def began(pid: int) -> float:
     """When a process began, in seconds since the epoch; 0 for one that there is not."""
     try:
         return psutil.Process(pid).create_time()

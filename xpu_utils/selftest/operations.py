@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from ..precision import dtype_of
-from ..recovery.faults import first_line
+from ..recovery.faults import FaultKind, classify, first_line
 
 HEAD_DIMS = (40, 64, 80, 96, 128, 160)
 """SD1.5 uses 40, 80 and 160 (no fused kernel on XPU), SDXL 64, Flux and Wan 128."""
@@ -51,6 +51,11 @@ class Result:
 
     def __str__(self) -> str:
         return f"{self.name} in {self.precision}"
+
+
+def is_circumstance(problem: str) -> bool:
+    """Whether the text of a failure tells nothing of how a device computes: its memory is full, or it is lost."""
+    return bool(problem) and classify(RuntimeError(problem)) in (FaultKind.OUT_OF_MEMORY, FaultKind.DEVICE_LOST)
 
 
 Operation = Callable[[torch.Tensor], torch.Tensor]

@@ -23,9 +23,8 @@ import torch
 from ..machine.cache import cache_directory, keep, recall
 from ..machine.devices import Device
 from ..precision import name_of
-from ..recovery.faults import FaultKind, classify
 from .attention import Attending, AttentionTimes, ShapeClass, class_of, measure_attention
-from .operations import ATTENTION, EMPTIED, HEAD_DIMS, MAY_ABORT, TOLERANCES, Result, check, operations
+from .operations import ATTENTION, EMPTIED, HEAD_DIMS, MAY_ABORT, TOLERANCES, Result, check, is_circumstance, operations
 
 TIME_LIMIT_SECONDS = 5.0
 """A prompt waits for it. What is not tested by then is taken to be right, and the next process goes on from there."""
@@ -202,7 +201,7 @@ class SelfTests:
         def go_on() -> None:
             for test in work:
                 result = test()
-                if stop.is_set() or (isinstance(result, Result) and _circumstance(result)):
+                if stop.is_set() or (isinstance(result, Result) and is_circumstance(result.problem)):
                     return
                 found.append(result)
 
@@ -225,12 +224,6 @@ attends_by = SELF_TESTS.attends_by
 attends_wrongly = SELF_TESTS.attends_wrongly
 keeps_results = SELF_TESTS.keeps_results
 test_emptying = SELF_TESTS.test_emptying
-
-
-def _circumstance(result: Result) -> bool:
-    """Whether a failure tells nothing of how the device computes."""
-    kinds = (FaultKind.OUT_OF_MEMORY, FaultKind.DEVICE_LOST)
-    return bool(result.problem) and classify(RuntimeError(result.problem)) in kinds
 
 
 @functools.cache

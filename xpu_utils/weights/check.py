@@ -11,12 +11,16 @@ from pathlib import Path
 
 import torch
 
-from .header import LoadError, entries
+from .header import LoadError, entries, regular, unreadable
 
 SAFETENSORS_SUFFIXES = (".safetensors", ".sft")
 PICKLE_SUFFIXES = (".ckpt", ".pt", ".pt2", ".bin", ".pth", ".pkl")
 
+INDEX_SUFFIX = ".index.json"
+"""Of what lies beside the parts of a model that was split."""
+
 _SAFETENSORS = "a safetensors file"
+_GGUF = "a GGUF file"
 _PICKLES = ("a PyTorch file", "a zip archive or a PyTorch pickle", "a Python pickle")
 
 # First bytes -> what the file really is. Sources: the formats' specifications.
@@ -25,7 +29,7 @@ _KINDS: tuple[tuple[bytes, str], ...] = (
     (rb"\xff\xd8\xff", "a JPEG picture"),
     (rb"PK\x03\x04", _PICKLES[1]),
     (rb"\x80", _PICKLES[2]),
-    (rb"GGUF", "a GGUF file"),
+    (rb"GGUF", _GGUF),
     (rb"(?:\xef\xbb\xbf)?\s*<", "a web page, perhaps a failed download"),
     (rb'(?:\xef\xbb\xbf)?\s*[\[{]\s*["{}](?!\0)', "a text in JSON, perhaps a failed download"),
     (rb"version https://git-lfs", "a Git LFS pointer, not the file itself"),
@@ -60,8 +64,7 @@ def check_file(path: Path, *, pickles_allowed: bool) -> None:
     Raises:
         CheckpointError: the file is empty, truncated, of another format, or a pickle that cannot be read safely.
     """
-    if path.stat().st_size == 0:
-        raise CheckpointError(f"{path.name} is empty: download it again.")
+    _check_there(path)
     suffix = path.suffix.lower()
     if suffix in SAFETENSORS_SUFFIXES:
         _check_safetensors(path)
@@ -69,14 +72,36 @@ def check_file(path: Path, *, pickles_allowed: bool) -> None:
         _check_pickle(path, allowed=pickles_allowed)
 
 
+def check_header(path: Path) -> None:
+    """Refuses a file that has no header to tell what it holds, whatever its name is.
+
+    Raises:
+        CheckpointError: the file is of another kind, whole or not, or a damaged safetensors file.
+    """
+    _check_there(path)
+    if path.name.lower().endswith(INDEX_SUFFIX):
+        raise CheckpointError(f"{path.name} lists the parts that a model was split into: name one of those.")
+    kind = _kind(path)
+    if kind in (*_PICKLES, _GGUF):
+        raise CheckpointError(f"{path.name} is {kind}: what a file holds is told of safetensors files only.")
+    _check_safetensors(path)
+
+
+def _check_there(path: Path) -> None:
+    try:
+        size_bytes = regular(path).st_size
+    except LoadError as error:
+        raise CheckpointError(str(error)) from error
+    if size_bytes == 0:
+        raise CheckpointError(f"{path.name} is empty: download it again.")
+
+
 def _check_safetensors(path: Path) -> None:
     try:
-        found = entries(path)
+        entries(path)
     except LoadError as error:
         _check_kind(path, _SAFETENSORS)
         raise CheckpointError(str(error)) from error
-    if not found:
-        raise CheckpointError(f"{path.name} holds no tensors: download it again.")
 
 
 def _check_pickle(path: Path, *, allowed: bool) -> None:
@@ -108,11 +133,19 @@ def _check_pickle(path: Path, *, allowed: bool) -> None:
 
 def _check_kind(path: Path, *expected: str) -> None:
     """Refuses a file whose first bytes tell that it is of another kind than its name says."""
-    with path.open("rb") as stream:
-        start = stream.read(32)
-    really = next((kind for pattern, kind in _KINDS if re.match(pattern, start)), None)
+    really = _kind(path)
     if really is not None and really not in expected:
         raise CheckpointError(f"{path.name} is {really}, not {expected[0]}: get the right file.")
+
+
+def _kind(path: Path) -> str | None:
+    """What a file's first bytes tell that it is."""
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(32)
+    except OSError as error:
+        raise CheckpointError(str(unreadable(path, error))) from error
+    return next((kind for pattern, kind in _KINDS if re.match(pattern, start)), None)
 
 
 _PART = re.compile(r"-(\d{5})-of-(\d{5})\b")

@@ -101,4 +101,4 @@ def _format(layer: Mapping[str, Entry]) -> str:
     if weight.dtype in _FP8:
         blocks = scale is not None and len(scale.shape) == 2 and scale.shape[1] > 1
         return "mxfp8" if blocks else f"{'' if scale is None else 'scaled '}{_FP8[weight.dtype]}"
-    return name_of(weight.dtype) if weight.dtype is not None else "a format that PyTorch lacks"
+    return name_of(weight.dtype) if weight.dtype is not None else f"{weight.stored_as}, which is not known here"

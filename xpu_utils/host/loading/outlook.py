@@ -24,6 +24,9 @@ from ..stages import decided
 SIZE = (1024, 1024)
 """A step's work is told for a picture of so many pixels: a loader does not know what will be asked for."""
 PREFIX = "model.diffusion_model."
+_UNTOLD = (RuntimeError, LookupError, AttributeError, TypeError, ValueError, ArithmeticError, AssertionError)
+"""What detection raises on families that are told by values, which are not read, and on weights of no family: the
+loader meets the same, and says what is wrong."""
 _GUIDED = 2
 """Pictures that a step with guidance computes at once."""
 
@@ -82,7 +85,7 @@ def _step_bytes(path: Path) -> int | None:
     prefix = PREFIX if any(name.startswith(PREFIX) for name in shapes) else ""
     try:
         config = detection.model_config_from_unet(dict(shapes), prefix)
-    except (RuntimeError, KeyError, NotImplementedError):  # a family that is told by values, which are not read
+    except _UNTOLD:
         return None
     if config is None:
         return None
