@@ -82,7 +82,7 @@ from xpu_utils.recovery.ladder import ADVICE, ORDER, REPEATED, Failure, LadderEx
         (MisplacedError("patch of a pack: found at least two devices, cpu and xpu:0"), FaultKind.MISPLACED),
         (RuntimeError("Triton Error [ZE]: 0x78000011"), FaultKind.DRIVER),
         (RuntimeError("piProgramBuild failed"), FaultKind.DRIVER),
-        (RuntimeError("zeCommandQueueSynchronize returned 0x70000001"), FaultKind.DRIVER),
+        (RuntimeError("zeCommandQueueSynchronize returned 0x70000001"), FaultKind.DEVICE_LOST),
         (RuntimeError("No device of requested type available"), FaultKind.DRIVER),
         (RuntimeError("mkl_lapack: computation error"), FaultKind.DRIVER),
         (RuntimeError("the url could not be opened"), FaultKind.UNKNOWN),

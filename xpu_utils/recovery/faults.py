@@ -8,6 +8,8 @@ import re
 
 import torch
 
+from . import texts
+
 
 class FaultKind(enum.Enum):
     """What a failure was; the value is the name shown to users."""
@@ -52,68 +54,37 @@ class NoAnswerError(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class _Rule:
+    """Errors of these types, or such whose text has the pattern."""
+
     kind: FaultKind
-    types: tuple[type[BaseException], ...]
-    pattern: str
+    types: tuple[type[BaseException], ...] = ()
+    pattern: str = ""
 
 
-_RUNTIME = r"(level_zero|Native API|\bUR\b)[^\n]*\b(error|returns|code):? *"
-"""Intel's runtimes before the number of an error; other libraries have other numbers."""
-
-_MARKERS = (
-    r"(?-i:\bUR\b|\bPI\b|\bIGC\b|\bNEO\b|\b(ur|pi|zes?|cl)[A-Z][A-Za-z]|\[ZE\])"
-    r"|\bUR_|\bPI_|\bZES?_|\bCL_|\bL0\b|Native API|level[_ ]?zero|unified[_ ]runtime|sycl|dpc\+\+|dpcpp"
-    r"|onednn|dnnl|mkldnn|onemkl|oneapi|(\b|_)mkl(\b|_)|torch[-_]xpu[-_]ops|\bxpu::|xpu error|initialize xpu"
-    r"|\bbuild (program|module)|program was built|module (build|creation)|backend compiler failed|spir-?v|ocloc"
-    r"|could not (create|execute|initialize|get|set|reorder)\b[^\n]*(primitive|memory (object|descriptor)|engine)"
-    r"|work-(group|item)s?\b|no device of requested type|enqueue process failed|compute runtime|gpu hang|wedged"
-)
-"""What tells a text of UR, PI, Level Zero, SYCL, oneDNN or MKL, or of the compiler or driver under them."""
-
-# First match wins. Messages: PyTorch's XPU allocator and SYCL runtime (pytorch #177714, #190972; torch-xpu-ops
-# #3155; unified-runtime's ur_result_t: 20 device lost, 39 out of device memory, 40 out of resources; PI's, which are
-# OpenCL's: -4 no memory for an object, -5 out of resources, -6 out of host memory). After CUDA's illegal access every
-# later call of the process fails, as on a lost device.
 _RULES: tuple[_Rule, ...] = (
-    _Rule(FaultKind.NOT_FINITE, (NotFiniteError,), ""),
-    _Rule(FaultKind.MISPLACED, (MisplacedError,), ""),
-    _Rule(FaultKind.NO_ANSWER, (NoAnswerError,), ""),
-    _Rule(
-        FaultKind.DEVICE_LOST,
-        (RuntimeError,),
-        r"DEVICE_LOST|device lost|PI_ERROR_DEVICE_NOT_AVAILABLE|CUDA error: an illegal memory access|"
-        + _RUNTIME
-        + r"20\b",
-    ),
-    _Rule(
-        FaultKind.ALLOCATION_TOO_LARGE,
-        (RuntimeError,),
-        r"exceeds? .*(single|maximum|max).*alloc|INVALID_BUFFER_SIZE|can ?not allocate memory block with size larger"
-        r"|larger than the device.*allocation",
-    ),
-    _Rule(FaultKind.OUT_OF_MEMORY, (torch.OutOfMemoryError,), ""),
-    _Rule(
-        FaultKind.OUT_OF_MEMORY,
-        (RuntimeError,),
-        r"OUT_OF_DEVICE_MEMORY|OUT_OF_HOST_MEMORY|OUT_OF_RESOURCES|out of memory|can't allocate memory"
-        r"|not enough memory|" + _RUNTIME + r"(39|40|-[456])\b",
-    ),
-    _Rule(FaultKind.OUT_OF_MEMORY, (MemoryError,), ""),
-    _Rule(
-        FaultKind.OPERATOR_MISSING,
-        (NotImplementedError, RuntimeError),
-        r"UR_RESULT_ERROR_INVALID_ARGUMENT|UNSUPPORTED_FEATURE|Required aspect fp64|doesn't support tensor of type"
-        r"|not supported (on the device|in oneDNN)|Could not run '.*' (with arguments )?from the"
-        r"|not (currently )?implemented for|no kernel|missing kernel",
-    ),
-    _Rule(
-        FaultKind.MISPLACED,
-        (RuntimeError,),
-        r"expected all tensors to be on the same device|found at least two devices|either on cpu or on the same device"
-        r"|but expected (it|them) to be on (cpu|gpu|the same)|weight type \([\w.]+\) should be the same",
-    ),
-    _Rule(FaultKind.DRIVER, (RuntimeError,), _MARKERS),
+    _Rule(FaultKind.NOT_FINITE, (NotFiniteError,)),
+    _Rule(FaultKind.MISPLACED, (MisplacedError,)),
+    _Rule(FaultKind.NO_ANSWER, (NoAnswerError,)),
+    _Rule(FaultKind.DEVICE_LOST, pattern=texts.DEVICE_LOST),
+    _Rule(FaultKind.ALLOCATION_TOO_LARGE, pattern=texts.ALLOCATION_TOO_LARGE),
+    _Rule(FaultKind.OUT_OF_MEMORY, (torch.OutOfMemoryError, MemoryError)),
+    _Rule(FaultKind.OUT_OF_MEMORY, pattern=texts.OUT_OF_MEMORY),
+    _Rule(FaultKind.OPERATOR_MISSING, pattern=texts.OPERATOR_MISSING),
+    _Rule(FaultKind.MISPLACED, pattern=texts.MISPLACED),
+    _Rule(FaultKind.DRIVER, pattern=texts.DRIVER),
 )
+"""The first match wins."""
+
+
+def _tells(error: BaseException) -> bool:
+    """Whether the text of an error may be a runtime's: a RuntimeError's, or one that has a runtime's own constants.
+
+    What says that a file or a module is missing has paths.
+    """
+    if isinstance(error, RuntimeError):
+        return True
+    of_files = isinstance(error, ImportError) or (isinstance(error, OSError) and error.errno is not None)
+    return isinstance(error, Exception) and not of_files and bool(re.search(texts.CONSTANTS, str(error)))
 
 
 def classify(error: BaseException) -> FaultKind:
@@ -122,10 +93,11 @@ def classify(error: BaseException) -> FaultKind:
     current: BaseException | None = error
     while current is not None and id(current) not in seen:
         seen.add(id(current))
+        tells = _tells(current)
         for rule in _RULES:
-            if isinstance(current, rule.types) and re.search(rule.pattern, str(current), re.IGNORECASE):
+            if isinstance(current, rule.types) if rule.types else tells and re.search(rule.pattern, str(current)):
                 return rule.kind
-        current = current.__cause__ or current.__context__
+        current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
     return FaultKind.UNKNOWN
 
 
