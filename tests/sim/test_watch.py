@@ -133,7 +133,10 @@ def test_a_limit_is_learnt_from_what_the_same_work_took() -> None:
     assert patience.seconds("step") == NEW_WORK * 10
 
 
-@pytest.mark.parametrize(("said", "seconds"), [("", 300), ("45", 45), ("0", 0), ("-1", 300), ("soon", 300)])
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [("", 300), ("45", 45), ("0", 0), ("1", 1), ("1e-9", 300), ("nan", 300), ("inf", 300), ("-1", 300), ("soon", 300)],
+)
 def test_who_waits_says_how_long(monkeypatch: pytest.MonkeyPatch, said: str, seconds: float) -> None:
     monkeypatch.setenv(watch.VARIABLE, said)
     assert watch.chosen_seconds() == seconds

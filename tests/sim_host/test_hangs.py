@@ -111,3 +111,16 @@ def test_a_card_that_hangs_while_a_prompt_is_prepared_costs_a_wait(tmp_path: Pat
     there = {"lost": True, "on the host": True, "equal": True}
     assert found["a_model_that_another_prompt_left_on_a_card"] == there
     assert found["a_companion_that_follows"] == {**there, "follows": True}
+
+
+def test_a_kept_queue_is_queued_whole_once_or_not_at_all(tmp_path: Path, host: Path) -> None:
+    found = answers("restart_cases", {"devices": ["arc-b580"]}, tmp_path, host, host_environment())
+    assert found["what_is_damaged_is_refused"] == []
+    expected = {"kept": 2, "queued": ["a", "b"], "number": 2, "left": []}
+    assert found["kept_prompts_come_in_order_and_once"] == expected
+    again = {"alone": ["a"], "both": ["b", "a"], "left": []}
+    assert found["a_process_that_ended_before_it_had_queued_them"] == again
+    assert found["until_they_are_queued_the_file_is_there"] == [".taken"]
+    assert found["a_link_is_not_written_through"] == ["precious", False]
+    assert found["a_restart_that_fails_leaves_no_file"] == [[], True]
+    assert found["the_end_of_the_look_out_is_said"] == [False, 1]

@@ -39,6 +39,8 @@ NEW_WORK = 3
 LONGER_THAN_EVER = 10
 """And so many times the longest that the same work ever took."""
 LOOK_SECONDS = 0.5
+SHORTEST_SECONDS = 1.0
+"""Less patience than that would be out with the first look or two."""
 REMEMBERED = 256
 
 
@@ -67,14 +69,14 @@ def seconds_in(said: object) -> float:
     """The seconds that somebody wrote.
 
     Raises:
-        ValueError: that is no number of seconds.
+        ValueError: that is neither 0 nor a number of seconds in which a device could answer.
     """
     try:
         seconds = float(str(said))
     except ValueError:
         seconds = -1.0
-    if not 0 <= seconds < float("inf"):
-        raise ValueError(f"{said!r} is not a number of seconds")
+    if seconds and not SHORTEST_SECONDS <= seconds < float("inf"):
+        raise ValueError(f"{said!r} is not a number of seconds: 0, or 1 and more")
     return seconds
 
 

@@ -52,6 +52,13 @@ def look_after(server: PromptServer) -> None:
 
 
 def _look(server: PromptServer) -> None:
+    try:
+        _look_on(server)
+    except Exception:
+        logging.exception("XPU Nodes: whether a prompt hangs is not looked at any more until ComfyUI is restarted.")
+
+
+def _look_on(server: PromptServer) -> None:
     global _stuck
     was_at: Position | None = None
     still_seconds = 0.0
