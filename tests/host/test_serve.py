@@ -19,6 +19,7 @@ from PIL import Image
 
 from tests.harness.client import Client
 from tests.harness.hosts import ROOT, host_path
+from tests.harness.many_workers import wait_until
 from tests.harness.serving import send_malformed, serving
 from tests.harness.workflows import node, text_to_image
 
@@ -95,6 +96,13 @@ def test_a_worker_that_ends_has_its_prompt_done_by_the_next(address: Client) -> 
     assert result.error is None
     assert result.outputs["save"]["images"]
     assert not _comfyuis() & before
+
+
+def test_an_idle_worker_whose_comfyui_ended_is_replaced(address: Client) -> None:
+    (before,) = _comfyuis()
+    before.kill()
+    wait_until(lambda: bool(_comfyuis() - {before}), 60)
+    wait_until(lambda: bool(address.get("/models")), 120)
 
 
 def _comfyuis() -> set[Any]:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.harness.workflows import node, text_to_image
@@ -17,7 +17,7 @@ from xpu_utils.batch.jobs import Job, make_jobs, rows_of, seeds_of
 from xpu_utils.batch.queue import Queue, Waiting
 from xpu_utils.batch.results import MANIFEST, Results, file_names, opened
 from xpu_utils.batch.workflow import BadJob, Workflow
-from xpu_utils.workers.worker import File, Outcome, Report
+from xpu_utils.workers.worker import File, Need, Outcome, Report
 
 TITLED = {
     **text_to_image(),
@@ -32,8 +32,12 @@ def outcome(*contents: bytes) -> Outcome:
     )
 
 
+def models(*names: str) -> frozenset[Need]:
+    return frozenset(Need("CheckpointLoaderSimple", "ckpt_name", name) for name in names)
+
+
 def job(number: int, *needs: str) -> Job:
-    return Job(number, f"key{number}", {"sampler.seed": number}, {}, frozenset(needs))
+    return Job(number, f"key{number}", {"sampler.seed": number}, {}, models(*needs))
 
 
 def test_a_job_for_each_row_with_each_seed_in_the_workflow_s_own_types(tmp_path: Path) -> None:
@@ -46,7 +50,7 @@ def test_a_job_for_each_row_with_each_seed_in_the_workflow_s_own_types(tmp_path:
     prompt = Workflow(TITLED).prompt(jobs[1].settings)
     assert (prompt["6"]["inputs"]["text"], prompt["sampler"]["inputs"]["steps"]) == ("a dog", 4)
     assert TITLED["sampler"]["inputs"]["steps"] == 2
-    assert jobs[0].needs == {"sd15-tiny.safetensors"}
+    assert jobs[0].needs == models("sd15-tiny.safetensors")
 
 
 def test_json_lines_are_a_table_too(tmp_path: Path) -> None:
@@ -63,7 +67,10 @@ def test_json_lines_are_a_table_too(tmp_path: Path) -> None:
         ("sampler", "x", "has the inputs seed, steps"),
         ("sampler.model", "x", "is given by node checkpoint"),
         ("sampler.steps", "many", "'many' is not like 2"),
-        ("sampler.steps", "2.5", "'2.5' is not like 2"),
+        ("sampler.steps", "true", "'true' is not like 2"),
+        ("sampler.cfg", "NaN", "'NaN' is not like 7.0"),
+        ("sampler.stepz", "2", "sampler.stepz: that node has the inputs model"),
+        ("Prompt", "\ud800", "holds half a character"),
     ],
 )
 def test_a_setting_that_cannot_be_is_said_in_a_sentence(name: str, value: str, sentence: str) -> None:
@@ -75,6 +82,19 @@ def test_a_workflow_of_the_editor_is_told_from_one_of_the_api(tmp_path: Path) ->
     (tmp_path / "editor.json").write_text('{"nodes": [], "links": []}')
     with pytest.raises(BadJob, match=r"save it with Workflow > Export \(API\)"):
         Workflow.read(tmp_path / "editor.json")
+
+
+def test_numbers_are_of_either_kind_as_the_editor_writes_7_0_as_7() -> None:
+    graph = text_to_image()
+    graph["sampler"]["inputs"]["cfg"] = 7
+    (made,) = make_jobs(Workflow(graph), settings={"sampler.cfg": "7.5"})
+    assert made.settings == {"sampler.cfg": 7.5}
+
+
+@pytest.mark.parametrize("text", ["blurry, embedding:easynegative.pt", "a cat\nmodel.pt", "embedding:cat.pt"])
+def test_a_prompt_s_text_is_no_model_that_a_job_needs(text: str) -> None:
+    (made,) = make_jobs(Workflow(TITLED), settings={"Prompt": text})
+    assert made.needs == models("sd15-tiny.safetensors")
 
 
 def test_input_files_travel_by_the_names_that_the_workflow_has(tmp_path: Path) -> None:
@@ -106,30 +126,30 @@ def test_jobs_that_are_alike_are_each_done_and_have_the_same_keys_next_time() ->
     st.lists(st.sampled_from(["a", "b", "ab"]), min_size=1),
 )
 def test_every_job_is_taken_once_by_a_worker_that_has_its_models_or_given_up(needs: list[str], have: list[str]) -> None:
-    jobs = [job(number, *models) for number, models in enumerate(needs, 1)]
+    jobs = [job(number, *names) for number, names in enumerate(needs, 1)]
     queue = Queue(jobs)
-    impossible = [waiting.job for waiting, lacking in queue.take_impossible(map(set, have)) if lacking]
+    impossible = [waiting.job for waiting, lacking in queue.take_impossible(map(models, have)) if lacking]
     taken = []
     while len(queue):
-        for index, models in enumerate(have):
-            waiting = queue.take(f"worker{index}", set(models), loaded=frozenset(), others={})
+        for index, name in enumerate(have):
+            waiting = queue.take(f"worker{index}", models(name), loaded=frozenset(), others={})
             if waiting is not None:
-                assert waiting.job.needs <= set(models)
+                assert waiting.job.needs <= models(name)
                 taken.append(waiting.job)
     assert sorted(entry.number for entry in (*taken, *impossible)) == [entry.number for entry in jobs]
-    assert all(not any(entry.needs <= set(models) for models in have) for entry in impossible)
+    assert all(not any(entry.needs <= models(name) for name in have) for entry in impossible)
 
 
 def test_a_job_that_failed_goes_to_another_worker_first_and_next() -> None:
     queue = Queue([job(1, "a"), job(2, "a")])
-    first = queue.take("one", {"a"}, loaded=frozenset(), others={})
+    first = queue.take("one", models("a"), loaded=frozenset(), others={})
     assert first is not None
     queue.again(Waiting(first.job, (("one", "out of memory"),)))
-    second = queue.take("one", {"a"}, loaded=frozenset(), others={"two": {"a"}})
+    second = queue.take("one", models("a"), loaded=frozenset(), others={"two": models("a")})
     assert second is not None
     assert second.job.number == 2
-    assert queue.take("one", {"a"}, loaded=frozenset(), others={"two": {"a"}}) is None
-    again = queue.take("two", {"a"}, loaded=frozenset(), others={"one": {"a"}})
+    assert queue.take("one", models("a"), loaded=frozenset(), others={"two": models("a")}) is None
+    again = queue.take("two", models("a"), loaded=frozenset(), others={"one": models("a")})
     assert again is not None
     assert again.job.number == 1
 
@@ -137,20 +157,21 @@ def test_a_job_that_failed_goes_to_another_worker_first_and_next() -> None:
 def test_a_job_that_failed_is_not_left_to_a_worker_that_cannot_do_it() -> None:
     queue = Queue([])
     queue.again(Waiting(job(1, "a"), (("one", "out of memory"),)))
-    assert queue.take("two", {"b"}, loaded=frozenset(), others={"one": {"a"}}) is None
-    assert queue.take("one", {"a"}, loaded=frozenset(), others={"two": {"b"}}) is not None
+    assert queue.take("two", models("b"), loaded=frozenset(), others={"one": models("a")}) is None
+    assert queue.take("one", models("a"), loaded=frozenset(), others={"two": models("b")}) is not None
 
 
 def test_a_worker_goes_on_with_the_models_that_it_has_loaded() -> None:
     queue = Queue([job(1, "a"), job(2, "b"), job(3, "a")])
     order = []
     loaded: frozenset[str] = frozenset()
-    while (waiting := queue.take("one", {"a", "b"}, loaded=loaded, others={})) is not None:
+    while (waiting := queue.take("one", models("a", "b"), loaded=loaded, others={})) is not None:
         order.append(waiting.job.number)
         loaded = waiting.job.needs
     assert order == [1, 3, 2]
 
 
+@settings(deadline=None)  # it waits for the disk
 @given(cut=st.integers(min_value=0))
 def test_a_manifest_that_a_crash_cuts_anywhere_keeps_all_jobs_before(
     tmp_path_factory: pytest.TempPathFactory, cut: int
@@ -179,6 +200,39 @@ def test_a_result_never_takes_the_name_of_another_job_s(tmp_path: Path) -> None:
     assert (tmp_path / "7~2.png").read_bytes() == b"two"
 
 
+@pytest.mark.parametrize(
+    ("there", "wanted", "free"),
+    [
+        ("mine.png", "mine.png", "mine~2.png"),  # no result of a batch
+        ("", MANIFEST, "manifest~2.jsonl"),
+        ("", "Cat.png", "Cat~2.png"),  # cat.png is a result
+    ],
+)
+def test_a_result_replaces_no_file_that_is_there(tmp_path: Path, there: str, wanted: str, free: str) -> None:
+    if there:
+        (tmp_path / there).write_bytes(b"other")
+    with opened(tmp_path) as results:
+        results.record(job(1), outcome(b"one"), ["cat.png"], ())
+        results.record(job(2), outcome(b"two"), [wanted], ())
+    assert (tmp_path / free).read_bytes() == b"two"
+    assert not there or (tmp_path / there).read_bytes() == b"other"
+
+
+def test_a_result_that_was_written_before_its_line_is_not_kept_twice(tmp_path: Path) -> None:
+    (tmp_path / "1.png").write_bytes(b"one")
+    with opened(tmp_path) as results:
+        results.record(job(1), outcome(b"one"), ["1.png"], ())
+    assert [file.name for file in tmp_path.glob("*.png")] == ["1.png"]
+
+
+@pytest.mark.parametrize("text", ["a\u2028b", "a\u2029b", "a\x85b", "a\x1eb"])
+def test_a_batch_goes_on_whatever_texts_its_manifest_holds(tmp_path: Path, text: str) -> None:
+    with opened(tmp_path) as results:
+        results.record(Job(1, "key", {"6.text": text}, {}, frozenset()), outcome(b"x"), ["1.png"], ())
+    with opened(tmp_path) as results:
+        assert results.done == {"key"}
+
+
 def test_a_full_disk_leaves_no_part_of_a_result_and_no_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -203,6 +257,10 @@ def test_names_are_made_of_a_job_s_values_and_stay_below_the_folder() -> None:
     made = Job(7, "key", {"6.text": "a/../cat: no. 1", "sampler.seed": 5}, {}, frozenset())
     assert file_names("{number}", made, files[:1], width=3) == ["007.png"]
     assert file_names("{seed}/{6.text}", made, files, width=1) == ["5/a_.._cat_ no. 1-1.png", "5/a_.._cat_ no. 1-2.png"]
+    led_out = Job(7, "key", {"6.text": "..", "7.text": "tmp"}, {}, frozenset())
+    assert file_names("{6.text}/{7.text}/x", led_out, files[:1], width=1) == ["_/tmp/x.png"]
+    (name,) = file_names("{6.text}" * 9, Job(1, "key", {"6.text": "猫" * 99}, {}, frozenset()), files[:1], width=1)
+    assert len(name.encode()) < 230
     with pytest.raises(BadJob, match=r"\{nothing\} is none of \{number\}, \{seed\}, \{6.text\}"):
         file_names("{nothing}", made, files, width=1)
 

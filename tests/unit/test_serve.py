@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import dataclasses
 import json
+import re
 import uuid
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -158,6 +161,29 @@ async def test_what_all_refuse_is_answered_in_their_words(tmp_path: Path) -> Non
     assert gateway.history(most=None, offset=None) == {}
 
 
+async def saves_what_has_no_plain_name() -> AsyncIterator[Any]:
+    yield dataclasses.replace(outcome(), files=(File("1", "a:b_00001_.png", True, b"picture"),))
+
+
+async def is_broken() -> AsyncIterator[Any]:
+    yield "no JSON"
+
+
+@pytest.mark.parametrize(
+    ("deed", "sentence"),
+    [(saves_what_has_no_plain_name, "plain names of files"), (is_broken, r"serve itself failed \(JSONDecodeError\)")],
+)
+@pytest.mark.asyncio
+async def test_whatever_happens_a_prompt_ends_in_the_history(tmp_path: Path, deed: Deed, sentence: str) -> None:
+    pool = FakePool("a")
+    pool.deeds = {"a": [deed, does]}
+    gateway, _ = address(tmp_path, pool)
+    bad, good = [(await gateway.submit(wanted(body())))["prompt_id"] for _ in range(2)]
+    await settled(gateway)
+    assert re.search(sentence, gateway.entry(bad)[bad]["status"]["messages"][0][1]["exception_message"])
+    assert gateway.entry(good)[good]["outputs"]
+
+
 @pytest.mark.asyncio
 async def test_those_in_front_run_first_and_those_taken_out_never(tmp_path: Path) -> None:
     pool = FakePool("a")
@@ -255,6 +281,18 @@ async def test_a_different_file_of_the_same_name_gets_another_and_the_same_one_d
         shown = await client.get("/view", params={"filename": names[1], "type": "input"})
         assert await shown.read() == b"two"
     assert names == ["a.png", "a (1).png", "a.png"]
+
+
+def test_uploads_of_one_name_at_the_same_time_are_each_kept(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+
+    def upload(number: int) -> str:
+        return store.upload("input", "", "a.png", str(number).encode(), overwrite=False)
+
+    with ThreadPoolExecutor(8) as threads:
+        names = list(threads.map(upload, range(40)))
+    assert [store.find("input", "", name).read_bytes() for name in names] == [str(n).encode() for n in range(40)]
+    assert len(list((tmp_path / "input").iterdir())) == 40
 
 
 @given(strategies.text(max_size=20), strategies.text(max_size=20))

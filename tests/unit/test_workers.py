@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from xpu_utils.workers import guard
 from xpu_utils.workers.cluster import NoRay, connect
+from xpu_utils.workers.server import Answer
 from xpu_utils.workers.setup import CannotStart, Setup, comfyui_folder, device_binding
-from xpu_utils.workers.worker import _write_input
+from xpu_utils.workers.worker import Need, _files, _offers, _saved, _write_input
 
 
 @pytest.mark.parametrize(
@@ -64,3 +67,40 @@ def test_an_address_where_nothing_listens_is_said_at_once() -> None:
         bound.bind(("127.0.0.1", 0))
         with pytest.raises(NoRay, match="No Ray cluster could be used at"):
             connect(f"127.0.0.1:{bound.getsockname()[1]}")
+
+
+@pytest.mark.parametrize(
+    ("kind", "offered"),
+    [
+        ([["a.pt", "b\\c.pt"], {}], {"a.pt", "b/c.pt"}),
+        (["COMBO", {"options": ["a.pt"]}], {"a.pt"}),
+        ([[]], set()),  # of an empty folder
+        (["COMBO", {"remote": {}}], {"a.pt", "b/c.pt", "d.pt"}),
+        (["STRING", {"multiline": True}], {"a.pt", "b/c.pt", "d.pt"}),
+        (["STRING"], {"a.pt", "b/c.pt", "d.pt"}),
+    ],
+)
+def test_only_a_file_that_a_node_has_to_choose_from_is_lacking(kind: list[Any], offered: set[str]) -> None:
+    node = {"input": {"required": {"name": kind}, "optional": {}}}
+    assert {name for name in ("a.pt", "b/c.pt", "d.pt") if _offers(node, Need("Loader", "name", name))} == offered
+    assert _offers({}, Need("Unknown", "name", "a.pt"))
+
+
+def test_what_a_node_saved_and_did_not_show_is_a_result_too(tmp_path: Path) -> None:
+    for name in ("output/of_before.bin", "output/again.bin", "output/shown.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"old")
+    before = set(_saved(tmp_path))
+    (tmp_path / "output" / "sub").mkdir()
+    for name in ("again.bin", "sub/new.bin"):
+        (tmp_path / "output" / name).write_bytes(b"new")
+        os.utime(tmp_path / "output" / name, ns=(1, 1))
+    image = {"filename": "shown.png", "subfolder": "", "type": "output"}
+    answer = Answer("id", {"save": {"images": [image]}}, {}, "", 0.0, 0.0)
+    found = {(file.subfolder, file.name, file.node_id): file.content for file in _files(tmp_path, answer, before)}
+    assert found == {
+        ("", "shown.png", "save"): b"old",
+        ("", "again.bin", ""): b"new",
+        ("sub", "new.bin", ""): b"new",
+    }
+    assert [file.name for file, _ in _saved(tmp_path)] == ["shown.png"]

@@ -52,14 +52,14 @@ def _jobs(arguments: argparse.Namespace, workflow: Workflow, setup: Setup) -> li
         seeds=seeds_of(arguments.seeds) if arguments.seeds else (),
         folders=folders,
     )
-    for job in jobs[:1]:
+    for job in jobs:
         check_pattern(arguments.name, job)
     return jobs
 
 
 def _described(job: Job) -> str:
     brings = f", brings {', '.join(job.files)}" if job.files else ""
-    needs = f", needs {', '.join(sorted(job.needs))}" if job.needs else ""
+    needs = f", needs {', '.join(sorted({need.name for need in job.needs}))}" if job.needs else ""
     return f"{job}{brings}{needs}"
 
 
@@ -83,10 +83,11 @@ def _do(
                 width=len(str(len(jobs))),
                 silence_seconds=arguments.silence,
             )
-            undone = asyncio.run(batch.run(left))
+            asyncio.run(batch.run(left))
     finally:
         ray.shutdown()
-    done = len(jobs) - undone - len(batch.given_up)
+    done = len(jobs) - len(left) + batch.done
+    undone = len(left) - batch.done - len(batch.given_up)
     lines = [f"{done} of {len(jobs)} jobs are done, their results are in {arguments.out}."]
     lines += [f"{job}: {reason}" for job, reason in batch.given_up]
     if undone:

@@ -6,7 +6,7 @@ import asyncio
 import collections
 import contextlib
 import time
-from collections.abc import Coroutine, Iterable, Iterator
+from collections.abc import Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 from typing import Any, Protocol
@@ -14,11 +14,11 @@ from typing import Any, Protocol
 from ..workers.cluster import Place, ask_devices, end_worker, in_its_words, machines, start_worker
 from ..workers.server import ServerLost
 from ..workers.setup import CannotStart, Setup
-from ..workers.worker import Outcome
+from ..workers.worker import Need, Outcome
 from .jobs import Job
 from .queue import ATTEMPTS, Queue, Waiting
 from .results import Results, file_names
-from .workflow import Workflow, same_name
+from .workflow import BadJob, Workflow
 
 LOOK_SECONDS = 5.0
 """How often machines that joined the cluster are looked for."""
@@ -75,8 +75,8 @@ class Batch:
         self._pattern = pattern
         self._width = width
         self._silence_seconds = silence_seconds
-        self._models: dict[str, frozenset[str]] = {}
-        """Those of the workers that can be given jobs, by their places."""
+        self._models: dict[str, frozenset[Need]] = {}
+        """What workers that can be given jobs have of what the jobs need, by their places."""
         self._running = 0
         self._starting: set[asyncio.Task[Any]] = set()
         """Tasks that may bring a worker."""
@@ -84,16 +84,19 @@ class Batch:
         self._machines: set[str] = set()
         self._contents: collections.OrderedDict[str, Any] = collections.OrderedDict()
         self._writer = ThreadPoolExecutor(WRITERS, thread_name_prefix="batch-results")
+        self.done = 0
+        """Jobs whose results are written."""
         self.given_up: list[tuple[Job, str]] = []
         """Jobs that are not done, and why."""
 
-    async def run(self, jobs: Iterable[Job]) -> int:
-        """Does the jobs, and answers how many are left because no worker is.
+    async def run(self, jobs: Sequence[Job]) -> None:
+        """Does the jobs, but those for which no worker is.
 
         Raises:
             OSError: a result cannot be written; no job is begun after that.
         """
         self._queue = Queue(jobs)
+        self._needs = frozenset[Need]().union(*(job.needs for job in jobs))
         self._changed = asyncio.Event()
         try:
             while len(self._queue) or self._running:
@@ -112,7 +115,6 @@ class Batch:
                     raise end
         finally:
             self._writer.shutdown(cancel_futures=True)
-        return len(self._queue)
 
     def _look(self) -> None:
         """Has the devices of machines that are new used."""
@@ -160,13 +162,13 @@ class Batch:
                 actor = None
                 try:
                     actor = await self._engage(place)
-                    ready = await actor.start.remote()
+                    await actor.start.remote()
+                    models = self._needs - await actor.lacks.remote(self._needs) if self._needs else self._needs
                     failures = 0
-                    names = frozenset(same_name(name) for files in ready.models.values() for name in files)
-                    self._models[str(place)] = names
+                    self._models[str(place)] = models
                     self._starting.discard(task)
                     self._notify()
-                    await self._work(place, actor, names)
+                    await self._work(place, actor, models)
                     return
                 except CannotStart as error:
                     self._watcher.say(f"{place} is not used: {_first_line(error)}")
@@ -200,51 +202,53 @@ class Batch:
                     raise
                 await asyncio.sleep(1)
 
-    async def _work(self, place: Place, actor: Any, models: frozenset[str]) -> None:
+    async def _work(self, place: Place, actor: Any, models: frozenset[Need]) -> None:
         """Has the worker do jobs until there are none.
 
         Raises:
             CannotStart: it has no server any more, and gets none.
             ray.exceptions.RayError: it ended.
         """
-        loaded: frozenset[str] = frozenset()
+        loaded: frozenset[Need] = frozenset()
         recording: asyncio.Future[None] | None = None
-        while (waiting := await self._next(place, models, loaded)) is not None:
-            job, loaded = waiting.job, waiting.job.needs
-            self._running += 1
-            self._watcher.doing(place, str(job))
-            try:
-                outcome: Outcome = await actor.run.remote(
-                    self._workflow.prompt(job.settings),
-                    tuple(job.files),
-                    *(self._content(name, job) for name in job.files),
-                    silence=self._silence_seconds,
-                )
-            except CannotStart:
-                self._queue.again(waiting)  # no fault of the job's; others hear of it when this worker is gone
-                raise
-            except ServerLost as error:
-                self._failed(waiting, place, str(error))
-                continue
-            except self._ray.exceptions.RayError:
-                self._failed(waiting, place, "the worker ended")
-                raise
-            finally:
-                self._running -= 1
-                self._watcher.doing(place, "")
-                if not self._running:
-                    self._notify()
-            if outcome.error:
-                self._failed(waiting, place, outcome.error)
-                continue
+        try:
+            while (waiting := await self._next(place, models, loaded)) is not None:
+                job, loaded = waiting.job, waiting.job.needs
+                self._running += 1
+                self._watcher.doing(place, str(job))
+                try:
+                    outcome: Outcome = await actor.run.remote(
+                        self._workflow.prompt(job.settings),
+                        tuple(job.files),
+                        *(self._content(name, job) for name in job.files),
+                        silence=self._silence_seconds,
+                    )
+                except CannotStart:
+                    self._queue.again(waiting)  # no fault of the job's; others hear of it when this worker is gone
+                    raise
+                except ServerLost as error:
+                    self._failed(waiting, place, str(error))
+                    continue
+                except self._ray.exceptions.RayError:
+                    self._failed(waiting, place, "the worker ended")
+                    raise
+                finally:
+                    self._running -= 1
+                    self._watcher.doing(place, "")
+                    if not self._running:
+                        self._notify()
+                if outcome.error:
+                    self._failed(waiting, place, outcome.error)
+                    continue
+                if recording is not None:
+                    await recording
+                # The next job is given before this one is written.
+                recording = asyncio.ensure_future(self._record(waiting, outcome))
+        finally:  # a job's result counts, whatever became of the worker after it
             if recording is not None:
                 await recording
-            # The next job is given before this one is written.
-            recording = asyncio.ensure_future(self._record(waiting, outcome))
-        if recording is not None:
-            await recording
 
-    async def _next(self, place: Place, models: frozenset[str], loaded: frozenset[str]) -> Waiting | None:
+    async def _next(self, place: Place, models: frozenset[Need], loaded: frozenset[Need]) -> Waiting | None:
         """The worker's next job, once there is one; None where there will be none."""
         while True:
             waiting = self._queue.take(str(place), models, loaded=loaded, others=self._models)
@@ -259,7 +263,7 @@ class Batch:
 
     def _give_up_impossible(self) -> None:
         for waiting, lacking in self._queue.take_impossible(self._models.values()):
-            self._give_up(waiting, f"no worker has {', '.join(sorted(lacking))}")
+            self._give_up(waiting, f"no worker has {', '.join(sorted({need.name for need in lacking}))}")
 
     def _failed(self, waiting: Waiting, place: Place, error: str) -> None:
         tried = Waiting(waiting.job, (*waiting.tried, (str(place), error)))
@@ -279,7 +283,12 @@ class Batch:
         names = file_names(self._pattern, waiting.job, outcome.files, width=self._width)
         record = self._results.record
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._writer, record, waiting.job, outcome, names, _said(waiting))
+        try:
+            await loop.run_in_executor(self._writer, record, waiting.job, outcome, names, _said(waiting))
+        except BadJob as error:
+            self._give_up(waiting, str(error))
+            return
+        self.done += 1
         self._watcher.advance()
 
     def _content(self, name: str, job: Job) -> Any:

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .workflow import BadJob, Workflow, is_model, same_name
+from ..workers.worker import Need, is_model, same_name
+from .workflow import BadJob, Workflow
 
 _RANGE = re.compile(r"(\d+)(?:\.\.(\d+))?")
 _PLACE = re.compile(r" \[input\]$")
@@ -32,8 +33,8 @@ class Job:
     """ "NODE.input", with the node's id -> its value."""
     files: Mapping[str, Path]
     """Names of input files, below ComfyUI's input folder -> where they are here."""
-    needs: frozenset[str]
-    """Files of models."""
+    needs: frozenset[Need]
+    """Texts that may be files of models."""
 
     def __str__(self) -> str:
         values = ", ".join(f"{name}={value}" for name, value in self.settings.items())
@@ -100,18 +101,18 @@ def make_jobs(
     inputs = _Inputs(folders)
     digest = hashlib.sha256(json.dumps(workflow.nodes, sort_keys=True).encode()).hexdigest()
     met: collections.Counter[str] = collections.Counter()
-    needed: dict[frozenset[str], frozenset[str]] = {}
+    needed: dict[frozenset[Need], frozenset[Need]] = {}
     jobs: list[Job] = []
     for row in rows or ({},):
         values = {**_resolved(workflow, settings), **_resolved(workflow, row)}
         for seed in drawn:
             chosen = {**values, **seed}
             texts = list(workflow.texts(chosen))
-            files = dict(inputs.found(texts))
+            files = dict(inputs.found(text for _, _, text in texts))
             contents = {name: inputs.digest(path) for name, path in files.items()}
             said = json.dumps([digest, chosen, contents], sort_keys=True)
             met[said] += 1
-            needs = frozenset(same_name(text) for text in texts if is_model(text))
+            needs = frozenset(Need(node, name, same_name(text)) for node, name, text in texts if is_model(text))
             key = hashlib.sha256(f"{said}{met[said]}".encode()).hexdigest()[:16]
             jobs.append(Job(len(jobs) + 1, key, chosen, files, needed.setdefault(needs, needs)))
     return jobs

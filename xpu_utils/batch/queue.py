@@ -6,6 +6,7 @@ import collections
 import dataclasses
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
+from ..workers.worker import Need
 from .jobs import Job
 
 ATTEMPTS = 2
@@ -28,7 +29,7 @@ class Queue:
     """Waiting jobs, by the models that they need."""
 
     def __init__(self, jobs: Iterable[Job]) -> None:
-        self._groups: dict[frozenset[str], collections.deque[Waiting]] = {}
+        self._groups: dict[frozenset[Need], collections.deque[Waiting]] = {}
         for job in jobs:
             self._groups.setdefault(job.needs, collections.deque()).append(Waiting(job))
 
@@ -40,7 +41,7 @@ class Queue:
         self._groups.setdefault(waiting.job.needs, collections.deque()).appendleft(waiting)
 
     def take(
-        self, worker: str, models: Collection[str], *, loaded: frozenset[str], others: Mapping[str, Collection[str]]
+        self, worker: str, models: Collection[Need], *, loaded: frozenset[Need], others: Mapping[str, Collection[Need]]
     ) -> Waiting | None:
         """The next job for a worker, or None.
 
@@ -61,7 +62,7 @@ class Queue:
                     return waiting
         return None
 
-    def take_impossible(self, models: Iterable[Collection[str]]) -> Iterator[tuple[Waiting, frozenset[str]]]:
+    def take_impossible(self, models: Iterable[Collection[Need]]) -> Iterator[tuple[Waiting, frozenset[Need]]]:
         """Takes out the jobs that no worker can do, each with the files that it lacks at the one that lacks fewest."""
         have = [set(files) for files in models]
         for needs in [needs for needs in self._groups if not any(needs <= files for files in have)]:
@@ -70,6 +71,6 @@ class Queue:
                 yield waiting, lacking
 
 
-def _untried(waiting: Waiting, workers: Mapping[str, Collection[str]]) -> bool:
+def _untried(waiting: Waiting, workers: Mapping[str, Collection[Need]]) -> bool:
     """Whether one of the workers can do the job and has not tried it."""
     return any(waiting.job.needs.issubset(have) and not waiting.tried_by(name) for name, have in workers.items())

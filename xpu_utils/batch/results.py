@@ -22,6 +22,8 @@ _FIELD = re.compile(r"\{([^{}]+)\}")
 _UNFIT = re.compile(r"[^\w.,+=@ -]+")
 LONGEST_PART = 80
 """Characters of a value in a file's name."""
+LONGEST_NAME_BYTES = 220
+"""Of a file's or a folder's name, which may have 255 with ending, number and what is added while it is written."""
 
 
 @contextlib.contextmanager
@@ -53,31 +55,37 @@ class Results:
         finished = [line for line in lines if line["state"] == "done"]
         self.done = frozenset(line["key"] for line in finished)
         """Keys of the jobs that need not be done again."""
-        self._taken = {name for line in finished for name in line["files"]}
+        self._taken = {MANIFEST, LOCK, *(name.casefold() for line in finished for name in line["files"])}
+        """Names as systems compare them that do not tell cases apart."""
 
     def record(self, job: Job, outcome: Outcome, names: list[str], tried: tuple[str, ...]) -> None:
         """Writes a job's files, then the line that says that they are there.
 
         Args:
-            names: of the files, in their order; a number is added to one that another job has.
+            names: of the files, in their order; a number is added to one that another file has.
             tried: what became of it on workers before.
 
         Raises:
+            BadJob: a name leads out of the folder.
             OSError: the folder is full, or gone.
         """
+        for name in names:
+            if not (self.folder / name).resolve().is_relative_to(self.folder.resolve()):
+                raise BadJob(f"{name} leads out of {self.folder}, name files below it with --name.")
         with self._lock:
-            names = [self._free(name) for name in names]
-            self._taken.update(names)
+            names = [self._free(name, file.content) for name, file in zip(names, outcome.files, strict=True)]
         for name, file in zip(names, outcome.files, strict=True):
             self._write(name, file.content)
         report = dataclasses.asdict(outcome.report)
         self._append(job, "done", {"files": names, "values": outcome.values, "tried": tried, **report})
 
-    def _free(self, name: str) -> str:
+    def _free(self, name: str, content: bytes) -> str:
+        """The name, or one like it that no other file has; one that was written before a crash is the same file."""
         stem, ending, number, free = *os.path.splitext(name), 1, name
-        while free in self._taken:
+        while free.casefold() in self._taken or _is_other(self.folder / free, content):
             number += 1
             free = f"{stem}~{number}{ending}"
+        self._taken.add(free.casefold())
         return free
 
     def give_up(self, job: Job, reason: str, tried: tuple[str, ...]) -> None:
@@ -106,6 +114,13 @@ class Results:
             os.fsync(stream.fileno())
 
 
+def _is_other(file: Path, content: bytes) -> bool:
+    """Whether a file is there, with other content."""
+    if not file.exists():
+        return False
+    return not file.is_file() or file.stat().st_size != len(content) or file.read_bytes() != content
+
+
 def _whole_lines(manifest: Path) -> list[dict[str, Any]]:
     """The lines of a manifest; one that a crash cut off is taken out of the file."""
     content = manifest.read_bytes() if manifest.exists() else b""
@@ -113,7 +128,7 @@ def _whole_lines(manifest: Path) -> list[dict[str, Any]]:
     if whole != content:
         os.truncate(manifest, len(whole))
     try:
-        return [json.loads(line) for line in whole.decode("utf-8").splitlines()]
+        return [json.loads(line) for line in whole.decode("utf-8").split("\n")[:-1]]
     except ValueError as error:
         raise BadJob(f"{manifest} is damaged ({error}): name another folder with --out, or move it away.") from error
 
@@ -142,10 +157,14 @@ def file_names(pattern: str, job: Job, files: tuple[File, ...], *, width: int) -
     def filled(match: re.Match[str]) -> str:
         if match[1] not in fields:
             raise BadJob(f"--name: {match[0]} is none of {', '.join(f'{{{name}}}' for name in fields)}.")
-        return _UNFIT.sub("_", str(fields[match[1]]))[:LONGEST_PART].strip(" .")
+        return _UNFIT.sub("_", str(fields[match[1]]))[:LONGEST_PART].strip(" .") or "_"
 
-    stem = _FIELD.sub(filled, pattern)
+    stem = "/".join(map(_short, _FIELD.sub(filled, pattern).split("/")))
     several = len(files) > 1
     return [
         f"{stem}{f'-{index}' if several else ''}{Path(file.name).suffix}" for index, file in enumerate(files, start=1)
     ]
+
+
+def _short(name: str) -> str:
+    return name.encode()[:LONGEST_NAME_BYTES].decode(errors="ignore")

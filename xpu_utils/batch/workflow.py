@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Iterator, Mapping
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
-
-from ..workers.worker import MODELS
 
 SEEDS = ("seed", "noise_seed")
 """Inputs that hold a seed."""
@@ -47,9 +46,12 @@ class Workflow:
             BadJob: it means none, or more than one.
         """
         node_name, dot, input_name = name.rpartition(".")
-        if dot and (node_id := self._find(node_name)) is not None:
-            return node_id, input_name
+        of_input = self._find(node_name) if dot else None
+        if of_input is not None and input_name in self.nodes[of_input]["inputs"]:
+            return of_input, input_name
         node_id = self._find(name)
+        if node_id is None and of_input is not None:
+            raise BadJob(f"{name}: that node has the inputs {', '.join(self.nodes[of_input]['inputs'])}, name one.")
         if node_id is None:
             raise BadJob(f"{name}: the workflow has no such node, give an id or a title and an input as NODE.input.")
         values = [key for key, value in self.nodes[node_id]["inputs"].items() if not isinstance(value, list)]
@@ -60,7 +62,7 @@ class Workflow:
     def _find(self, name: str) -> str | None:
         if name in self.nodes:
             return name
-        titled = [key for key, node in self.nodes.items() if (node.get("_meta") or {}).get("title") == name]
+        titled = [key for key, node in self.nodes.items() if _title(node) == name]
         if len(titled) > 1:
             raise BadJob(f"{name} is the title of the nodes {', '.join(titled)}: name one by its id.")
         return titled[0] if titled else None
@@ -72,17 +74,22 @@ class Workflow:
             BadJob: the setting is none, a link, or of another type.
         """
         node_id, input_name = self.setting(name)
-        present = self.nodes[node_id]["inputs"].get(input_name, "")
+        present = self.nodes[node_id]["inputs"][input_name]
         if isinstance(present, list):
             raise BadJob(f"{name} is given by node {present[0]}, set a value there.")
-        if not isinstance(given, str) or isinstance(present, str):
-            return given
-        try:
-            found = json.loads(given)
-        except ValueError:
-            found = None
-        wanted: tuple[type, ...] = (int, float) if isinstance(present, float) else (type(present),)
-        if type(found) not in wanted:
+        if isinstance(given, str) and not _is_text(given):
+            raise BadJob(f"{name}: {given!r} holds half a character, it cannot be written as UTF-8.")
+        found = given
+        if isinstance(given, str) and not isinstance(present, str):
+            try:
+                found = json.loads(given)
+            except (ValueError, RecursionError):
+                found = None
+            # The editor writes 7.0 as 7.
+            number = type(present) in (int, float)
+            if type(found) not in ((int, float) if number else (type(present),)):
+                found = None
+        if found is None or (isinstance(found, float) and not math.isfinite(found)):
             raise BadJob(f"{name}: {given!r} is not like {present!r}, which the workflow has there.")
         return found
 
@@ -110,24 +117,27 @@ class Workflow:
             nodes[node_id]["inputs"][input_name] = value
         return nodes
 
-    def texts(self, settings: Mapping[str, Any]) -> Iterator[str]:
-        """Every text of a job, without the graph being made."""
+    def texts(self, settings: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+        """Node's class, input and value of every text of a job, without the graph being made."""
         for node_id, node in self.nodes.items():
             for name, value in node["inputs"].items():
                 text = settings.get(f"{node_id}.{name}", value)
                 if isinstance(text, str):
-                    yield text
+                    yield node["class_type"], name, text
+
+
+def _title(node: Mapping[str, Any]) -> object:
+    meta = node.get("_meta")
+    return meta.get("title") if isinstance(meta, dict) else None
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_node(node: object) -> bool:
     return isinstance(node, dict) and isinstance(node.get("inputs"), dict) and isinstance(node.get("class_type"), str)
-
-
-def is_model(text: str) -> bool:
-    """Whether a text is the name of a model's file."""
-    return PurePath(text).suffix.lower() in MODELS and "\n" not in text
-
-
-def same_name(name: str) -> str:
-    """A file's name below a folder of models, on Windows and elsewhere alike."""
-    return name.replace("\\", "/")

@@ -168,6 +168,7 @@ class Gateway:
         prompt.accepted = False
         try:
             outcome, last = await self._work(prompt, member)
+            self._ended(prompt, member, outcome, last)
         except ServerLost as error:
             self._lost(prompt, f"{member.place}: {in_its_words(error)}")
         except (CannotStart, self._ray.exceptions.RayError) as error:
@@ -175,8 +176,11 @@ class Gateway:
             self._lost(prompt, f"{member.place}: {in_its_words(error)}")
         except OSError as error:
             self._fail(prompt, f"its files cannot be kept: {error.strerror}")
-        else:
-            self._ended(prompt, member, outcome, last)
+        except Refused as refusal:  # a name of a file that another system, or nobody, could read
+            self._fail(prompt, f"its files cannot be kept: {refusal.body['error']['message']}")
+        except Exception as error:
+            self._fail(prompt, f"serve itself failed ({type(error).__name__}), its log says where")
+            raise
         finally:
             self._pool.free(member)
             self._assign()
@@ -188,6 +192,7 @@ class Gateway:
         Raises:
             ServerLost, CannotStart, ray.exceptions.RayError: the worker did not finish it.
             OSError: its files cannot be read or written.
+            Refused: their names are none that can be kept.
         """
         wanted = prompt.wanted
         last: list[dict[str, Any]] = []

@@ -78,6 +78,7 @@ class Pool:
 
     async def keep(self) -> None:
         """Keeps as many workers as are wanted, until it is cancelled."""
+        self._begin(self._watch())
         try:
             while True:
                 await self._look()
@@ -153,6 +154,21 @@ class Pool:
         for member in list(self._members.values()):
             if member.ready and member.place.node_id not in names and not member.prompt_id:
                 self.drop(member, "its machine is gone.")
+
+    async def _watch(self) -> None:
+        """Gives up idle workers whose ComfyUI ended; those that are busy say so themselves."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.gather(*map(self._check, self.idle()))
+
+    async def _check(self, member: Member) -> None:
+        problem = "its ComfyUI ended."
+        try:
+            alive = await _answer(member.actor.alive.remote())
+        except self._ray.exceptions.RayError as error:
+            alive, problem = False, in_its_words(error)
+        if not alive and not member.prompt_id and self._members.get(member.place) is member:
+            self.drop(member, problem)
 
     def _start_wanted(self) -> None:
         now = time.monotonic()

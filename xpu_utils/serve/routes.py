@@ -211,7 +211,8 @@ class Routes:
         return found
 
     def _no_worker(self) -> Exception:
-        return refused(503, "no_worker", "No worker can be asked", self._pool.problem)
+        problem = "Those that there are do not answer." if self._pool.ready() else self._pool.problem
+        return refused(503, "no_worker", "No worker can be asked", problem)
 
 
 async def _expect(request: web.Request) -> None:

@@ -6,6 +6,8 @@ import contextlib
 import hashlib
 import re
 import tempfile
+import threading
+import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ class Store:
         Raises:
             OSError: they cannot be made.
         """
+        self._naming = threading.Lock()
         self._previews = tempfile.TemporaryDirectory(prefix="xpu-nodes-serve-", ignore_cleanup_errors=True)
         folders = {kind: root / kind for kind in ("input", "output")} | {"temp": Path(self._previews.name)}
         for folder in folders.values():
@@ -54,15 +57,17 @@ class Store:
             OSError: it cannot be written.
         """
         file = self._below(kind, subfolder, name)
-        if not overwrite:
-            file = _without_namesake(file, content)
-        _write(file, content)
+        with self._naming:
+            if not overwrite:
+                file = _without_namesake(file, content)
+            _write(file, content)
         return file.name
 
     def keep(self, prompt_id: str, file: File) -> None:
         """Keeps a file that a prompt made; `shown` says where.
 
         Raises:
+            Refused: its name is none that can be kept.
             OSError: it cannot be written.
         """
         folder = f"{prompt_id}/{file.subfolder}".strip("/")
@@ -129,6 +134,10 @@ def _holds(file: Path, content: bytes) -> bool:
 def _write(file: Path, content: bytes) -> None:
     """Writes a file that is whole as soon as it is there."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f".{hashlib.sha256(file.name.encode()).hexdigest()[:16]}.part")
-    part.write_bytes(content)
-    part.replace(file)
+    part = file.with_name(f".{uuid.uuid4().hex}.part")
+    try:
+        part.write_bytes(content)
+        part.replace(file)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise

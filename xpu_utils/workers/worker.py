@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import os
+import re
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 
@@ -18,6 +21,28 @@ from .setup import Setup
 
 MODELS = frozenset((".safetensors", ".sft", ".ckpt", ".pt", ".pt2", ".pth", ".bin", ".pkl", ".gguf", ".onnx"))
 """Endings of the names of models' files: ComfyUI's (`folder_paths.supported_pt_extensions`) and two of packs'."""
+_NO_NAME = re.compile(r"[\n:]|, ")
+"""What a prompt's text has that ends in such a name."""
+
+
+def is_model(text: str) -> bool:
+    """Whether a text may be the name of a model's file."""
+    return PurePath(text).suffix.lower() in MODELS and not _NO_NAME.search(text)
+
+
+def same_name(name: str) -> str:
+    """A file's name below a folder of models, on Windows and elsewhere alike."""
+    return name.replace("\\", "/")
+
+
+@dataclasses.dataclass(frozen=True)
+class Need:
+    """A text of a prompt that may be a model's file: which it is, only a ComfyUI knows that has the node."""
+
+    node: str
+    """Its class."""
+    input: str
+    name: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +50,7 @@ class File:
     """A file that a prompt made."""
 
     node_id: str
+    """Empty where no node shows it."""
     name: str
     """Its name on the worker."""
     kept: bool
@@ -100,9 +126,26 @@ class Worker:
         folders = [folder for folder in await server.get("/models") if folder != "custom_nodes"]
         models = {folder: await server.get(f"/models/{folder}") for folder in folders}
         found = {
-            folder: tuple(name for name in names if PurePath(name).suffix in MODELS) for folder, names in models.items()
+            folder: tuple(name for name in names if PurePath(name).suffix.lower() in MODELS)
+            for folder, names in models.items()
         }
         return Ready(server.address, server.process.pid, found)
+
+    async def lacks(self, needs: frozenset[Need]) -> frozenset[Need]:
+        """Those that its nodes do not offer. A text that is no choice, such as what a pack downloads, lacks nowhere.
+
+        Raises:
+            aiohttp.ClientError: its ComfyUI does not answer.
+        """
+        known: dict[str, Mapping[str, Any]] = {}
+        for node in {need.node for need in needs}:
+            with contextlib.suppress(aiohttp.ClientResponseError):  # a pack's node that cannot say what it takes
+                known.update(await self.get(f"/object_info/{quote(node, safe='')}") or {})
+        return frozenset(need for need in needs if not _offers(known.get(need.node, {}), need))
+
+    async def alive(self) -> bool:
+        """Whether its ComfyUI runs."""
+        return self._server is not None and self._server.process.poll() is None
 
     async def run(
         self,
@@ -133,9 +176,10 @@ class Worker:
         try:
             for name, content in zip(names, contents, strict=True):
                 _write_input(server.folder / "input", name, content)
+            before = set(_saved(server.folder))
             answer = await server.run(prompt, silence_seconds=silence, extra=extra, say=say)
             job = await _job(server, answer.prompt_id)
-            files = tuple(_files(server.folder, answer))
+            files = tuple(_files(server.folder, answer, before))
         except Refused as refusal:
             return Outcome((), {}, self._report(time.time(), 0.0), str(refusal), refusal=refusal.said)
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:  # it ended just now, or the disk is full
@@ -248,10 +292,30 @@ def _entries(answer: Answer) -> Iterator[tuple[str, Mapping[str, Any]]]:
                     yield node_id, entry
 
 
-def _files(folder: Path, answer: Answer) -> Iterator[File]:
+def _offers(node: Mapping[str, Any], need: Need) -> bool:
+    """Whether a node, as ComfyUI describes it, takes a name: all where the input is no choice of a list."""
+    for inputs in node.get("input", {}).values():
+        if need.input in inputs:
+            kind, *more = inputs[need.input]
+            choices = kind if isinstance(kind, list) else more[0].get("options") if more else None
+            return not isinstance(choices, list) or need.name in map(same_name, map(str, choices))
+    return True
+
+
+def _saved(folder: Path) -> Iterator[tuple[Path, int]]:
+    """The files that nodes saved, each with when, in ns."""
+    for file in (folder / "output").rglob("*"):
+        if file.is_file():
+            yield file, file.stat().st_mtime_ns
+
+
+def _files(folder: Path, answer: Answer, before: set[tuple[Path, int]]) -> Iterator[File]:
     """The files that a prompt's nodes made, read; what earlier prompts made is removed.
 
     ComfyUI names the files of the prompt before where it does not run a node again, so that they stay until then.
+
+    Args:
+        before: what was saved before the prompt; other files are results, too, that no node shows.
     """
     shown: set[Path] = set()
     for node_id, entry in _entries(answer):
@@ -262,6 +326,10 @@ def _files(folder: Path, answer: Answer) -> Iterator[File]:
             shown.add(file)
             kept, subfolder = entry["type"] == "output", entry.get("subfolder", "")
             yield File(node_id, file.name, kept, file.read_bytes(), subfolder)
+    for file, when in _saved(folder):
+        if (file, when) not in before and file not in shown:
+            subfolder = file.parent.relative_to(folder / "output").as_posix()
+            yield File("", file.name, True, file.read_bytes(), "" if subfolder == "." else subfolder)
     for folder_of_results in (folder / "output", folder / "temp"):
         for file in folder_of_results.rglob("*"):
             if file.is_file() and file not in shown:
