@@ -21,7 +21,8 @@ def main(arguments: list[str] | None = None) -> int:
         verb.add_parser(subparsers)
     parsed = parser.parse_args(arguments)
     code, text = parsed.run(parsed)
-    print(text)
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, errors="backslashreplace").decode(encoding))
     return int(code)
 
 

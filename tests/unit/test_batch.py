@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ from xpu_utils.workers.worker import File, Need, Outcome, Report
 
 TITLED = {
     **text_to_image(),
+    "untitled": {**node("Note"), "_meta": "x"},
     "6": {**node("CLIPTextEncode", clip=["checkpoint", 1], text="a cat"), "_meta": {"title": "Prompt"}},
 }
 REPORT = Report("host:1", "xpu:0", 0.0, 1.0)
@@ -51,6 +53,23 @@ def test_a_job_for_each_row_with_each_seed_in_the_workflow_s_own_types(tmp_path:
     assert (prompt["6"]["inputs"]["text"], prompt["sampler"]["inputs"]["steps"]) == ("a dog", 4)
     assert TITLED["sampler"]["inputs"]["steps"] == 2
     assert jobs[0].needs == models("sd15-tiny.safetensors")
+
+
+@pytest.mark.parametrize("text", ["", "5..1,3", "1..1000000000", "1..600000,1..600000", "9" * 5000, "x", "-1"])
+def test_seeds_that_cannot_be_are_a_sentence(text: str) -> None:
+    with pytest.raises(BadJob, match=r"^--seeds: "):
+        seeds_of(text)
+
+
+def test_what_seeds_set_nothing_else_sets() -> None:
+    with pytest.raises(BadJob, match=r"sampler\.seed would be set by --seeds too"):
+        make_jobs(Workflow(TITLED), settings={}, rows=[{"sampler.seed": "5"}], seeds=[1])
+
+
+def test_a_table_without_rows_is_no_batch_of_one_job(tmp_path: Path) -> None:
+    (tmp_path / "jobs.csv").write_text("Prompt\n")
+    with pytest.raises(BadJob, match="has no rows"):
+        rows_of(tmp_path / "jobs.csv")
 
 
 def test_json_lines_are_a_table_too(tmp_path: Path) -> None:
@@ -106,6 +125,8 @@ def test_input_files_travel_by_the_names_that_the_workflow_has(tmp_path: Path) -
             **text_to_image(),
             "image": node("LoadImage", image="cat.png [input]"),
             "other": node("LoadImage", image="../outside.png"),
+            "round": node("LoadImage", image="../in/unused.png"),  # its name leads out of the worker's folder
+            "absolute": node("LoadImage", image=str(tmp_path / "in" / "unused.png")),
         }
     )
     (first,) = make_jobs(workflow, settings={}, folders=[tmp_path / "in"])
@@ -243,6 +264,12 @@ def test_a_full_disk_leaves_no_part_of_a_result_and_no_line(tmp_path: Path, monk
             with pytest.raises(OSError, match="No space left"):
                 results.record(job(1), outcome(b"picture"), ["1.png"], ())
         assert list(tmp_path.glob("*.png*")) == []
+        (tmp_path / MANIFEST).write_bytes(b"")
+        with monkeypatch.context() as patched:
+            patched.setattr("os.fsync", full)
+            with pytest.raises(OSError, match="No space left"):
+                results.give_up(job(1), "x", ())
+        assert (tmp_path / MANIFEST).read_bytes() == b"", "no part of a line is before the next"
     with opened(tmp_path) as results:
         assert results.done == frozenset()
 
@@ -275,6 +302,15 @@ def test_a_dry_run_shows_the_jobs_and_does_none(tmp_path: Path, capsys: pytest.C
         "2 jobs",
     ]
     assert not (tmp_path / "out").exists()
+
+
+def test_what_the_output_cannot_show_is_shown_as_its_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "workflow.json").write_text(json.dumps(TITLED))
+    written = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr(sys, "stdout", written)
+    assert main(["batch", str(tmp_path / "workflow.json"), "--set", "Prompt=\u65e5", "--dry-run"]) == 0
+    written.flush()
+    assert b"6.text=\\u65e5" in written.buffer.getvalue()  # type: ignore[attr-defined]
 
 
 def test_without_ray_a_batch_is_one_sentence(

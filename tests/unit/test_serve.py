@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import dataclasses
+import io
 import json
 import re
 import uuid
@@ -18,10 +19,12 @@ import aiohttp
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from hypothesis import given, strategies
+from PIL import Image
 
-from xpu_utils.serve.clients import Clients
+from xpu_utils.serve.clients import BEHIND_LIMIT, Clients
 from xpu_utils.serve.command import CannotServe, _token
 from xpu_utils.serve.gateway import Gateway
+from xpu_utils.serve.masks import with_mask
 from xpu_utils.serve.pool import Member
 from xpu_utils.serve.requests import Refused, parsed, wanted
 from xpu_utils.serve.routes import Routes
@@ -293,6 +296,49 @@ def test_uploads_of_one_name_at_the_same_time_are_each_kept(tmp_path: Path) -> N
         names = list(threads.map(upload, range(40)))
     assert [store.find("input", "", name).read_bytes() for name in names] == [str(n).encode() for n in range(40)]
     assert len(list((tmp_path / "input").iterdir())) == 40
+
+
+@pytest.mark.parametrize(("name", "subfolder"), [("b.png", "a.png"), ("b.png", "a.png/c"), ("folder", "")])
+@pytest.mark.asyncio
+async def test_a_file_in_a_folders_place_is_the_clients_mistake(tmp_path: Path, name: str, subfolder: str) -> None:
+    _, routes = address(tmp_path, FakePool())
+    (tmp_path / "input" / "folder").mkdir()
+    (tmp_path / "input" / "a.png").write_bytes(b"x")
+    form = aiohttp.FormData({"subfolder": subfolder, "overwrite": "true"})
+    form.add_field("image", b"x", filename=name)
+    async with TestClient(TestServer(routes.application(""))) as client:
+        assert (await client.post("/upload/image", data=form)).status == 400
+
+
+@pytest.mark.asyncio
+async def test_a_client_that_asks_and_never_reads_is_let_go() -> None:
+    clients = Clients()
+    waiting = clients._waiting["a"] = asyncio.Queue()
+    for _ in range(BEHIND_LIMIT + 9):
+        clients.send("a", "x")
+    assert waiting.qsize() == BEHIND_LIMIT + 1
+    assert "a" not in clients._waiting
+
+
+def test_a_text_that_is_no_path_is_no_input(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    assert list(store.inputs_of({"1": {"inputs": {"text": "b/" * 3000}}})) == []
+    with pytest.raises(Refused):
+        store.find("output", "a/" * 3000, "b.png")
+
+
+@pytest.mark.parametrize("form", ["PNG", "EPS"])
+def test_a_mask_is_put_on_pictures_only(tmp_path: Path, form: str) -> None:
+    drawn = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(drawn, format=form)
+    (tmp_path / "a.png").write_bytes(drawn.getvalue())
+    mask = io.BytesIO()
+    Image.new("RGBA", (4, 4)).save(mask, format="PNG")
+    if form == "PNG":
+        assert with_mask(tmp_path / "a.png", mask.getvalue())
+    else:
+        with pytest.raises(Refused, match="400"):
+            with_mask(tmp_path / "a.png", mask.getvalue())
 
 
 @given(strategies.text(max_size=20), strategies.text(max_size=20))

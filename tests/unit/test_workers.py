@@ -13,8 +13,8 @@ import pytest
 
 from xpu_utils.workers import guard
 from xpu_utils.workers.cluster import NoRay, connect
-from xpu_utils.workers.server import Answer
-from xpu_utils.workers.setup import CannotStart, Setup, comfyui_folder, device_binding
+from xpu_utils.workers.server import FOLDERS, Answer, _namespace, _remove_left_behind
+from xpu_utils.workers.setup import CannotStart, Setup, comfyui_folder, device_binding, devices_of
 from xpu_utils.workers.worker import Need, _files, _offers, _saved, _write_input
 
 
@@ -36,6 +36,26 @@ def test_other_devices_are_left_in_their_own_words() -> None:
     assert device_binding("cpu", {}) == (("--cpu",), {})
     assert device_binding("cuda:1", {}) == ((), {"CUDA_VISIBLE_DEVICES": "1"})
     assert device_binding("cuda:1", {"CUDA_VISIBLE_DEVICES": "2,5"}) == ((), {"CUDA_VISIBLE_DEVICES": "5"})
+
+
+@pytest.mark.parametrize("device", ["gpu", "CPU", "mps", "xpu:99", "xpu:x", "cuda:2", "cpu:1", ""])
+def test_what_is_no_device_here_is_a_sentence(device: str) -> None:
+    with pytest.raises(CannotStart, match=r"is no device that a worker can have|is none of this machine's"):
+        device_binding(device, {"CUDA_VISIBLE_DEVICES": "2,5"})
+
+
+def test_each_device_is_used_once() -> None:
+    assert devices_of("cpu, cpu,,xpu:1") == ("cpu", "xpu:1")
+
+
+def test_only_folders_of_workers_that_are_gone_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    own, gone = _namespace(), 2**22 + 1  # no process has it
+    left = {f"{FOLDERS}a-b", f"{FOLDERS}{own}-{os.getpid()}-x", f"{FOLDERS}1-{gone}-x"}
+    for name in (*left, f"{FOLDERS}{own}-{gone}-x"):
+        (tmp_path / name).mkdir()
+    _remove_left_behind()
+    assert {entry.name for entry in tmp_path.iterdir()} == left
 
 
 def test_no_comfyui_is_one_sentence_that_says_what_to_name(tmp_path: Path) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import signal
 
 from ..workers.cluster import NoRay, connect, imported_ray
-from ..workers.setup import CannotStart, Setup, comfyui_folder
+from ..workers.setup import CannotStart, Setup, comfyui_folder, devices_of
 from .dispatch import Batch
 from .jobs import Job, make_jobs, rows_of, seeds_of
 from .progress import Bars
@@ -70,6 +71,7 @@ def _do(
     if not left:
         return 0, f"All {len(jobs)} jobs were done before, their results are in {arguments.out}."
     ray = connect(arguments.address)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # in place of Ray's, which ends in a crash
     try:
         with Bars(len(jobs), len(jobs) - len(left)) as bars:
             batch = Batch(
@@ -78,7 +80,7 @@ def _do(
                 results,
                 bars,
                 setup=setup,
-                devices=tuple(filter(None, arguments.devices.split(","))),
+                devices=devices_of(arguments.devices),
                 pattern=arguments.name,
                 width=len(str(len(jobs))),
                 silence_seconds=arguments.silence,

@@ -9,13 +9,14 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from ..workers.worker import Need, is_model, same_name
 from .workflow import BadJob, Workflow
 
-_RANGE = re.compile(r"(\d+)(?:\.\.(\d+))?")
+_RANGE = re.compile(r"(\d{1,20})(?:\.\.(\d{1,20}))?")
+MOST_SEEDS = 1_000_000
 _PLACE = re.compile(r" \[input\]$")
 """What ComfyUI may put behind a file's name."""
 LONGEST_NAME = 1024
@@ -53,9 +54,11 @@ def seeds_of(text: str) -> list[int]:
         if match is None:
             raise BadJob(f"--seeds: {part!r} is neither a number nor a range such as 1..100.")
         first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise BadJob(f"--seeds: {part} holds no number, give the smaller one first.")
+        if last - first + len(found) >= MOST_SEEDS:
+            raise BadJob(f"--seeds: {text} has more than {MOST_SEEDS:,} numbers, begin a batch for each part of them.")
         found += range(first, last + 1)
-    if not found:
-        raise BadJob(f"--seeds: {text} holds no number, give the smaller one first.")
     return found
 
 
@@ -76,6 +79,8 @@ def rows_of(file: Path) -> list[dict[str, Any]]:
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict) or None in row or None in row.values():
             raise BadJob(f"{file}: row {number} does not have the columns of the table.")
+    if not rows:
+        raise BadJob(f"{file} has no rows, leave --table out where no job has values of its own.")
     return [{name: value for name, value in row.items() if value != ""} for row in rows]
 
 
@@ -105,6 +110,8 @@ def make_jobs(
     jobs: list[Job] = []
     for row in rows or ({},):
         values = {**_resolved(workflow, settings), **_resolved(workflow, row)}
+        if twice := values.keys() & set(names):
+            raise BadJob(f"{' and '.join(sorted(twice))} would be set by --seeds too, leave one of both out.")
         for seed in drawn:
             chosen = {**values, **seed}
             texts = list(workflow.texts(chosen))
@@ -143,6 +150,8 @@ class _Inputs:
                 yield name, path
 
     def _path(self, name: str) -> Path | None:
+        if PurePath(name).is_absolute() or ".." in PurePath(name).parts:  # the worker's own, if it is a file
+            return None
         for folder in self._folders:
             try:
                 path = (folder / name).resolve()

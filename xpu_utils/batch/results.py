@@ -108,10 +108,18 @@ class Results:
 
     def _append(self, job: Job, state: str, what: Mapping[str, Any]) -> None:
         line = {"key": job.key, "number": job.number, "state": state, "settings": job.settings, **what}
-        with self._lock, self._manifest.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
+        content = json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n"
+        with self._lock:
+            whole = self._manifest.stat().st_size if self._manifest.exists() else 0
+            try:
+                with self._manifest.open("ab") as stream:
+                    stream.write(content.encode())
+                    stream.flush()
+                    os.fsync(stream.fileno())
+            except OSError:
+                if self._manifest.exists():  # a part of a line would spoil the next
+                    os.truncate(self._manifest, whole)
+                raise
 
 
 def _is_other(file: Path, content: bytes) -> bool:

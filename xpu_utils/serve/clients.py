@@ -60,7 +60,7 @@ class Clients:
         try:
             async for message in connection:
                 if message.type is WSMsgType.TEXT and _asks_for_features(message.data):
-                    waiting.put_nowait(event("feature_flags", features))
+                    self.send(client_id, event("feature_flags", features))
         finally:
             sender.cancel()
             if self._waiting.get(client_id) is waiting:

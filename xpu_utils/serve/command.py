@@ -14,7 +14,7 @@ from aiohttp import log as web_log
 from aiohttp import web
 
 from ..workers.cluster import NoRay, connect
-from ..workers.setup import Setup
+from ..workers.setup import Setup, devices_of
 from .access import TOKEN_CHARACTERS, is_loopback, is_of_the_server
 from .clients import Clients
 from .gateway import Gateway
@@ -63,9 +63,14 @@ def _token(host: str) -> str:
 
 async def _serve(arguments: argparse.Namespace, ray: ModuleType, store: Store, token: str) -> None:
     setup = Setup.of(arguments.comfyui, arguments.models)
-    devices = tuple(filter(None, arguments.devices.split(",")))
     pool = Pool(
-        ray, setup, _say, least=arguments.least, most=arguments.most, devices=devices, silence_seconds=arguments.silence
+        ray,
+        setup,
+        _say,
+        least=arguments.least,
+        most=arguments.most,
+        devices=devices_of(arguments.devices),
+        silence_seconds=arguments.silence,
     )
     clients = Clients()
     gateway = Gateway(ray, pool, store, clients)

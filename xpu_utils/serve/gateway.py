@@ -149,10 +149,14 @@ class Gateway:
 
     def _assign(self) -> None:
         """Gives waiting prompts to idle workers."""
-        for prompt in list(self._waiting):
+        idle = self._pool.idle()
+        for prompt in [prompt for prompt in self._waiting if idle or prompt.refused_by]:
+            if not (idle or prompt.refused_by):  # thousands may wait
+                continue
             left = [member for member in self._pool.ready() if member not in prompt.refused_by]
-            member = next((member for member in self._pool.idle() if member in left), None)
+            member = next((member for member in idle if member in left), None)
             if member is not None:
+                idle.remove(member)
                 self._waiting.remove(prompt)
                 self._running[prompt.id] = (prompt, member)
                 self._pool.busy(member, prompt.id)

@@ -10,6 +10,9 @@ from PIL.PngImagePlugin import PngInfo
 
 from .requests import refused
 
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+"""Of pictures; others that Pillow knows start programs, such as Ghostscript for EPS."""
+
 
 def with_mask(original: Path, mask: bytes) -> bytes:
     """The original as PNG with the mask's alpha channel and its own texts, as ComfyUI makes it.
@@ -18,7 +21,8 @@ def with_mask(original: Path, mask: bytes) -> bytes:
         Refused: one of both is no picture, or too large, or they differ in size.
     """
     try:
-        with Image.open(original) as picture, Image.open(io.BytesIO(mask)) as drawn:
+        drawing = io.BytesIO(mask)
+        with Image.open(original, formats=FORMATS) as picture, Image.open(drawing, formats=FORMATS) as drawn:
             texts = PngInfo()
             for name, text in getattr(picture, "text", {}).items():
                 texts.add_text(name, text)

@@ -148,8 +148,8 @@ class Pool:
         for node_id in self._places.keys() - names.keys():
             del self._places[node_id]
         for node_id in names.keys() - self._places.keys():
-            with contextlib.suppress(self._ray.exceptions.RayError):  # it left just now
-                devices = self._devices or await _answer(ask_devices(self._ray, node_id))
+            with contextlib.suppress(self._ray.exceptions.RayError, asyncio.TimeoutError):  # it left, or is busy
+                devices = self._devices or await self._ask_devices(node_id)
                 self._places[node_id] = [Place(node_id, names[node_id], device) for device in devices]
         for member in list(self._members.values()):
             if member.ready and member.place.node_id not in names and not member.prompt_id:
@@ -169,6 +169,9 @@ class Pool:
             alive, problem = False, in_its_words(error)
         if not alive and not member.prompt_id and self._members.get(member.place) is member:
             self.drop(member, problem)
+
+    async def _ask_devices(self, node_id: str) -> Any:
+        return await asyncio.wait_for(_answer(ask_devices(self._ray, node_id)), REST_SECONDS)
 
     def _start_wanted(self) -> None:
         now = time.monotonic()

@@ -185,6 +185,8 @@ class Routes:
             name = await asyncio.to_thread(
                 self._store.upload, kind, subfolder, wanted_name, content, overwrite=overwrite
             )
+        except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+            raise refused(400, "invalid_request", "A file is in a folder's place, or a folder in its.") from error
         except OSError as error:
             raise refused(507, "no_room", f"The file cannot be kept: {error.strerror}.") from error
         return web.json_response({"name": name, "subfolder": subfolder, "type": kind})

@@ -16,6 +16,8 @@ from ..workers.worker import File
 from .requests import Refused, refused
 
 NAME_BYTES = 255
+PATH_BYTES = 1024
+"""Of a subfolder and a name: no system takes much more."""
 _ANNOTATION = re.compile(r" \[(input|output|temp)\]$")
 _CLOSED = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*]|[. ]$')
 """What a name may not hold or end with on Linux or Windows."""
@@ -89,6 +91,8 @@ class Store:
         parts = [*filter(None, subfolder.replace("\\", "/").split("/")), name]
         if not all(map(_is_name, parts)):
             raise refused(400, "invalid_request", "filename and subfolder must be plain names of files and folders.")
+        if sum(len(part.encode()) + 1 for part in parts) > PATH_BYTES:
+            raise refused(400, "invalid_request", f"filename and subfolder may have {PATH_BYTES} bytes.")
         file = folder.joinpath(*parts)
         if not file.resolve().is_relative_to(folder):
             raise refused(400, "invalid_request", "filename and subfolder must not lead out of their folder.")

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -27,7 +28,8 @@ STOP_SECONDS = 10.0
 LOOK_SECONDS = 0.1
 LOG_TAIL_CHARACTERS = 500
 FOLDERS = "xpu-nodes-worker-"
-"""How the names of workers' folders begin; their process ids follow."""
+"""How the names of workers' folders begin; namespace and id of their process follow."""
+_FOLDER = re.compile(rf"{FOLDERS}(\d+)-(\d+)-.*")
 
 
 class ServerLost(Exception):
@@ -83,7 +85,7 @@ class Server:
             CannotStart: there is none, or it ended or did not answer; the end of its log is in the message.
         """
         _remove_left_behind()
-        folder, port = Path(tempfile.mkdtemp(prefix=f"{FOLDERS}{os.getpid()}-")), _free_port()
+        folder, port = Path(tempfile.mkdtemp(prefix=f"{FOLDERS}{_namespace()}-{os.getpid()}-")), _free_port()
         try:
             line, environment = command(setup, device, folder, port)
             with (folder / "server.log").open("wb") as log:
@@ -205,10 +207,19 @@ class Server:
 
 
 def _remove_left_behind() -> None:
-    """Removes the folders of workers that were killed."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDERS}*-*"):
-        if not psutil.pid_exists(int(folder.name.removeprefix(FOLDERS).partition("-")[0])):
+    """Removes the folders of workers that were killed; other containers that share them know theirs."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDERS}*"):
+        match = _FOLDER.fullmatch(folder.name)
+        if match and match[1] == _namespace() and not psutil.pid_exists(int(match[2])):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _namespace() -> str:
+    """The number of what process ids are unique in, of Linux; 0 elsewhere."""
+    try:
+        return re.sub(r"\D", "", os.readlink("/proc/self/ns/pid")) or "0"
+    except OSError:
+        return "0"
 
 
 def _free_port() -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ PACK = Path(__file__).resolve().parents[2]
 COMFYUI_VARIABLE = "COMFYUI_PATH"
 LEVEL_ZERO_LIMIT = 64
 """More GPUs than any machine has."""
+_DEVICE = re.compile(r"cpu|(xpu|cuda)(?::(\d{1,4}))?")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,17 +52,32 @@ def comfyui_folder(setup: Setup) -> Path:
     raise CannotStart(f"{where}: name its folder with --comfyui, or in {COMFYUI_VARIABLE} on the worker's machine.")
 
 
+def devices_of(text: str) -> tuple[str, ...]:
+    """The ids in what a command was given, each once: "xpu:0,xpu:1"."""
+    return tuple(dict.fromkeys(filter(None, map(str.strip, text.split(",")))))
+
+
 def device_binding(device: str, environment: Mapping[str, str]) -> tuple[tuple[str, ...], dict[str, str]]:
-    """The arguments and variables that leave a ComfyUI one device, by its id in the inventory ("xpu:1", "cpu")."""
-    kind, _, number = device.partition(":")
-    index = int(number or 0)
-    if kind == "cpu":
+    """The arguments and variables that leave a ComfyUI one device, by its id in the inventory ("xpu:1", "cpu").
+
+    Raises:
+        CannotStart: it is none, or one that is not shown here.
+    """
+    match = _DEVICE.fullmatch(device)
+    if match is None:
+        raise CannotStart(f"{device} is no device that a worker can have: name xpu:0, cuda:0 or cpu, with its number.")
+    kind, index = match[1], int(match[2] or 0)
+    if kind is None:
         return ("--cpu",), {}
     if kind == "xpu":
         selector = environment.get("ONEAPI_DEVICE_SELECTOR", "")
         left = [position for position in range(LEVEL_ZERO_LIMIT) if shows(selector, position)]
+        if index >= len(left):
+            raise CannotStart(f"{device} is none of this machine's {len(left)}, as ONEAPI_DEVICE_SELECTOR shows them.")
         return (), {"ONEAPI_DEVICE_SELECTOR": f"level_zero:{left[index]}"}
     shown = [name for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    if shown and index >= len(shown):
+        raise CannotStart(f"{device} is none of this machine's {len(shown)}, as CUDA_VISIBLE_DEVICES shows them.")
     return (), {"CUDA_VISIBLE_DEVICES": shown[index] if shown else str(index)}
 
 
