@@ -156,19 +156,24 @@ class Pool:
                 self.drop(member, "its machine is gone.")
 
     async def _watch(self) -> None:
-        """Gives up idle workers whose ComfyUI ended; those that are busy say so themselves."""
+        """Has idle workers whose ComfyUI ended start another; those that are busy say so themselves."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             await asyncio.gather(*map(self._check, self.idle()))
 
     async def _check(self, member: Member) -> None:
-        problem = "its ComfyUI ended."
         try:
-            alive = await _answer(member.actor.alive.remote())
+            alive, problem = await _answer(member.actor.alive.remote()), "its ComfyUI ended."
         except self._ray.exceptions.RayError as error:
-            alive, problem = False, in_its_words(error)
-        if not alive and not member.prompt_id and self._members.get(member.place) is member:
+            alive, problem = None, in_its_words(error)
+        if alive or member.prompt_id or self._members.get(member.place) is not member:
+            return
+        if alive is None:
             self.drop(member, problem)
+            return
+        member.ready, self.problem = None, f"{member.place}: {problem}"
+        self._say(self.problem)
+        self._begin(self._start(member))
 
     async def _ask_devices(self, node_id: str) -> Any:
         return await asyncio.wait_for(_answer(ask_devices(self._ray, node_id)), REST_SECONDS)
@@ -190,7 +195,7 @@ class Pool:
 
     async def _start(self, member: Member) -> None:
         try:
-            member.actor = await asyncio.to_thread(start_worker, self._ray, member.place, self._setup)
+            member.actor = member.actor or await asyncio.to_thread(start_worker, self._ray, member.place, self._setup)
             ready: Ready = await member.actor.start.remote()
         except (CannotStart, self._ray.exceptions.RayError) as error:
             self._resting[member.place] = time.monotonic() + REST_SECONDS
