@@ -21,6 +21,15 @@ def test_every_tensor_on_the_device_is_found() -> None:
     assert id(elsewhere) not in found
 
 
+def test_a_tensor_without_memory_of_its_own_is_left_out() -> None:
+    """Nothing can be kept of it, nor read as it lies."""
+    dense = torch.eye(2)
+    held = [dense.to_sparse(), dense.to_mkldnn()]
+    found = {id(tensor) for tensor in live_tensors(torch.device("cpu"))}
+    assert id(dense) in found
+    assert not found.intersection(map(id, held))
+
+
 def test_what_was_read_stays_right(sim: Simulation) -> None:
     x = torch.arange(6.0, device=XPU).view(2, 3)
     sim.add_fault("add", "stale", times=None)

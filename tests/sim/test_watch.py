@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextvars
+import queue
+import sys
 import threading
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -99,25 +102,77 @@ def test_a_device_that_hangs_is_given_up_and_keeps_what_is_on_it(sim: Simulation
     assert done == ["lock", "undone"], "it ends where it was, and undoes nothing twice"
 
 
+class Looking(watch._Worker):
+    """Lets the work go on by one call with each look."""
+
+    def __init__(self) -> None:
+        super().__init__(XPU)
+        self.looked: queue.SimpleQueue[None] = queue.SimpleQueue()  # its wait is one call
+
+    def _position(self) -> watch.Position:
+        position = super()._position()
+        self.looked.put(None)
+        return position
+
+    def ends_within_two_looks_a_call(self, work: Callable[[], None]) -> bool:
+        task = watch._Task(work, XPU)
+        self.begin(task)
+        return self.ends(task, watch.LOOK_SECONDS * 2)
+
+
 def test_work_that_goes_from_call_to_call_is_waited_for() -> None:
     """Longer than the limit, which is for one call."""
-    looked = threading.Semaphore(0)
-
-    class Looking(watch._Worker):
-        def _position(self) -> list[tuple[int, int]]:
-            position = super()._position()
-            looked.release()
-            return position
+    worker = Looking()
 
     def work() -> None:
-        looked.acquire()
-        looked.acquire()
-        looked.acquire()
-        looked.acquire()
+        worker.looked.get()
+        worker.looked.get()
+        worker.looked.get()
+        worker.looked.get()
 
-    worker, task = Looking(XPU), watch._Task(work, XPU)
-    worker.begin(task)
-    assert worker.ends(task, watch.LOOK_SECONDS * 2)
+    assert worker.ends_within_two_looks_a_call(work)
+
+
+def test_a_loop_that_waits_at_one_place_is_waited_for() -> None:
+    """As for one tile after the other."""
+    worker = Looking()
+
+    def work() -> None:
+        for _ in range(4):
+            worker.looked.get()
+
+    assert worker.ends_within_two_looks_a_call(work)
+
+
+def test_a_turn_of_a_loop_that_does_not_end_is_given_up() -> None:
+    worker, answered, gone_on = Looking(), threading.Event(), threading.Event()
+
+    def work() -> None:
+        for turn in range(3):
+            if turn < 2:
+                worker.looked.get()
+            else:
+                answered.wait()
+        gone_on.set()
+
+    assert not worker.ends_within_two_looks_a_call(work)
+    answered.set()
+    assert gone_on.wait(60)
+
+
+def test_who_looks_keeps_no_value_of_a_variable() -> None:
+    tensor = torch.ones(1)
+    gone = weakref.ref(tensor)
+    watch.position(sys._getframe())
+    del tensor
+    assert gone() is None
+
+
+def test_who_looks_leaves_a_function_its_own_view_of_its_variables() -> None:
+    mine = locals()
+    mine["other"] = 1
+    watch.position(sys._getframe())
+    assert mine["other"] == 1
 
 
 def test_a_limit_is_learnt_from_what_the_same_work_took() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,7 +12,7 @@ import comfy.sd
 import torch
 
 from tests import xpu_sim
-from xpu_utils.host.recovery.rungs import Recovery
+from xpu_utils.host.recovery.rungs import Recovery, carry_on
 from xpu_utils.host.recovery.weights import make_ready
 from xpu_utils.host.running.companions import Companions
 from xpu_utils.recovery.faults import lost_devices
@@ -71,3 +71,25 @@ def case_a_companion_that_follows() -> Any:
     with _hanging(there):
         Companions(guider).follow(model.load_device)
     return {**_told(companion, weight, there), "follows": companion.load_device == model.load_device}
+
+
+def case_work_of_another_size_is_new() -> Any:
+    """The limits for a small picture, the same, a long video, and texts of one length and another."""
+    patcher, _ = _loaded()
+    stock, limits = PATIENCE.seconds, []
+
+    def noted(work: Hashable) -> float:
+        if isinstance(work, tuple) and "decode" in work:
+            limits.append(stock(work))
+        return stock(work)
+
+    PATIENCE.seconds = noted
+    small, video, text, longer = (
+        torch.ones(1, 4, 8, 8),
+        torch.ones(1, 4, 9, 8, 8),
+        {"l": [[(1, 1.0)]]},
+        {"l": [[(1, 1.0), (2, 1.0)]]},
+    )
+    for given in (small, small, video, text, text, longer):
+        carry_on(patcher, "decode", lambda: None, given=given)
+    return limits

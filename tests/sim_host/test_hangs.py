@@ -111,6 +111,7 @@ def test_a_card_that_hangs_while_a_prompt_is_prepared_costs_a_wait(tmp_path: Pat
     there = {"lost": True, "on the host": True, "equal": True}
     assert found["a_model_that_another_prompt_left_on_a_card"] == there
     assert found["a_companion_that_follows"] == {**there, "follows": True}
+    assert found["work_of_another_size_is_new"] == [1.5, 0.5, 1.5, 1.5, 0.5, 1.5], "three times as long for new work"
 
 
 def test_a_kept_queue_is_queued_whole_once_or_not_at_all(tmp_path: Path, host: Path) -> None:

@@ -11,13 +11,15 @@ import torch
 def live_tensors(device: torch.device) -> list[torch.Tensor]:
     """Every tensor on the device that has memory of its own, views too; those that others are made of, one by one.
 
+    Sparse tensors have none, nor have those of a library's own layout.
+
     Looking at all objects of the process takes some tenths of a second.
     """
     with torch._C.DisableTorchFunctionSubclass():
         return [
             tensor
             for tensor in _of_kinds(_with_subclasses(torch.Tensor))
-            if tensor.device == device and not hasattr(tensor, "__tensor_flatten__")
+            if tensor.device == device and tensor.layout == torch.strided and not hasattr(tensor, "__tensor_flatten__")
         ]
 
 

@@ -13,6 +13,7 @@ import contextlib
 import contextvars
 import ctypes
 import functools
+import inspect
 import logging
 import os
 import queue
@@ -165,16 +166,38 @@ def _smallest_work(device: torch.device) -> None:
     torch.ones(1, device=device).add_(1).cpu()
 
 
-Position = list[tuple[int, int]]
+Position = list[tuple[int, int, tuple[int, ...]]]
 
 
 def position(frame: types.FrameType | None) -> Position:
-    """Where in the code a thread is: another place, or the same in another call, is progress."""
+    """Where in the code a thread is, and with what in its variables: another place, call or turn of a loop is progress.
+
+    A loop outside Python, as of `map` or TorchScript, that changes no variable is one call.
+    """
     at = []
     while frame is not None:
-        at.append((id(frame), frame.f_lasti))
+        at.append((id(frame), frame.f_lasti, _variables(frame)))
         frame = frame.f_back
     return at
+
+
+_LOCALS = {"locals", "vars", "f_locals"}
+
+
+def _variables(frame: types.FrameType) -> tuple[int, ...]:
+    """What changes with the values of a function's variables, and holds none of these; nothing for a module.
+
+    Before Python 3.13 a frame keeps what was read of it, and tensors with that, in one dict: it is emptied again, and
+    left alone in a function that may be using it.
+    """
+    code = frame.f_code
+    if not code.co_flags & inspect.CO_OPTIMIZED or _LOCALS.intersection(code.co_names):
+        return ()
+    variables = frame.f_locals
+    seen = tuple(value if type(value) is int else id(value) for value in [*variables.values()])
+    if isinstance(variables, dict):
+        variables.clear()
+    return seen
 
 
 def waits_for_watched(frame: types.FrameType | None) -> bool:

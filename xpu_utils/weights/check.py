@@ -183,6 +183,19 @@ def first_not_finite(tensors: Mapping[str, torch.Tensor] | Iterable[tuple[str, t
     return None
 
 
+def sizes_in(value: object) -> Iterator[tuple[int, ...]]:
+    """The shape of every tensor in a nest of dicts, lists and tuples, and the length of every list, as of tokens."""
+    if isinstance(value, torch.Tensor):
+        yield tuple(value.shape)
+    elif isinstance(value, list):
+        yield (len(value),)
+    if isinstance(value, Mapping):
+        value = (*value.values(),)
+    if isinstance(value, (list, tuple)):
+        for entry in value:
+            yield from sizes_in(entry)
+
+
 def tensors_in(value: object) -> Iterator[torch.Tensor]:
     """Every tensor in a nest of dicts, lists and tuples."""
     if isinstance(value, torch.Tensor):

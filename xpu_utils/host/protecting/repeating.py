@@ -76,16 +76,23 @@ class Repeating:
     def _wrapped(
         self, what: str, stock: Callable[..., Any], given: Any, *arguments: Any, **keywords: Any
     ) -> Work | None:
-        return self._repeated(f"protected {what}", what, given, lambda: stock(given, *arguments, **keywords))
+        return self._repeated(
+            f"protected {what}", what, given, (arguments, keywords), lambda: stock(given, *arguments, **keywords)
+        )
 
     def _node(self, name: str, stock: Callable[..., Any], node: Any, *arguments: Any, **keywords: Any) -> Work | None:
         models = [value for value in (*arguments, *keywords.values()) if hasattr(value, "load_device")]
-        return self._repeated(NODES, name, models[0], lambda: stock(node, *arguments, **keywords)) if models else None
+        if not models:
+            return None
+        return self._repeated(
+            NODES, name, models[0], (arguments, keywords), lambda: stock(node, *arguments, **keywords)
+        )
 
-    def _repeated(self, hook: str, stage: str, model: Any, call: Callable[[], Any]) -> Work | None:
+    def _repeated(self, hook: str, stage: str, model: Any, given: object, call: Callable[[], Any]) -> Work | None:
         """
         Args:
             model: a patcher, or what has one and the device beside it that the model takes its input to.
+            given: what the call is given.
         """
         patcher = getattr(model, "patcher", model)
         if not served(hook, patcher, why_not(patcher, patcher.model)):
@@ -106,7 +113,7 @@ class Repeating:
                 relocate(patcher, placement.device, placement.reason)
             decided(placement)
             try:
-                return carry_on(patcher, stage, attempt), placement
+                return carry_on(patcher, stage, attempt, given=given), placement
             finally:
                 if patcher.load_device != home and not is_lost(home):
                     unload(patcher)

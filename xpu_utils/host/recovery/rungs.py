@@ -16,7 +16,7 @@ from ...recovery.faults import LOSSES, FaultKind, NotFiniteError, classify, is_l
 from ...recovery.jobs import Fault, record_fault
 from ...recovery.ladder import INEXACT, Failure, LadderExhaustedError, Rung, RungAction, climb
 from ...recovery.watch import watched
-from ...weights.check import first_not_finite, tensors_in
+from ...weights.check import first_not_finite, sizes_in, tensors_in
 from ..inventory import host_inventory
 from ..memory import free_others
 from ..placing.placed import lead_to, placement_of
@@ -183,12 +183,21 @@ class Recovery:
 
 
 def carry_on(
-    patcher: Any, stage: str, attempt: Callable[[], Answer], further: Mapping[Rung, RungAction] | None = None
+    patcher: Any,
+    stage: str,
+    attempt: Callable[[], Answer],
+    further: Mapping[Rung, RungAction] | None = None,
+    *,
+    given: object,
 ) -> Answer:
-    """Does a stage's work on a placed patcher as `Recovery.carry_on` does, and leads the patcher back afterwards."""
+    """Does a stage's work on a placed patcher as `Recovery.carry_on` does, and leads the patcher back afterwards.
+
+    Args:
+        given: what it is done on: other work on data of that size takes as long.
+    """
     recovery = Recovery(patcher, stage)
     try:
-        return recovery.carry_on(lambda: recovery.watched(attempt), further)
+        return recovery.carry_on(lambda: recovery.watched(attempt, *sizes_in(given)), further)
     finally:
         recovery.restore()
 

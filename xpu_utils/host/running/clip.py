@@ -64,7 +64,7 @@ class PlacedCLIP(comfy.sd.CLIP):
         def measured() -> tuple[Any, Placement]:
             asked = placement_of(self.patcher)
             assert asked is not None
-            answer = carry_on(self.patcher, stage, attempt)
+            answer = carry_on(self.patcher, stage, attempt, given=(arguments, keywords))
             return answer, placement_after(self.patcher, asked)
 
         self._encoding = True

@@ -45,7 +45,7 @@ class PlacedClipVision(comfy.clip_vision.ClipVisionModel):
             check_finite(vars(answer), self.patcher, "The encoded image")
             return answer
 
-        return carry_on(self.patcher, STAGE, attempt)
+        return carry_on(self.patcher, STAGE, attempt, given=(arguments, options))
 
 
 def place_clip_vision(vision: Any, asked: Placement) -> tuple[Any, Placement]:

@@ -31,6 +31,7 @@ from ..target import HOST, clone_for, is_dynamic, unload
 from .counting import counting, tiles_of
 from .kinds import placed_as
 
+_ANSWERS = {"decode": "The decoded picture", "encode": "The encoded latent"}
 _RETRIED = (FaultKind.OUT_OF_MEMORY, FaultKind.ALLOCATION_TOO_LARGE)
 
 
@@ -71,26 +72,26 @@ class PlacedVAE(comfy.sd.VAE):
             ValueError: the latent or the weights hold NaN.
         """
         _check_latent(samples_in)
-        return self._carried("decode", "The decoded picture", lambda: self._decode(samples_in, *arguments, **options))
+        return self._carried("decode", samples_in, lambda: self._decode(samples_in, *arguments, **options))
 
     def encode(self, pixel_samples: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
         """Encodes pictures (N, H, W, 3) into a latent; raises as `decode` does."""
         _check_picture(pixel_samples)
-        return self._carried("encode", "The encoded latent", lambda: self._encode(pixel_samples, *arguments, **options))
+        return self._carried("encode", pixel_samples, lambda: self._encode(pixel_samples, *arguments, **options))
 
     def decode_tiled(self, samples: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
         """ComfyUI's, in the caller's tiles; raises as `decode` does."""
         _check_latent(samples)
         stock = super().decode_tiled
-        return self._carried("decode", "The decoded picture", lambda: stock(samples, *arguments, **options))
+        return self._carried("decode", samples, lambda: stock(samples, *arguments, **options))
 
     def encode_tiled(self, pixel_samples: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
         """ComfyUI's, in the caller's tiles; raises as `decode` does."""
         _check_picture(pixel_samples)
         stock = super().encode_tiled
-        return self._carried("encode", "The encoded latent", lambda: stock(pixel_samples, *arguments, **options))
+        return self._carried("encode", pixel_samples, lambda: stock(pixel_samples, *arguments, **options))
 
-    def _carried(self, stage: str, what: str, work: Callable[[], torch.Tensor]) -> torch.Tensor:
+    def _carried(self, stage: str, given: torch.Tensor, work: Callable[[], torch.Tensor]) -> torch.Tensor:
         """Does the work up the ladder, with an answer that is finite; on it already, just does it."""
         if self._carrying:
             return work()
@@ -99,13 +100,13 @@ class PlacedVAE(comfy.sd.VAE):
         def attempt() -> torch.Tensor:
             self._use_cpu_engine()
             answer = work()
-            check_finite(answer, self.patcher, what)
+            check_finite(answer, self.patcher, _ANSWERS[stage])
             return answer
 
         self._carrying = True
         try:
             rungs = {Rung.FP32: self._compute_in_fp32, Rung.WHOLE: self._load_whole}
-            return carry_on(self.patcher, stage, attempt, rungs)
+            return carry_on(self.patcher, stage, attempt, rungs, given=given)
         finally:
             self._carrying = self._failed_whole = False
             self.vae_dtype = dtype
