@@ -304,6 +304,16 @@ def test_a_dry_run_shows_the_jobs_and_does_none(tmp_path: Path, capsys: pytest.C
     assert not (tmp_path / "out").exists()
 
 
+def test_a_name_that_one_job_has_not_is_said_before_the_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "workflow.json").write_text(json.dumps(TITLED))
+    (tmp_path / "jobs.csv").write_text("Prompt,sampler.cfg\na dog,3\na bird,\n")
+    line = ["batch", str(tmp_path / "workflow.json"), "--table", str(tmp_path / "jobs.csv"), "--dry-run"]
+    assert main([*line, "--name", "{sampler.cfg}"]) == 2
+    assert "{sampler.cfg} is none of {number}, {6.text}" in capsys.readouterr().out
+
+
 def test_what_the_output_cannot_show_is_shown_as_its_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "workflow.json").write_text(json.dumps(TITLED))
     written = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
