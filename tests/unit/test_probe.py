@@ -70,7 +70,7 @@ def test_a_child_that_fails_otherwise_leaves_the_counting_to_its_parent(command:
 def test_what_a_child_has_counted_is_counted_nowhere_else(driver: str, tmp_path: Path) -> None:
     """In this process the driver fails in it, as `doctor_segfault.py` and `doctor_hang_count.py` of reports have it."""
     script = f"import os, runpy, sys, time, torch; torch.xpu.device_count = {driver}; "
-    script += "sys.argv[1:] = ['doctor', '--json', '--server', '127.0.0.1:1']; "  # another suite's may be where it looks
+    script += "sys.argv[1:] = ['doctor', '--json', '--server', '127.0.0.1:1']; "  # else another suite's
     script += "runpy.run_module('xpu_utils', run_name='__main__')"
     command = [sys.executable, "-c", script]
     environment = {**os.environ, "PYTHONPATH": str(probe.ROOT), "XPU_NODES_CACHE_DIR": str(tmp_path)}
