@@ -99,8 +99,11 @@ def begin() -> None:
 
 def left_behind() -> tuple[LastWords, ...]:
     """The last words of processes that had no orderly end while something ran, or whose device gave no answer."""
-    left = [recall(file, LastWords) for file in sorted(cache_directory().glob("left-*.json"))]
-    said = [*filter(None, left), *(words for _, words in _past())]
+    try:
+        left = [recall(file, LastWords) for file in sorted(cache_directory().glob("left-*.json"))]
+        said = [*filter(None, left), *(words for _, words in _past())]
+    except PermissionError:  # a service without a home has none of its own
+        return ()
     return tuple(words for words in said if words.running or words.silent)
 
 
