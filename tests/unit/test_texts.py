@@ -128,6 +128,8 @@ def test_the_same_words_elsewhere_are_none(text: str) -> None:
         (OSError("level_zero backend failed with error: 20 (UR_RESULT_ERROR_DEVICE_LOST)"), FaultKind.DEVICE_LOST),
         (AssertionError("Native API failed"), FaultKind.DRIVER),
         (SystemError("UR error"), FaultKind.DRIVER),
+        (RuntimeError("XPU out of memory while allocating 2.00 GiB"), FaultKind.OUT_OF_MEMORY),
+        (RuntimeError("Out of memory on device 0"), FaultKind.OUT_OF_MEMORY),
         (OSError("libze_loader.so.1: cannot open"), FaultKind.UNKNOWN),
         (OSError(2, "No such file", "CL_WEIGHTS"), FaultKind.UNKNOWN),
         (ImportError("libsycl.so.8: PI_ERROR_"), FaultKind.UNKNOWN),

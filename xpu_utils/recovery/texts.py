@@ -58,7 +58,7 @@ ALLOCATION_TOO_LARGE = (
 )
 OUT_OF_MEMORY = (
     r"OUT_OF_DEVICE_MEMORY|OUT_OF_HOST_MEMORY|OUT_OF_RESOURCES|\b(dnnl_)?out_of_memory\b"
-    r"|(?i:(\A|[:(.,;\]\n] *|\b(xpu|cuda|hip|gpu|device|backend|with) )out of memory\b(?! \w)"
+    r"|(?i:(\A|[:(.,;\]\n] *|\b(xpu|cuda|hip|gpu|device|backend|with) )out of memory\b"
     r"|can't allocate memory|\bnot enough memory: )"
     rf"|{RUNTIME}(39|40|-[456])\b|{_LEVEL_ZERO}[23]\b"
 )
