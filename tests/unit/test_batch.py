@@ -18,6 +18,7 @@ from xpu_utils.batch.jobs import Job, make_jobs, rows_of, seeds_of
 from xpu_utils.batch.queue import Queue, Waiting
 from xpu_utils.batch.results import MANIFEST, Results, file_names, opened
 from xpu_utils.batch.workflow import BadJob, Workflow
+from xpu_utils.workers.folder import FolderTaken
 from xpu_utils.workers.worker import File, Need, Outcome, Report
 
 TITLED = {
@@ -275,7 +276,7 @@ def test_a_full_disk_leaves_no_part_of_a_result_and_no_line(tmp_path: Path, monk
 
 
 def test_a_folder_is_for_one_batch_at_a_time(tmp_path: Path) -> None:
-    with opened(tmp_path), pytest.raises(BadJob, match="Another batch works in"), opened(tmp_path):
+    with opened(tmp_path), pytest.raises(FolderTaken, match="Another command works in"), opened(tmp_path):
         pass
 
 

@@ -24,6 +24,7 @@ from PIL import Image
 from xpu_utils.serve.clients import BEHIND_LIMIT, Clients
 from xpu_utils.serve.command import CannotServe, _token
 from xpu_utils.serve.gateway import Gateway
+from xpu_utils.serve.journal import Journal
 from xpu_utils.serve.masks import with_mask
 from xpu_utils.serve.pool import Member
 from xpu_utils.serve.requests import Refused, parsed, wanted
@@ -99,13 +100,19 @@ async def refuses() -> AsyncIterator[Any]:
 def address(folder: Path, pool: FakePool) -> tuple[Gateway, Routes]:
     store, clients = Store(folder), Clients()
     errors = SimpleNamespace(RayError=ConnectionAbortedError)
-    gateway = Gateway(SimpleNamespace(exceptions=errors), pool, store, clients)  # type: ignore[arg-type]
+    journal = Journal(folder / "queue", print)
+    gateway = Gateway(SimpleNamespace(exceptions=errors), pool, store, clients, journal)  # type: ignore[arg-type]
     return gateway, Routes(gateway, pool, store, clients, upload_bytes=1 << 20)  # type: ignore[arg-type]
 
 
 async def settled(gateway: Gateway) -> None:
     while gateway.status()["exec_info"]["queue_remaining"]:
         await asyncio.sleep(0.01)
+
+
+def ended(gateway: Gateway, prompt_id: str) -> Any:
+    """What the history has of a prompt."""
+    return json.loads(gateway.history.entry(prompt_id))[prompt_id]
 
 
 def body(**more: Any) -> bytes:
@@ -121,7 +128,7 @@ async def test_a_prompt_whose_worker_is_lost_is_done_by_another(tmp_path: Path, 
     prompt_id = (await gateway.submit(wanted(body())))["prompt_id"]
     pool.members.reverse()  # the other one has waited for a shorter time
     await settled(gateway)
-    entry = gateway.entry(prompt_id)[prompt_id]
+    entry = ended(gateway, prompt_id)
     assert pool.given == [("a", prompt_id), ("b", prompt_id)]
     (image,) = entry["outputs"]["1"]["images"]
     assert (tmp_path / "output" / image["subfolder"] / image["filename"]).read_bytes() == b"picture"
@@ -136,10 +143,10 @@ async def test_a_prompt_that_takes_two_workers_with_it_is_given_up_and_the_next_
     good = (await gateway.submit(wanted(body())))["prompt_id"]
     await settled(gateway)
     assert [prompt_id for _, prompt_id in pool.given] == [bad, bad, good]
-    status = gateway.entry(bad)[bad]["status"]
+    status = ended(gateway, bad)["status"]
     assert status["status_str"] == "error"
     assert "workers were lost: a of host: ComfyUI ended." in status["messages"][0][1]["exception_message"]
-    assert gateway.entry(good)
+    assert ended(gateway, good)
 
 
 @pytest.mark.asyncio
@@ -149,7 +156,7 @@ async def test_what_one_worker_refuses_another_may_do(tmp_path: Path) -> None:
     gateway, _ = address(tmp_path, pool)
     prompt_id = (await gateway.submit(wanted(body())))["prompt_id"]
     await settled(gateway)
-    assert gateway.entry(prompt_id)
+    assert ended(gateway, prompt_id)
 
 
 @pytest.mark.asyncio
@@ -161,7 +168,7 @@ async def test_what_all_refuse_is_answered_in_their_words(tmp_path: Path) -> Non
         await gateway.submit(wanted(body()))
     assert refusal.value.status == 400
     assert refusal.value.body["error"]["message"] == "no such model"
-    assert gateway.history(most=None, offset=None) == {}
+    assert gateway.history.listed(most=None, offset=None) == "{}"
 
 
 async def saves_what_has_no_plain_name() -> AsyncIterator[Any]:
@@ -183,8 +190,8 @@ async def test_whatever_happens_a_prompt_ends_in_the_history(tmp_path: Path, dee
     gateway, _ = address(tmp_path, pool)
     bad, good = [(await gateway.submit(wanted(body())))["prompt_id"] for _ in range(2)]
     await settled(gateway)
-    assert re.search(sentence, gateway.entry(bad)[bad]["status"]["messages"][0][1]["exception_message"])
-    assert gateway.entry(good)[good]["outputs"]
+    assert re.search(sentence, ended(gateway, bad)["status"]["messages"][0][1]["exception_message"])
+    assert ended(gateway, good)["outputs"]
 
 
 @pytest.mark.asyncio

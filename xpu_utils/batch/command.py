@@ -8,6 +8,7 @@ import contextlib
 import signal
 
 from ..workers.cluster import NoRay, connect, imported_ray
+from ..workers.folder import FolderTaken
 from ..workers.setup import CannotStart, Setup, comfyui_folder, devices_of
 from .dispatch import Batch
 from .jobs import Job, make_jobs, rows_of, seeds_of
@@ -27,7 +28,7 @@ def run(arguments: argparse.Namespace) -> tuple[int, str]:
         imported_ray(arguments.address)  # what locks the folder comes with it
         with opened(arguments.out) as results:
             return _do(arguments, workflow, jobs, setup, results)
-    except (BadJob, NoRay) as error:
+    except (BadJob, FolderTaken, NoRay) as error:
         return 2, f"batch: {error}"
     except OSError as error:
         what = f"{error.filename or arguments.out}: {error.strerror or error}"

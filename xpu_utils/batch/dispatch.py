@@ -14,9 +14,9 @@ from typing import Any, Protocol
 from ..workers.cluster import Place, ask_devices, end_worker, in_its_words, machines, start_worker
 from ..workers.server import ServerLost
 from ..workers.setup import CannotStart, Setup
-from ..workers.worker import Need, Outcome
+from ..workers.worker import ATTEMPTS, Need, Outcome
 from .jobs import Job
-from .queue import ATTEMPTS, Queue, Waiting
+from .queue import Queue, Waiting
 from .results import Results, file_names
 from .workflow import BadJob, Workflow
 

@@ -9,9 +9,6 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from ..workers.worker import Need
 from .jobs import Job
 
-ATTEMPTS = 2
-"""Workers that may fail at a job before it is given up: one may be broken, two say that it is the job."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Waiting:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..workers.folder import alone_in
 from ..workers.worker import File, Outcome
 from .jobs import Job
 from .workflow import SEEDS, BadJob
@@ -31,17 +32,12 @@ def opened(folder: Path) -> Iterator[Results]:
     """The results in a folder, which is made, for one command at a time.
 
     Raises:
-        BadJob: another command works in it.
+        FolderTaken: another command works in it.
+        BadJob: its manifest is damaged.
         OSError: it cannot be written.
     """
-    from filelock import FileLock, Timeout  # comes with Ray
-
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / LOCK, timeout=0):
-            yield Results(folder)
-    except Timeout:
-        raise BadJob(f"Another batch works in {folder}: wait for its end, or name another folder with --out.") from None
+    with alone_in(folder, LOCK):
+        yield Results(folder)
 
 
 class Results:

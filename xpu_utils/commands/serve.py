@@ -18,6 +18,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--port", type=int, default=8188)
     parser.add_argument("--least", type=int, default=1, metavar="N", help="workers that always run (1)")
     parser.add_argument("--most", type=int, default=0, metavar="N", help="workers at most; else one per device")
+    parser.add_argument(
+        "--idle", type=float, default=300.0, metavar="SECONDS", help="after which workers beyond --least end (300)"
+    )
     parser.add_argument("--out", type=Path, default=Path("serve"), metavar="DIR", help="where uploads and results go")
     parser.add_argument("--upload-mib", type=int, default=100, metavar="N", help="the largest upload (100)")
     add_options(parser)

@@ -13,16 +13,19 @@ from types import ModuleType
 from aiohttp import log as web_log
 from aiohttp import web
 
-from ..workers.cluster import NoRay, connect
+from ..workers.cluster import NoRay, connect, imported_ray
+from ..workers.folder import FolderTaken, alone_in
 from ..workers.setup import Setup, devices_of
 from .access import TOKEN_CHARACTERS, is_loopback, is_of_the_server
 from .clients import Clients
 from .gateway import Gateway
+from .journal import Journal
 from .pool import Pool
 from .routes import Routes
 from .store import Store
 
 TOKEN_VARIABLE = "XPU_SERVE_TOKEN"
+LOCK = "serve.lock"
 
 
 class CannotServe(Exception):
@@ -35,14 +38,20 @@ def run(arguments: argparse.Namespace) -> tuple[int, str]:
         token = _token(arguments.listen)
         if arguments.least < 1 or (arguments.most and arguments.most < arguments.least):
             raise CannotServe("--least must be 1 or more, and --most not below it.")
-        store = Store(arguments.out)
-        ray = connect(arguments.address)
+        imported_ray(arguments.address)  # what locks the folder comes with it
+        with alone_in(arguments.out, LOCK):
+            store, journal = Store(arguments.out), Journal(arguments.out / "queue", _say)
+            return _run(arguments, store, journal, token)
     except OSError as error:
         return 2, f"serve: {arguments.out} cannot be used: {error.strerror}."
-    except (CannotServe, NoRay) as error:
+    except (CannotServe, FolderTaken, NoRay) as error:
         return 2, f"serve: {error}"
+
+
+def _run(arguments: argparse.Namespace, store: Store, journal: Journal, token: str) -> tuple[int, str]:
+    ray = connect(arguments.address)
     try:
-        asyncio.run(_serve(arguments, ray, store, token))
+        asyncio.run(_serve(arguments, ray, store, journal, token))
     except KeyboardInterrupt:
         return 0, "serve: stopped."
     except OSError as error:
@@ -61,7 +70,7 @@ def _token(host: str) -> str:
     return token
 
 
-async def _serve(arguments: argparse.Namespace, ray: ModuleType, store: Store, token: str) -> None:
+async def _serve(arguments: argparse.Namespace, ray: ModuleType, store: Store, journal: Journal, token: str) -> None:
     setup = Setup.of(arguments.comfyui, arguments.models)
     pool = Pool(
         ray,
@@ -69,11 +78,14 @@ async def _serve(arguments: argparse.Namespace, ray: ModuleType, store: Store, t
         _say,
         least=arguments.least,
         most=arguments.most,
+        idle_seconds=arguments.idle,
         devices=devices_of(arguments.devices),
         silence_seconds=arguments.silence,
     )
     clients = Clients()
-    gateway = Gateway(ray, pool, store, clients)
+    gateway = Gateway(ray, pool, store, clients, journal)
+    if count := gateway.take_up():
+        _say(f"{count} prompts of before are queued again.")
     routes = Routes(gateway, pool, store, clients, upload_bytes=arguments.upload_mib << 20)
     runner = web.AppRunner(routes.application(token), access_log=None, shutdown_timeout=1)
     await runner.setup()
@@ -88,6 +100,7 @@ async def _serve(arguments: argparse.Namespace, ray: ModuleType, store: Store, t
     except asyncio.CancelledError:  # asked to stop
         return
     finally:
+        gateway.stop()
         keeping.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await keeping

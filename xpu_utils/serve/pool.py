@@ -16,8 +16,6 @@ from ..workers.worker import Outcome, Ready
 
 LOOK_SECONDS = 10.0
 """How often machines that joined or left the cluster are looked for."""
-IDLE_SECONDS = 300.0
-"""How long a worker beyond the least number is kept without work."""
 REST_SECONDS = 60.0
 """How long a device is left alone after a worker could not be started on it."""
 ASK_SECONDS = 10.0
@@ -47,11 +45,13 @@ class Pool:
         *,
         least: int,
         most: int,
+        idle_seconds: float,
         devices: tuple[str, ...] = (),
         silence_seconds: float,
     ) -> None:
         """Args:
         say: is given a line when a worker comes or goes.
+        idle_seconds: how long a worker beyond the least number is kept without work.
         most: workers; 0 for as many as there are devices.
         devices: ids of those that are used of each machine; all that it has where empty.
         silence_seconds: how long a worker may give no sign of life in a prompt.
@@ -61,6 +61,7 @@ class Pool:
         self._say = say
         self._least = least
         self._most = most
+        self._idle_seconds = idle_seconds
         self._devices = devices
         self._silence_seconds = silence_seconds
         self._places: dict[str, list[Place]] = {}
@@ -189,8 +190,9 @@ class Pool:
 
     def _end_unwanted(self) -> None:
         spare = len(self._members) - max(self._least, self.demand())
-        long_idle = [member for member in self.idle() if time.monotonic() - member.idle_since > IDLE_SECONDS]
+        long_idle = [member for member in self.idle() if time.monotonic() - member.idle_since > self._idle_seconds]
         for member in long_idle[::-1][: max(0, spare)]:
+            self._say(f"{member.place}: ended, it had nothing to do.")
             self._end(member)
 
     async def _start(self, member: Member) -> None:

@@ -86,7 +86,7 @@ class Routes:
         return web.json_response(await self._gateway.submit(wanted(await _body(request))))
 
     async def queue(self, request: web.Request) -> web.Response:
-        return web.json_response(self._gateway.queue())
+        return web.json_response(text=self._gateway.queue())
 
     async def change_queue(self, request: web.Request) -> web.Response:
         return _changed(parsed_object(await _body(request)), self._gateway.take_out)
@@ -94,13 +94,13 @@ class Routes:
     async def history(self, request: web.Request) -> web.Response:
         most = whole_number(request.query.get("max_items"), "max_items", least=0)
         offset = whole_number(request.query.get("offset"), "offset", least=-1)
-        return web.json_response(self._gateway.history(most=most, offset=offset))
+        return web.json_response(text=self._gateway.history.listed(most=most, offset=offset))
 
     async def entry(self, request: web.Request) -> web.Response:
-        return web.json_response(self._gateway.entry(request.match_info["prompt_id"]))
+        return web.json_response(text=self._gateway.history.entry(request.match_info["prompt_id"]))
 
     async def change_history(self, request: web.Request) -> web.Response:
-        return _changed(parsed_object(await _body(request)), self._gateway.forget)
+        return _changed(parsed_object(await _body(request)), self._gateway.history.forget)
 
     async def interrupt(self, request: web.Request) -> web.Response:
         body = await _body(request)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
+import shutil
 import tempfile
 import threading
 import uuid
@@ -74,6 +75,10 @@ class Store:
         """
         folder = f"{prompt_id}/{file.subfolder}".strip("/")
         _write(self._below("output" if file.kept else "temp", folder, file.name), file.content)
+
+    def clear(self, prompt_id: str) -> None:
+        """Removes what a prompt left that was not done to its end."""
+        shutil.rmtree(self._folders["output"] / prompt_id, ignore_errors=True)
 
     def inputs_of(self, nodes: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, bytes]]:
         """Names and contents of the uploaded files that a prompt names."""

@@ -19,6 +19,8 @@ import aiohttp
 from .server import Answer, Refused, Say, Server, ServerLost
 from .setup import Setup
 
+ATTEMPTS = 2
+"""Workers that may fail at a job before it is given up: one may be broken, two say that it is the job."""
 MODELS = frozenset((".safetensors", ".sft", ".ckpt", ".pt", ".pt2", ".pth", ".bin", ".pkl", ".gguf", ".onnx"))
 """Endings of the names of models' files: ComfyUI's (`folder_paths.supported_pt_extensions`) and two of packs'."""
 _NO_NAME = re.compile(r"[\n:]|, ")

@@ -6,6 +6,7 @@ import os
 import time
 from typing import Any
 
+from comfy.model_management import throw_exception_if_processing_interrupted
 from comfy_api.latest import ComfyExtension, io
 
 
@@ -36,7 +37,10 @@ class TestTakeTime(io.ComfyNode):
     @classmethod
     def execute(cls, image: Any, seconds: float) -> io.NodeOutput:
         slower = os.environ.get("ONEAPI_DEVICE_SELECTOR") == "level_zero:1"
-        time.sleep(seconds * (2 if slower else 1))
+        deadline = time.monotonic() + seconds * (2 if slower else 1)
+        while (left := deadline - time.monotonic()) > 0:
+            throw_exception_if_processing_interrupted()
+            time.sleep(min(left, 0.1))
         return io.NodeOutput(image)
 
 
