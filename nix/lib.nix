@@ -55,6 +55,17 @@ rec {
     ++ (if cfg.acceleration == "cpu" then [ "--cpu" ] else [ ])
     ++ cfg.extraArgs;
 
+  # The main.py of a folder that stands for ComfyUI's: it starts the real one with more arguments.
+  workersMain = { program, paths, extraArgs }: ''
+    import runpy
+    import sys
+
+    sys.argv[0] = ${builtins.toJSON "${program}/main.py"}
+    sys.argv += ["--extra-model-paths-config", *${builtins.toJSON paths}, *${builtins.toJSON extraArgs}]
+    sys.path[0] = ${builtins.toJSON program}
+    runpy.run_path(sys.argv[0], run_name="__main__")
+  '';
+
   environment = cfg: builtins.mapAttrs (_: unitText) (
     {
       # The nodes lie in the store: there is nowhere to write bytecode.

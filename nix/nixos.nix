@@ -24,19 +24,13 @@ let
   # `declared`: users or groups of the system.
   declares = declared: name: lib.elem name (lib.mapAttrsToList (attribute: entry: entry.name or attribute) declared);
 
-  unit = {
-    inherit (service) environment;
-    serviceConfig = logic.hardening cfg // {
-      User = cfg.user;
-      Group = cfg.group;
-      WorkingDirectory = cfg.dataDir;
-    };
-    # Where it lies on a disk of its own, or on the network.
-    unitConfig.RequiresMountsFor = lib.filter logic.isPlain (map ({ path, ... }: path) (logic.usedPaths cfg));
-  };
+  inherit (service) unit;
+  # What runs on this machine: a server, or Ray, which starts servers.
+  plain = cfg.ray.role == null;
+  main = if plain then "comfyui-xpu" else "comfyui-xpu-ray";
 in
 {
-  imports = [ ./renamed.nix ];
+  imports = [ ./renamed.nix ./ray.nix ];
 
   options.services.comfyui-xpu = lib.recursiveUpdate
     (import ./options.nix { inherit lib pkgs cfg; dataDir = "/var/lib/comfyui-xpu"; })
@@ -87,17 +81,19 @@ in
         }
       );
 
-      systemd.services.comfyui-xpu = lib.recursiveUpdate unit {
-        description = "ComfyUI for Intel GPUs";
-        unitConfig = logic.startLimit;
-        wantedBy = [ "multi-user.target" ];
-        after = [ "network.target" ];
-        environment.HOME = cfg.dataDir;
-        serviceConfig = {
-          ExecStartPre = "${service.link}";
-          ExecStart = service.command;
-          Restart = "on-failure";
-          RestartSec = "5s";
+      systemd.services = mkIf plain {
+        comfyui-xpu = lib.recursiveUpdate unit {
+          description = "ComfyUI for Intel GPUs";
+          unitConfig = logic.startLimit;
+          wantedBy = [ "multi-user.target" ];
+          after = [ "network.target" ];
+          environment.HOME = cfg.dataDir;
+          serviceConfig = {
+            ExecStartPre = "${service.link}";
+            ExecStart = service.command;
+            Restart = "on-failure";
+            RestartSec = "5s";
+          };
         };
       };
 
@@ -134,8 +130,8 @@ in
       systemd.services.comfyui-xpu-doctor = lib.recursiveUpdate unit {
         description = "Look for what keeps ComfyUI from the Intel GPU";
         # Without the GPU that was asked for, ComfyUI fails at once, again and again.
-        requiredBy = [ "comfyui-xpu.service" ];
-        before = [ "comfyui-xpu.service" ];
+        requiredBy = [ "${main}.service" ];
+        before = [ "${main}.service" ];
         environment.HOME = cfg.dataDir;
         serviceConfig = {
           Type = "oneshot";
@@ -163,7 +159,7 @@ in
       } // optionalAttrs (ollamaAcceleration && ollamaHasBackend) { acceleration = mkDefault cfg.ollama.backend; };
       services.comfyui-xpu.ollama.hosts =
         let inherit (config.services.ollama) host port; in mkDefault [ (logic.urlOf host port) ];
-      systemd.services.comfyui-xpu.after = [ "ollama.service" ];
+      systemd.services.${main}.after = [ "ollama.service" ];
     })
   ]);
 }

@@ -4,6 +4,7 @@ let
   logic = import ./lib.nix;
   dependencies = python:
     cfg.extraPackages python
+    ++ lib.optional ((cfg.ray.role or null) != null) python.ray
     ++ lib.concatMap (node: (node.pythonDependencies or (_: [ ])) python) (lib.attrValues cfg.customNodes);
   modelFile = name: file:
     # A path that is no string is copied into the store, which keeps it as long as the system needs it.
@@ -40,4 +41,32 @@ rec {
   );
 
   environment = logic.environment cfg;
+
+  # Of NixOS alone, which knows users.
+  unit = {
+    inherit environment;
+    serviceConfig = logic.hardening cfg // {
+      User = cfg.user;
+      Group = cfg.group;
+      WorkingDirectory = cfg.dataDir;
+    };
+    # Where it lies on a disk of its own, or on the network.
+    unitConfig.RequiresMountsFor = lib.filter logic.isPlain (map ({ path, ... }: path) (logic.usedPaths cfg));
+  };
+
+  # A ComfyUI's folder for workers, which write their own options: its main.py adds what this service's would have.
+  workersComfyui = pkgs.linkFarm "comfyui-for-workers" {
+    "custom_nodes/xpu-nodes" = pkgs.comfyui-xpu-nodes;  # here already: a worker need not add it
+    "main.py" = pkgs.writeText "main.py" (logic.workersMain {
+      inherit (cfg) extraArgs;
+      program = "${package.server}/share/comfyui";
+      paths = [
+        "${package.nodePaths}"
+        "${pkgs.writeText "workers-paths.yaml" (logic.modelPaths ([ "${cfg.dataDir}/models" ] ++ cfg.models.folders))}"
+        "${pkgs.writeText "workers-nodes.yaml" (builtins.toJSON {
+          data = { base_path = cfg.dataDir; custom_nodes = "custom_nodes"; };
+        })}"
+      ];
+    });
+  };
 }

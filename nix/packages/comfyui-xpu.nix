@@ -53,9 +53,9 @@ let
     + lib.optionalString (acceleration == "xpu") " --suffix LD_LIBRARY_PATH : ${lib.makeLibraryPath [
       (intel-compute-runtime.drivers or intel-compute-runtime) level-zero intel-graphics-compiler
     ]}";
-  verb = name: ''
+  verb = name: module: ''
     makeBinaryWrapper ${environment}/bin/python $out/bin/comfyui-xpu-${name} \
-      --add-flags "-m xpu_utils ${name}" --unset NIX_PYTHONPATH --set PYTHONPATH ${comfyui-xpu-nodes} \
+      --add-flags "-m ${module}" --unset NIX_PYTHONPATH --set PYTHONPATH ${comfyui-xpu-nodes} \
       --set PYTHONDONTWRITEBYTECODE 1 ${driverPaths}
   '';
 in
@@ -63,7 +63,7 @@ runCommand "comfyui-xpu-${server.version}"
   {
     nativeBuildInputs = [ makeBinaryWrapper ];
     passthru = {
-      inherit server environment acceleration customNodes;
+      inherit server environment nodePaths acceleration customNodes;
       inherit (server) version python;
       pythonEnv = environment;
     };
@@ -83,6 +83,6 @@ runCommand "comfyui-xpu-${server.version}"
     # What nixpkgs' services.comfyui takes from its package.
     ln -s comfyui-xpu $out/bin/comfyui
     ln -s ${server}/share $out/share
-    ${verb "doctor"}
-    ${verb "bench"}
+    ${lib.concatMapStrings (name: verb name "xpu_utils ${name}") [ "doctor" "bench" "batch" "serve" ]}
+    ${verb "ray" "ray.scripts.scripts"}
   ''

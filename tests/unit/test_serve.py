@@ -258,15 +258,23 @@ async def test_without_a_token_only_this_machines_own_are_let_in(
         assert (await client.get("/queue", headers=headers)).status == status
 
 
-def test_an_address_that_others_reach_needs_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_that_others_reach_needs_a_token(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("XPU_SERVE_TOKEN", raising=False)
-    assert _token("127.0.0.1") == _token("::1") == _token("localhost") == ""
+    assert {_token(host, None) for host in ("127.0.0.1", "::1", "localhost")} == {""}
     for host in ("0.0.0.0", "::", "192.168.1.4", "comfy.lan"):
         with pytest.raises(CannotServe, match="set a token"):
-            _token(host)
+            _token(host, None)
     monkeypatch.setenv("XPU_SERVE_TOKEN", "short")
-    with pytest.raises(CannotServe, match="is short"):
-        _token("127.0.0.1")
+    with pytest.raises(CannotServe, match="in XPU_SERVE_TOKEN is short"):
+        _token("127.0.0.1", None)
+    file = tmp_path / "token"
+    with pytest.raises(CannotServe, match="cannot be read"):
+        _token("127.0.0.1", file)
+    file.write_text("\n")
+    with pytest.raises(CannotServe, match=r"token is short"):  # it is there to be asked for
+        _token("127.0.0.1", file)
+    file.write_text(f"{TOKEN}\n")
+    assert _token("0.0.0.0", file) == TOKEN
 
 
 @pytest.mark.asyncio

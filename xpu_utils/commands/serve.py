@@ -12,7 +12,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "serve",
         help="one address with ComfyUI's API for all devices and machines",
-        epilog="Where XPU_SERVE_TOKEN is set, every request needs that token. See docs/many-machines.md.",
+        epilog="Where there is a token, every request needs it. See docs/many-machines.md.",
     )
     parser.add_argument("--listen", default="127.0.0.1", metavar="HOST", help="another one than this needs a token")
     parser.add_argument("--port", type=int, default=8188)
@@ -23,6 +23,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("--out", type=Path, default=Path("serve"), metavar="DIR", help="where uploads and results go")
     parser.add_argument("--upload-mib", type=int, default=100, metavar="N", help="the largest upload (100)")
+    parser.add_argument("--token-file", type=Path, metavar="FILE", help="with the token; else XPU_SERVE_TOKEN")
     add_options(parser)
     parser.set_defaults(run=run)
 

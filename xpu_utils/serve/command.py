@@ -8,6 +8,7 @@ import contextlib
 import os
 import signal
 import sys
+from pathlib import Path
 from types import ModuleType
 
 from aiohttp import log as web_log
@@ -35,7 +36,7 @@ class CannotServe(Exception):
 def run(arguments: argparse.Namespace) -> tuple[int, str]:
     """Serves until it is interrupted. Exit code 2: it cannot begin."""
     try:
-        token = _token(arguments.listen)
+        token = _token(arguments.listen, arguments.token_file)
         if arguments.least < 1 or (arguments.most and arguments.most < arguments.least):
             raise CannotServe("--least must be 1 or more, and --most not below it.")
         imported_ray(arguments.address)  # what locks the folder comes with it
@@ -61,12 +62,16 @@ def _run(arguments: argparse.Namespace, store: Store, journal: Journal, token: s
     return 0, "serve: stopped."
 
 
-def _token(host: str) -> str:
-    token = os.environ.get(TOKEN_VARIABLE, "")
+def _token(host: str, file: Path | None) -> str:
+    where = str(file or TOKEN_VARIABLE)
+    try:
+        token = file.read_text(encoding="utf-8").strip() if file else os.environ.get(TOKEN_VARIABLE, "")
+    except (OSError, UnicodeError) as error:
+        raise CannotServe(f"The token in {where} cannot be read: {error}.") from error
     if not token and not is_loopback(host):
-        raise CannotServe(f"{host} is reached from other machines: set a token in {TOKEN_VARIABLE}.")
-    if token and len(token) < TOKEN_CHARACTERS:
-        raise CannotServe(f"The token in {TOKEN_VARIABLE} is short, it needs {TOKEN_CHARACTERS} characters or more.")
+        raise CannotServe(f"{host} is reached from other machines: set a token in {where}.")
+    if (token or file) and len(token) < TOKEN_CHARACTERS:
+        raise CannotServe(f"The token in {where} is short, it needs {TOKEN_CHARACTERS} characters or more.")
     return token
 
 

@@ -13,6 +13,9 @@ in
   unit = config.systemd.services.comfyui-xpu or null;
   link = config.systemd.services.comfyui-xpu.serviceConfig.ExecStartPre or null;
   doctor = config.systemd.services.comfyui-xpu-doctor or null;
+  ray = config.systemd.services.comfyui-xpu-ray or null;
+  serve = config.systemd.services.comfyui-xpu-serve or null;
+  inherit (config.networking.firewall) interfaces;
   tmpfiles = config.systemd.tmpfiles.settings;
   inherit (config) users;
   systemPackages = paths config.environment.systemPackages;
@@ -39,6 +42,7 @@ in
   in {
     packages = paths service.package.environment.extraLibs;
     link = service.link.text;
+    workersMain = service.workersComfyui.entries."main.py".text;
     inherit (service.package) acceleration;
     modelPaths = if service.modelPaths == null then null else service.modelPaths.text;
   };

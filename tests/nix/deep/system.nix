@@ -25,6 +25,7 @@ let
       systemd.tmpfiles.settings = anything;
       environment.systemPackages = mkOption { type = types.listOf types.package; default = [ ]; };
       users = { users = anything; groups = anything; };
+      networking.firewall.interfaces = anything;
       networking.firewall.allowedTCPPorts = mkOption { type = types.listOf types.port; default = [ ]; };
       nixpkgs.overlays = mkOption { type = types.listOf types.raw; default = [ ]; };
       hardware.graphics = {

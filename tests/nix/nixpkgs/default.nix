@@ -25,7 +25,7 @@ let
   pythonPackages = nixpkgs: self:
     lib.genAttrs [
       "filelock" "fsspec" "jinja2" "networkx" "numpy" "ollama" "packaging" "pillow" "psutil" "pytest" "ruff" "mypy"
-      "platformdirs" "setuptools" "sympy" "typing-extensions" "aiohttp" "gguf"
+      "platformdirs" "setuptools" "sympy" "typing-extensions" "aiohttp" "gguf" "ray"
     ] nixpkgs.pythonModule
     // {
       callPackage = lib.callPackageWith (nixpkgs // self);
