@@ -83,6 +83,6 @@ runCommand "comfyui-xpu-${server.version}"
     # What nixpkgs' services.comfyui takes from its package.
     ln -s comfyui-xpu $out/bin/comfyui
     ln -s ${server}/share $out/share
-    ${lib.concatMapStrings (name: verb name "xpu_utils ${name}") [ "doctor" "bench" "batch" "serve" ]}
+    ${toString (map (name: verb name "xpu_utils ${name}") [ "doctor" "bench" "batch" "serve" ])}
     ${verb "ray" "ray.scripts.scripts"}
   ''

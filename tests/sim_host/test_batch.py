@@ -107,9 +107,7 @@ def test_sixty_jobs_survive_a_worker_a_machine_and_the_command(tmp_path: Path, c
     lines = recorded(out)
     assert 35 <= before < 60
     assert sorted(done(lines)) == list(range(1, 61)), "none is lost, none is done twice"
-    assert len({line["worker"] for line in lines}) >= 6, (
-        "three, one in place of the killed one, two of the second command"
-    )
+    assert len({line["worker"] for line in lines}) >= 5, "three, and two of the second command"
     pictures = {line["number"]: (out / line["files"][0]).read_bytes() for line in lines}
     assert pictures == _of_one_server(tmp_path / "one", comfyui)
 
