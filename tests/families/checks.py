@@ -23,6 +23,7 @@ from xpu_utils.host.recovery.rungs import placement_after
 from xpu_utils.host.recovery.weights import remember
 from xpu_utils.host.streaming import stream_of
 from xpu_utils.host.target import unload
+from xpu_utils.streaming.leaves import collect_leaves
 
 from .controls import Controlled
 from .handling import HANDLINGS, HOST, Handling
@@ -203,22 +204,25 @@ def _once(run: _Run) -> None:
     stream = stream_of(model)
     if stream is None or not copied:
         raise Missed("nothing streamed")
-    streamed = stream.total_bytes - stream.resident_bytes + _again_bytes(stream, network)
+    expected = _pass_bytes(stream, network)
     some = len(stream.resident) < len(stream.lesson.pieces)  # of the layers that a pass uses
-    if not some * 1 <= copied[-1] <= 1.01 * streamed:
-        raise Missed(f"{copied[-1] / max(streamed, 1):.2f} times the streamed bytes a use")
+    if not some * 1 <= copied[-1] <= 1.01 * expected:
+        raise Missed(f"a pass copies {copied[-1]} bytes, not {expected}")
 
 
-def _again_bytes(stream: Any, network: torch.nn.Module) -> int:
-    """What is streamed of layers for their second use in a pass and later ones."""
-    layers = [
-        (name, calls - 1)
-        for index, (names, calls) in enumerate(zip(stream.lesson.pieces, stream.lesson.calls, strict=True))
-        for name in names
-        if index not in stream.resident and calls > 1
-    ]
-    weights = [(weight, again) for name, again in layers for weight in network.get_submodule(name).parameters()]
-    return sum(weight.numel() * weight.element_size() * again for weight, again in weights)
+def _pass_bytes(stream: Any, network: torch.nn.Module) -> int:
+    """What a pass may copy: a piece for its first use, and again where as much as the ring holds was copied since."""
+    leaves = {leaf.name: leaf.size_bytes for leaf in collect_leaves(network, streamable=lambda _: True)}
+    sizes = [sum(leaves[name] for name in names) for names in stream.lesson.pieces]
+    streamed = [piece for piece in stream.lesson.order if piece not in stream.resident]
+    window_bytes = stream.window_bytes - max((sizes[piece] for piece in streamed), default=0)
+    total_bytes, since_bytes = 0, dict[int, int]()
+    for piece in streamed:
+        if since_bytes.get(piece, window_bytes + 1) > window_bytes:
+            total_bytes += sizes[piece]
+            since_bytes = {other: size + sizes[piece] for other, size in since_bytes.items()}
+            since_bytes[piece] = sizes[piece]
+    return total_bytes
 
 
 def _faulty(run: _Run, device: int, kind: str, times: int, *, expected: str) -> None:

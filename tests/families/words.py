@@ -7,7 +7,7 @@ CHECKS = {
     "cpu": "the same on the CPU in fp32",
     "resident": "on a card the same as stock there",
     "streamed": "the same with 10 % of the weights on a card",
-    "once": "of a model, each streamed byte is copied once a pass, or for each use of a layer that a pass uses again",
+    "once": "of a model, each streamed byte is copied once a pass, and again only after a ring of others",
     "memory once": "the same after running out of memory once",
     "memory thrice": "the same after running out of memory three times",
     "bf16": "in bf16 on the CPU not further from fp32 than stock's bf16",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import itertools
 import threading
 from collections.abc import Sequence
@@ -22,7 +23,6 @@ from xpu_utils.weights.pinned import PinnedPool
 DEVICE = torch.device("xpu:0")
 LEARNING_PASSES = 1
 BLOCKS = 9
-TWICE = (0, 1, 2, 3, 4, 5, 5, 6, 7, 8)
 
 
 class Block(nn.Module):
@@ -148,14 +148,46 @@ def test_a_pass_that_is_cut_short_leaves_no_trace(sim: xpu_sim.Simulation) -> No
     assert all(leaf.module.weight.device.type == "cpu" for leaf in setting.leaves)
 
 
-def test_a_module_used_twice_in_every_pass_is_kept_on_the_device(sim: xpu_sim.Simulation) -> None:
-    setting = Setting()
+@given(st.lists(st.integers(0, BLOCKS - 1), min_size=3, max_size=15), st.sampled_from([0.0, 0.2, 0.45]))
+@example([0, 1, 0, 1, 2, 3, 2, 3, 4, 5, 4, 5, 6, 7, 8], 0.45)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_passes_that_use_blocks_again_keep_to_the_budget_and_copy_nothing_for_one_use_alone(
+    sim: xpu_sim.Simulation, order: list[int], share: float
+) -> None:
+    setting = Setting(share)
+    before = torch.xpu.memory_allocated(0)
     for _ in range(LEARNING_PASSES + 1):
-        setting.check(order=TWICE)
+        setting.check(order=order)
+    stream, allowed = setting.stream, setting.stream.ring_bytes + setting.stream.budget_bytes
+    assert stream.resident_bytes + stream.window_bytes <= allowed
+    assert torch.xpu.memory_allocated(0) - before <= allowed
     sim.reset_statistics()
-    setting.check(order=TWICE)
-    assert all(copy.stream for copy in weight_copies(sim)), "none is copied for one use, in order with the compute"
-    assert setting.network.blocks[5].first.weight.device == DEVICE
+    setting.check(order=order)
+    copies = weight_copies(sim)
+    assert all(copy.stream and copy.pinned for copy in copies)
+    uses = collections.Counter(order)
+    used_bytes = sum(leaf.size_bytes * uses[int(leaf.name.split(".")[1])] for leaf in setting.leaves)
+    assert sum(copy.bytes for copy in copies) <= used_bytes
+    assert torch.xpu.memory_allocated(0) - before <= allowed
+
+
+def test_layers_used_again_while_the_ring_holds_them_are_copied_once_a_pass(sim: xpu_sim.Simulation) -> None:
+    """Each two blocks are used twice: more than the smallest ring holds, less than the budget."""
+    order, setting = [0, 1, 0, 1, 2, 3, 2, 3, 4, 5, 4, 5, 6, 7, 8], Setting(0.4)
+    pair_bytes = sum(leaf.size_bytes for leaf in setting.leaves if leaf.name.split(".")[1] in "01")
+    assert pair_bytes > setting.stream.ring_bytes
+    for _ in range(LEARNING_PASSES + 1):
+        setting.check(order=order)
+    sim.reset_statistics()
+    setting.check(order=order)
+    streamed_bytes = setting.total_bytes - setting.stream.resident_bytes
+    assert setting.stream.resident_bytes < 0.4 * setting.total_bytes
+    assert sum(copy.bytes for copy in weight_copies(sim)) <= streamed_bytes
+    setting.stream.set_budget(setting.total_bytes // 8)
+    assert setting.stream.window_bytes + setting.stream.resident_bytes <= (
+        setting.stream.ring_bytes + setting.total_bytes // 8
+    )
+    setting.check(order=order)
 
 
 def test_less_memory_takes_effect_at_once_and_more_with_the_next_pass(sim: xpu_sim.Simulation) -> None:

@@ -285,8 +285,7 @@ class StreamingPatcher:
         call = Call(_UNLOAD, arguments, keywords)
         if stream is None:
             return int(call.on(super().partially_unload))  # type: ignore[misc]
-        held_bytes = stream.resident_bytes if stream.settled else stream.budget_bytes
-        freed_bytes = stream.set_budget(int(held_bytes - call.get("memory_to_free", 0)))
+        freed_bytes = stream.set_budget(int(stream.held_bytes - call.get("memory_to_free", 0)))
         self.model.model_loaded_weight_memory = session.device_bytes
         return int(freed_bytes)
 

@@ -16,8 +16,9 @@ class Lesson:
     """What they taught, by the leaves' names: valid for every model of the same shape."""
 
     pieces: tuple[tuple[str, ...], ...]
-    calls: tuple[int, ...]
-    """How often each piece was used in a pass."""
+    """In order of first use."""
+    order: tuple[int, ...]
+    """The pieces as a pass uses them, some perhaps more than once."""
     seconds: tuple[float, ...]
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 
@@ -73,22 +74,35 @@ class PlacedPiece:
             leaf.restore()
 
 
-def cut(calls: Mapping[Leaf, int], piece_bytes: int) -> list[Piece]:
+def cut(uses: Sequence[Leaf], piece_bytes: int) -> tuple[list[Piece], list[int]]:
     """Cuts the leaves of one pass into pieces of at most `piece_bytes`, or of one leaf.
 
     Args:
-        calls: how often each leaf was used, in order of first use. One used more than once is a piece of its own.
+        uses: the leaves as the pass used them. One used more than once is a piece of its own.
+
+    Returns:
+        The pieces, in order of first use, and which of them the pass used one after the other.
     """
     groups: list[list[Leaf]] = []
+    order: list[int] = []
+    repeated: dict[Leaf, int] = {}
     room_bytes = 0
-    for leaf, count in calls.items():
-        alone = count > 1
+    counts = collections.Counter(uses)
+    for leaf in uses:
+        if leaf in repeated:
+            order.append(repeated[leaf])
+            room_bytes = 0
+            continue
+        alone = counts[leaf] > 1
+        if alone:
+            repeated[leaf] = len(groups)
         if alone or leaf.size_bytes > room_bytes:
+            order.append(len(groups))
             groups.append([])
             room_bytes = piece_bytes
         groups[-1].append(leaf)
         room_bytes = 0 if alone else room_bytes - leaf.size_bytes
-    return [Piece(group) for group in groups]
+    return [Piece(group) for group in groups], order
 
 
 def _merged(copies: Iterable[tuple[torch.Tensor, int]]) -> list[tuple[torch.Tensor, int]]:

@@ -6,8 +6,11 @@ in that order, each pass, into a ring of device memory, and give their room back
 
 from __future__ import annotations
 
+import collections
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
+
+from .window import plan_ring, useful_windows
 
 RING_BYTES = 248 << 20
 """Under three of SDXL's largest blocks (98 MB); what matters is how far the copies can run ahead of dense compute."""
@@ -37,64 +40,66 @@ class PieceCost:
 
 
 @dataclasses.dataclass(frozen=True)
-class RingPlan:
-    """Fixed places in the ring for the streamed pieces, by position in the order of use."""
+class Choice:
+    """How a stream shares out the memory that it may take."""
 
-    offsets: tuple[int, ...]
-    primed: int
-    """How many of the first positions fit before any is used."""
-    unlocks: tuple[tuple[int, ...], ...]
-    """For each position, the positions whose room is free once it was used; the last ones unlock the next pass."""
+    resident: frozenset[int]
+    """The pieces that stay on the device."""
+    ring_bytes: int
+    """Of the ring that all others pass through."""
 
 
-def plan_ring(sizes_bytes: Sequence[int], ring_bytes: int) -> RingPlan:
-    """Places pieces one behind the other in a ring, over and over, at the same offsets each pass.
+def choose(costs: Sequence[PieceCost], order: Sequence[int], *, budget_bytes: int, ring_bytes: int) -> Choice:
+    """What to keep on the device and how large a ring to have, so that little is copied, and hides behind the compute.
 
-    Raises:
-        ValueError: a piece is larger than the ring.
+    Where a pass uses pieces again, a ring in which they are still there then may be worth more than the pieces that
+    could stay in its place: of all that is worth trying, that by which a pass copies the least is chosen. Nothing is
+    larger than it needs to be where no piece is used again.
+
+    Args:
+        costs: in order of first use.
+        order: the pieces as a pass uses them, some perhaps more than once.
+        budget_bytes: at most so much is taken beside the smallest ring.
+        ring_bytes: of the smallest ring.
     """
-    offsets = _offsets(sizes_bytes, ring_bytes)
-    count = len(offsets)
-    blockers = [_blocker(position, offsets, sizes_bytes) for position in range(count)]
-    # Copies are issued in order, so none may start before the one ahead of it. Twice: the order wraps around.
-    for _ in range(2):
-        latest = blockers[-1] - count if blockers else 0
-        for position in range(count):
-            latest = blockers[position] = max(blockers[position], latest)
-    unlocks: list[list[int]] = [[] for _ in range(count)]
-    for position, blocker in enumerate(blockers):
-        unlocks[blocker % count].append(position)
-    # One piece may unlock the end of this pass and the start of the next: the end comes first.
-    ordered = (
-        (
-            *(position for position in unlocked if position > user),
-            *(position for position in unlocked if position <= user),
-        )
-        for user, unlocked in enumerate(unlocks)
-    )
-    return RingPlan(tuple(offsets), sum(blocker < 0 for blocker in blockers), tuple(ordered))
+    sizes = [cost.size_bytes for cost in costs]
+
+    def chosen(window_bytes: int, wanted: Iterable[int]) -> Choice:
+        resident_bytes = budget_bytes - (window_bytes - ring_bytes)
+        always = _fitting(wanted, sizes, resident_bytes)
+        kept = choose_resident(costs, resident_bytes=resident_bytes, ring_bytes=ring_bytes, always=always)
+        return Choice(kept, window_bytes)
+
+    uses = collections.Counter(order)
+    choices = [chosen(ring_bytes, (piece for piece in range(len(costs)) if uses[piece] > 1))]
+    if len(order) > len(costs):
+        fewest_bytes = float("inf")
+        windows = useful_windows(order, sizes, max(1, ring_bytes // 8))
+        for window_bytes in (ring_bytes, *windows):
+            if not ring_bytes <= window_bytes <= ring_bytes + budget_bytes:
+                continue
+            plan = plan_ring(order, sizes, window_bytes)
+            if plan.copied_bytes(sizes) < fewest_bytes:
+                fewest_bytes = plan.copied_bytes(sizes)
+                copies = collections.Counter(stay.piece for stay in plan.stays)
+                dearest = sorted(copies, key=lambda piece: -copies[piece])
+                choices.append(chosen(window_bytes, (piece for piece in dearest if copies[piece] > 1)))
+
+    def copied(choice: Choice) -> int:
+        streamed = [piece for piece in order if piece not in choice.resident]
+        return plan_ring(streamed, sizes, choice.ring_bytes).copied_bytes(sizes)
+
+    return min(choices, key=copied)
 
 
-def _offsets(sizes_bytes: Sequence[int], ring_bytes: int) -> list[int]:
-    offsets, head = [], 0
-    for size in sizes_bytes:
-        if size > ring_bytes:
-            raise ValueError(f"Ring: a piece of {size} bytes does not fit in {ring_bytes} bytes, use a larger ring.")
-        if head + size > ring_bytes:
-            head = 0
-        offsets.append(head)
-        head += size
-    return offsets
-
-
-def _blocker(position: int, offsets: Sequence[int], sizes_bytes: Sequence[int]) -> int:
-    """The last position used before this one that lies where it will lie; negative for the pass before."""
-    start, stop = offsets[position], offsets[position] + sizes_bytes[position]
-    count = len(offsets)
-    for earlier in range(position - 1, position - count - 1, -1):
-        if offsets[earlier % count] < stop and start < offsets[earlier % count] + sizes_bytes[earlier % count]:
-            return earlier
-    return position - count
+def _fitting(indices: Iterable[int], sizes_bytes: Sequence[int], room_bytes: int) -> set[int]:
+    """As many of them as there is room for."""
+    fitting = set()
+    for index in indices:
+        if sizes_bytes[index] <= room_bytes:
+            fitting.add(index)
+            room_bytes -= sizes_bytes[index]
+    return fitting
 
 
 def choose_resident(

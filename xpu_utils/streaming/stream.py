@@ -2,17 +2,17 @@
 
 The first pass over the model learns the order in which its leaves are used and the compute between them; they are
 copied from wherever they are (a mapped file, say), since locking memory takes longer than such a pass. From then on the
-best part of the weights is resident (`plan.choose_resident`), and the rest, page-locked by then, is copied ahead of its
-use on a stream of its own. Events order copies and compute in both directions, so the host never waits. Whatever a pass
-does otherwise than the one before (a block skipped, a module used twice, a pass cut short) gives the same result, only
-later.
+best part of the weights is resident (`plan.choose`), and the rest, page-locked by then, is copied ahead of its use on a
+stream of its own (`ring.Ring`). Whatever a pass does otherwise than the first (a block skipped, a module used twice, a
+pass cut short) gives the same result, only later.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -23,8 +23,10 @@ from .bounce import Bounce
 from .leaves import Leaf
 from .lesson import Lesson, PassTimer, alike
 from .pieces import Piece, PlacedPiece, cut
-from .plan import PieceCost, RingPlan, choose_resident, plan_ring
+from .plan import Choice, PieceCost, choose
+from .ring import Ring
 from .weak_hooks import weak_hook, weak_output_hook
+from .window import plan_ring
 
 PIECES_PER_RING = 8
 """Small pieces give their room back early; each costs the host some 30 microseconds a pass."""
@@ -55,7 +57,7 @@ class WeightStream:
             device: an accelerator that has memory of its own.
             pool: of page-locked memory, for what is streamed. What it refuses is streamed from where it is, slower.
             ring_bytes: see `plan.ring_size`.
-            resident_bytes: at most so much of the leaves stays on the device.
+            resident_bytes: at most so much of the device is taken beside such a ring.
             lesson: of an earlier stream over the same shape; saves the pass of learning.
         """
         self.device = device
@@ -64,34 +66,25 @@ class WeightStream:
         self._leaves = tuple(leaves)
         self._packer = Packer(pool, device)
         self._budget_bytes = resident_bytes
-        self._ring: torch.Tensor | None = None
+        self._storage: torch.Tensor | None = None
+        self._ring: Ring | None = None
+        """In that memory; None where it has to be planned first."""
         self._handles: list[Any] = []
         self._leaf_handles: list[Any] = []
-        self._learning: dict[Leaf, int] | None = None
+        self._learning: list[Leaf] | None = None
         self._timer = PassTimer(device)
         """Of the pass that learns."""
         self._bounce: Bounce | None = None
         """While one learns, where there is memory to lock."""
         self._pieces: tuple[Piece, ...] = ()
-        self._calls: tuple[int, ...] = ()
+        self._order: tuple[int, ...] = ()
         self._costs: tuple[PieceCost, ...] = ()
         self._resident: dict[int, PlacedPiece] = {}
         self._stray: Leaf | None = None
         self.refused = ""
         """Why a part of what streams is not page-locked; empty where all of it is."""
-        self._clear_plan()
         if lesson is not None:
             self._recall(lesson)
-
-    def _clear_plan(self) -> None:
-        self._plan: RingPlan | None = None
-        self._streamed: tuple[PlacedPiece, ...] = ()
-        self._position_of: dict[Leaf, int] = {}
-        self._ready: list[torch.Event] = []
-        self._released: list[torch.Event] = []
-        self._current: int | None = None
-        self._expected = 0
-        self._primed = False
 
     # What the owner asks and tells
 
@@ -102,7 +95,7 @@ class WeightStream:
 
     @property
     def budget_bytes(self) -> int:
-        """At most so much of the leaves is resident."""
+        """At most so much is taken beside the smallest ring."""
         return min(self._budget_bytes, self.total_bytes)
 
     @property
@@ -111,9 +104,23 @@ class WeightStream:
         return sum(self._pieces[index].size_bytes for index in self._resident)
 
     @property
+    def window_bytes(self) -> int:
+        """Bytes of the ring as it is: a piece that is used again within so much is still there."""
+        return self.ring_bytes if self._storage is None else len(self._storage)
+
+    @property
+    def held_bytes(self) -> int:
+        """What of the budget is taken; all of it until that is known."""
+        return self._taken_bytes if self.settled else self.budget_bytes
+
+    @property
+    def _taken_bytes(self) -> int:
+        return self.resident_bytes + self.window_bytes - self.ring_bytes
+
+    @property
     def settled(self) -> bool:
         """Whether all is learnt and the resident part was chosen accordingly."""
-        return bool(self._costs) and self._plan is not None
+        return self._ring is not None
 
     @property
     def resident(self) -> frozenset[int]:
@@ -126,7 +133,7 @@ class WeightStream:
         if not self._costs:
             return None
         names = tuple(tuple(leaf.name for leaf in piece.leaves) for piece in self._pieces)
-        return Lesson(names, self._calls, tuple(cost.seconds for cost in self._costs))
+        return Lesson(names, self._order, tuple(cost.seconds for cost in self._costs))
 
     def install(self, *, refresh: Iterable[str] = ()) -> None:
         """Hooks the module tree up: from now on computing with it streams.
@@ -141,12 +148,13 @@ class WeightStream:
             if any(leaf.name in changed for leaf in placed.leaves):
                 placed.copy()
             placed.swap()
+        if self._ring is not None:
+            self._ring.stop()
         self._handles = [
             self._root.register_forward_pre_hook(weak_hook(self, WeightStream._begin)),
             self._root.register_forward_hook(weak_output_hook(self, WeightStream._end), always_call=True),
         ]
         self._hook_leaves()
-        self._primed = False
 
     def remove(self) -> None:
         """Takes the hooks off and gives every module its host parameters back; the device keeps its memory.
@@ -169,11 +177,10 @@ class WeightStream:
             lost: the device is gone, nothing may be asked of it.
         """
         self.remove()
-        if self._ring is not None and not lost:
+        if self._storage is not None and not lost:
             self._copy_stream.synchronize()
-        self._clear_plan()
         self._resident = {}
-        self._ring = None
+        self._storage = self._ring = None
 
     def set_budget(self, resident_bytes: int) -> int:
         """Changes how much may be resident: less takes effect at once, more with the next pass.
@@ -181,17 +188,18 @@ class WeightStream:
         Returns:
             Bytes of the device that are free again.
         """
+        before_bytes = self._taken_bytes
         self._budget_bytes = max(0, resident_bytes)
-        before_bytes = self.resident_bytes
         if before_bytes > self._budget_bytes:
             installed = bool(self._handles)
             self.remove()
-            self._settle(self._chosen() & self.resident)
+            choice = self._chosen()
+            self._settle(dataclasses.replace(choice, resident=choice.resident & self.resident))
             if installed:
                 self.install()
         else:
-            self._plan = None
-        return before_bytes - self.resident_bytes
+            self._ring = None
+        return before_bytes - self._taken_bytes
 
     # What is learnt
 
@@ -200,62 +208,63 @@ class WeightStream:
         if any(name not in by_name for names in lesson.pieces for name in names):
             return
         self._pieces = tuple(Piece(by_name[name] for name in names) for names in lesson.pieces)
-        self._calls = lesson.calls
+        self._order = lesson.order
         if all(piece.size_bytes <= self.ring_bytes for piece in self._pieces):
             self._learn_times(lesson.seconds)
         else:
             self._pieces = ()
 
-    def _learn(self, learning: Mapping[Leaf, int]) -> None:
+    def _learn(self, uses: Sequence[Leaf]) -> None:
         """What a whole pass has taught."""
         self._timer.ask(self._compute_stream)
-        sizes = {leaf.name: leaf.size_bytes for leaf in learning}
+        sizes = {leaf.name: leaf.size_bytes for leaf in uses}
         seconds = alike(self._timer.seconds(), sizes)
-        self._pieces = tuple(cut(learning, self.ring_bytes // PIECES_PER_RING))
-        self._calls = tuple(max(learning[leaf] for leaf in piece.leaves) for piece in self._pieces)
+        pieces, order = cut(uses, self.ring_bytes // PIECES_PER_RING)
+        self._pieces, self._order = tuple(pieces), tuple(order)
         self._learn_times([sum(seconds[leaf.name] for leaf in piece.leaves) for piece in self._pieces])
 
     def _learn_times(self, seconds: Sequence[float]) -> None:
         sizes = (piece.size_bytes for piece in self._pieces)
         self._costs = tuple(map(PieceCost, sizes, seconds))
 
-    def _indices(self) -> list[int]:
-        """The streamed pieces."""
-        return [index for index in range(len(self._pieces)) if index not in self._resident]
-
-    def _chosen(self) -> frozenset[int]:
-        """The pieces that should be resident."""
-        always: set[int] = set()
-        spare_bytes = self._budget_bytes
-        for index, calls in enumerate(self._calls):
-            if calls > 1 and self._pieces[index].size_bytes <= spare_bytes:
-                always.add(index)
-                spare_bytes -= self._pieces[index].size_bytes
-        resident_bytes, ring_bytes = self._budget_bytes, self.ring_bytes
-        return choose_resident(self._costs, resident_bytes=resident_bytes, ring_bytes=ring_bytes, always=always)
+    def _chosen(self) -> Choice:
+        return choose(self._costs, self._order, budget_bytes=self._budget_bytes, ring_bytes=self.ring_bytes)
 
     # Where things are
 
-    def _settle(self, chosen: frozenset[int]) -> None:
-        """Makes these pieces resident and plans the ring for the others."""
+    def _settle(self, choice: Choice) -> None:
+        """Makes pieces resident and plans a ring for the others."""
         self._restore_used()
-        self._clear_plan()
-        for index in self._resident.keys() - chosen:
+        self._ring = None
+        for index in self._resident.keys() - choice.resident:
             self._resident.pop(index).restore()
-        self._lock(index for index in range(len(self._pieces)) if index not in chosen)
-        for index in sorted(chosen - self._resident.keys()):
+        self._lock(index for index in range(len(self._pieces)) if index not in choice.resident)
+        storage = self._have(choice.ring_bytes)
+        for index in sorted(choice.resident - self._resident.keys()):
             placed = self._pieces[index].placed(self._room(self._pieces[index].size_bytes))
             self._resident[index] = placed
             placed.copy()
             placed.swap()
-        indices = self._indices()
-        self._plan = plan_ring([self._pieces[index].size_bytes for index in indices], self.ring_bytes)
-        assert self._ring is not None
-        placing = zip(indices, self._plan.offsets, strict=True)
-        self._streamed = tuple(self._pieces[index].placed(self._ring, offset) for index, offset in placing)
-        self._position_of = {leaf: position for position, placed in enumerate(self._streamed) for leaf in placed.leaves}
-        self._ready = [torch.Event(self.device) for _ in indices]
-        self._released = [torch.Event(self.device) for _ in indices]
+        order = [index for index in self._order if index not in choice.resident]
+        sizes = [piece.size_bytes for piece in self._pieces]
+        plan = plan_ring(order, sizes, choice.ring_bytes)
+        self._ring = Ring(storage, self._copy_stream, self._pieces, plan)
+        again_bytes = plan.copied_bytes(sizes) - sum(sizes[index] for index in set(order))
+        if again_bytes:
+            logging.info(
+                "XPU Nodes: a pass copies %.2f GB twice, of layers that it uses again later than %d MiB of others.",
+                again_bytes / 1e9,
+                choice.ring_bytes >> 20,
+            )
+
+    def _have(self, ring_bytes: int) -> torch.Tensor:
+        """The ring's memory."""
+        if self._storage is None or len(self._storage) != ring_bytes:
+            self._storage = None
+            self._storage = self._room(ring_bytes)
+            self._copy_stream = torch.Stream(self.device)
+            self._storage.record_stream(self._copy_stream)  # copies of the next pass may be queued when all is dropped
+        return self._storage
 
     def _lock(self, indices: Iterable[int]) -> None:
         """Moves pieces to page-locked memory, as far as there is some."""
@@ -265,9 +274,11 @@ class WeightStream:
                 for index in indices:
                     self._pieces[index].lock(self._packer, copy)
         except PinnedMemoryError as error:
-            if not self.refused:
-                logging.warning("XPU Nodes: weights stream from memory that is not locked, which is slower. %s", error)
-            self.refused = str(error)
+            told, self.refused = self.refused, str(error)  # whoever keeps the log must not keep the error's frames
+            if not told:
+                logging.warning(
+                    "XPU Nodes: weights stream from memory that is not locked, which is slower. %s", self.refused
+                )
 
     def _room(self, size_bytes: int) -> torch.Tensor:
         with torch.inference_mode(False):  # what is made in inference mode may not be written to outside of it
@@ -283,14 +294,12 @@ class WeightStream:
             for leaf in self._leaves
             if leaf not in resident
         ]
-        for position, placed in enumerate(self._streamed):
-            last = placed.leaves[-1].module
-            self._leaf_handles.append(last.register_forward_hook(weak_hook(self, WeightStream._leave, position)))
+        for leaf in () if self._ring is None else self._ring.lasts:
+            self._leaf_handles.append(leaf.module.register_forward_hook(weak_hook(self, WeightStream._leave, leaf)))
 
     def _restore_used(self) -> None:
-        if self._current is not None:
-            self._streamed[self._current].restore()
-            self._current = None
+        if self._ring is not None:
+            self._ring.restore()
         if self._stray is not None:
             self._stray.restore()
             self._stray = None
@@ -299,90 +308,49 @@ class WeightStream:
 
     def _begin(self) -> None:
         self._compute_stream = torch.accelerator.current_stream(self.device)
-        if self._ring is None:
-            self._ring = self._room(self.ring_bytes)
-            self._copy_stream = torch.Stream(self.device)
-            self._ring.record_stream(self._copy_stream)  # copies of the next pass may be queued when all is dropped
         if not self._pieces:
-            self._learning = {}
+            self._have(self.ring_bytes)
+            self._learning = []
             self._timer = PassTimer(self.device)
             with contextlib.suppress(PinnedMemoryError):  # the device's driver has some of its own, slower
                 self._bounce = Bounce(self._packer.pool, self.device)
             return
-        if self._plan is None:
+        if self._ring is None:
             self._settle(self._chosen())
             self._hook_leaves()
-        if not self._primed or self._expected != 0:
-            self._prime()
-
-    def _prime(self) -> None:
-        """Starts the ring over, once everything that uses it has ended."""
-        assert self._plan is not None
-        self._restore_used()
-        self._expected = 0
-        self._primed = True
-        idle = torch.Event(self.device)
-        idle.record(self._compute_stream)
-        self._issue(idle, range(self._plan.primed))
-
-    def _issue(self, after: torch.Event, positions: Iterable[int]) -> None:
-        """Queues copies into the ring, behind an event of the compute stream."""
-        self._copy_stream.wait_event(after)
-        with self._copy_stream:
-            for position in positions:
-                self._streamed[position].copy()
-                self._ready[position].record(self._copy_stream)
+        assert self._ring is not None
+        self._ring.begin(self._compute_stream)
 
     def _enter(self, leaf: Leaf) -> None:
         """A leaf is about to compute."""
-        position = self._position_of.get(leaf)
-        if position is not None and position == self._current:
-            return
-        if self._current is not None:
-            self._leave(self._current)
-        self._restore_used()
+        if self._stray is not None:
+            self._stray.restore()
+            self._stray = None
         if self._learning is not None:
-            self._learning[leaf] = self._learning.get(leaf, 0) + 1
+            self._learning.append(leaf)
             self._timer.ask(self._compute_stream)
             self._use_stray(leaf)
             self._timer.begin(leaf.name, self._compute_stream)
-            return
-        if position is None or position < self._expected or not self._primed:
+        elif self._ring is None or not self._ring.enter(leaf):
             self._use_stray(leaf)
-            return
-        while self._expected < position:
-            self._give_up(self._expected)
-        self._compute_stream.wait_event(self._ready[position])
-        self._streamed[position].swap()
-        self._current = position
 
-    def _leave(self, position: int) -> None:
+    def _leave(self, leaf: Leaf) -> None:
         """The last leaf of a piece has computed."""
-        if position == self._current:
-            self._streamed[position].restore()
-            self._current = None
-            self._give_up(position)
-
-    def _give_up(self, position: int) -> None:
-        """The piece is not needed any more in this pass: its room goes to those that wait for it."""
-        assert self._plan is not None
-        self._expected = position + 1
-        if self._plan.unlocks[position]:
-            self._released[position].record(self._compute_stream)
-            self._issue(self._released[position], self._plan.unlocks[position])
+        if self._ring is not None:
+            self._ring.leave(leaf)
 
     def _use_stray(self, leaf: Leaf) -> None:
         """Copies a leaf for one use, in order with the compute."""
-        ring = self._ring if self._learning is not None else None  # nothing else is in it then
-        stray = Piece((leaf,)).placed(self._room(leaf.size_bytes) if ring is None else ring)
+        storage = self._storage if self._learning is not None else None  # nothing else is in it then
+        stray = Piece((leaf,)).placed(self._room(leaf.size_bytes) if storage is None else storage)
         stray.copy(self._bounce)
         stray.swap()
         self._stray = leaf
 
     def _end(self, output: object) -> None:
         """The pass is over; without output it failed."""
-        if self._current is not None:
-            self._leave(self._current)
+        if self._ring is not None:
+            self._ring.end(whole=output is not None)
         self._restore_used()
         if self._bounce is not None:
             self._bounce.close()
@@ -391,5 +359,3 @@ class WeightStream:
             learning, self._learning = self._learning, None
             if output is not None:
                 self._learn(learning)
-        elif output is not None and self._expected == len(self._streamed):
-            self._expected = 0
