@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import sys
 
@@ -18,3 +19,5 @@ def enter(host: str) -> None:
     from server import PromptServer
 
     PromptServer.instance = None  # no server, so no prompt that faults belong to
+    gc.freeze()
+    gc.enable()  # site/sitecustomize.py has put it off in the workers of tests

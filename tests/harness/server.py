@@ -137,8 +137,9 @@ def running_server(
 
 
 def _always(base: Path, port: int) -> tuple[str, ...]:
-    """The arguments that every server gets: only reachable from here, and all it writes below its base."""
+    """The arguments that every server gets: only reachable from here, all it writes below its base, no nodes of firms
+    (half a second of a start)."""
     return (
-        *("--listen", "127.0.0.1", "--port", str(port), "--disable-auto-launch"),
+        *("--listen", "127.0.0.1", "--port", str(port), "--disable-auto-launch", "--disable-api-nodes"),
         *("--base-directory", str(base), "--database-url", f"sqlite:///{base / 'user' / 'comfyui.db'}"),
     )

@@ -5,7 +5,8 @@ its Python side registers against are declared here first; the pure-Python trans
 torchaudio needs CUDA as well and is not installed: where there is none, a stand-in is found, last on the path.
 
 A third of a server's start is garbage collection among what it imports, which is no garbage: none is collected until
-main.py has imported ComfyUI, and what was imported by then is never looked through.
+main.py, or a test's worker.py by in_process.enter, has imported ComfyUI, and what was imported by then is never looked
+through. A quarter of the rest is what few nodes use a name of: it is executed when a name of it is first asked for.
 """
 
 import gc
@@ -14,9 +15,16 @@ import importlib.abc
 import importlib.machinery
 import os
 import sys
+import types
 
 _LAST_IMPORTED = "hook_breaker_ac10a0"
 """What main.py of every supported ComfyUI imports last of its own."""
+
+_LATER = frozenset(
+    {*("torchvision.datasets", "torchvision.models", "torchvision.ops"), "kornia.augmentation", "kornia.contrib"}
+    | {*("kornia.feature", "kornia.geometry.camera", "scipy.integrate", "scipy.stats")}
+)
+"""torchvision.ops alone imports the compiler of PyTorch."""
 
 
 class _DeclareOperators(importlib.abc.MetaPathFinder):
@@ -46,7 +54,38 @@ def _compiled_library_loads(torch) -> bool:  # type: ignore[no-untyped-def]
     return False
 
 
-sys.meta_path.insert(0, _DeclareOperators())
+class _OnDemand(types.ModuleType):
+    """A module that is executed when a name is first asked for that it has not yet."""
+
+    def __getattr__(self, name):  # type: ignore[no-untyped-def]
+        if name.startswith("__") and name != "__all__":  # what looks through all modules asks for these
+            raise AttributeError(name)
+        self.__class__ = types.ModuleType
+        self.__spec__.loader = self.__loader__ = self.__spec__.loader.own
+        self.__loader__.exec_module(self)
+        return getattr(self, name)
+
+
+class _Later(importlib.abc.Loader):
+    def __init__(self, own) -> None:  # type: ignore[no-untyped-def]
+        self.own = own
+
+    def create_module(self, spec):  # type: ignore[no-untyped-def]
+        return _OnDemand(spec.name)
+
+    def exec_module(self, module) -> None:  # type: ignore[no-untyped-def]
+        """Nothing yet."""
+
+
+class _ExecuteLater(importlib.abc.MetaPathFinder):
+    def find_spec(self, fullname, path, target=None):  # type: ignore[no-untyped-def]
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path) if fullname in _LATER else None
+        if spec is not None:
+            spec.loader = _Later(spec.loader)
+        return spec
+
+
+sys.meta_path[:0] = [_DeclareOperators(), _ExecuteLater()]
 sys.path.append(os.path.join(os.path.dirname(__file__), "stand_ins"))
 
 
@@ -57,6 +96,6 @@ class _CollectWhenImported(importlib.abc.MetaPathFinder):
             gc.enable()
 
 
-if "main.py" in map(os.path.basename, sys.orig_argv):
+if {"main.py", "worker.py"} & set(map(os.path.basename, sys.orig_argv)):
     gc.disable()
     sys.meta_path.insert(0, _CollectWhenImported())
