@@ -12,10 +12,10 @@ from pathlib import Path
 
 from .hosts import ROOT, SITE, host_environment, host_path
 from .outcomes import FINE, Outcomes, Row, run_tests, table
-from .server import PACK_NAME, import_seconds
+from .server import PACK_NAME, free_port, import_seconds
 
-FOLDERS = {"tests-unit": (), "tests/execution": ("--skip-timing-checks",)}
-"""ComfyUI's suites and the options they need on a busy machine."""
+FOLDERS = {"tests-unit": (), "tests/execution": ("--skip-timing-checks", "--port={port}")}
+"""ComfyUI's suites and the options they need on a busy machine, where another server may have their own port."""
 
 _OF_THE_USER = {".git", ".venv", "venv", "custom_nodes", "models", "input", "output", "temp", "user"}
 """What a checkout holds beside ComfyUI itself; its tests bring what they read of it."""
@@ -64,7 +64,13 @@ def _check_loaded(host: Path) -> None:
 
 
 def _outcomes(host: Path, folder: str) -> Outcomes:
-    options = ("-p", "patient_client", "--capture=fd", folder, *FOLDERS[folder])
+    options = (
+        "-p",
+        "patient_client",
+        "--capture=fd",
+        folder,
+        *(option.format(port=free_port()) for option in FOLDERS[folder]),
+    )
     return run_tests(*options, cwd=host, environment=_environment(), report=host / "outcomes.xml")
 
 
