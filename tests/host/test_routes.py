@@ -64,7 +64,7 @@ def test_telemetry_of_the_host_agrees_with_the_system(server: Server) -> None:
 
 
 def test_a_watching_page_is_sent_samples(server: Server) -> None:
-    socket = websocket.create_connection(f"ws://{server.address}/ws?clientId=watch", timeout=10)
+    socket = websocket.create_connection(f"ws://{server.address}/ws?clientId=watch", timeout=60)
     ask(server, "GET", "/xpu/telemetry")
     ask(server, "GET", "/xpu/telemetry?interval_seconds=0.5")
     kinds = []

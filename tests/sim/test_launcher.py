@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def launch(*arguments: str, cwd: Path = ROOT, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **(env or {})}
     command = [sys.executable, "-m", "tests.xpu_sim", *arguments]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600, check=False)
 
 
 def program(folder: Path, text: str) -> Path:
@@ -189,7 +189,7 @@ def test_a_copy_of_the_folder_works_elsewhere(tmp_path: Path) -> None:
     )
     env = {**os.environ, "PYTHONPATH": str(tmp_path), "XPU_SIM_BUILD_DIR": str(build._cache_folder().parent)}
     command = [sys.executable, str(tmp_path / "use.py")]
-    finished = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120, check=False)
+    finished = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=600, check=False)
     assert finished.stdout == "xpu:0\n", finished.stderr
 
 
@@ -219,7 +219,7 @@ def test_two_processes_build_once(tmp_path: Path) -> None:
             assert waiting.poll() is None, "it went ahead while another process was building"
             assert time.monotonic() < deadline
             time.sleep(0.1)
-    assert waiting.communicate(timeout=120)[0].strip() == "ran"
+    assert waiting.communicate(timeout=600)[0].strip() == "ran"
 
 
 def waits_for_a_lock(pid: int) -> bool:
@@ -234,7 +234,7 @@ def test_builds_for_other_python_or_other_sources_do_not_wait_for_each_other(tmp
 
 def test_the_cost_is_told_as_a_table() -> None:
     command = [sys.executable, "-m", "tests.xpu_sim.cost", "--rounds", "1", "--channels", "32", "64"]
-    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in finished.stdout.splitlines()]
     assert [row[0] for row in rows[2:]] == ["fp32", "bf16", "fp16"], finished.stderr
     assert all(float(row[3]) > 0 for row in rows[2:])

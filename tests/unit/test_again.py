@@ -38,7 +38,7 @@ def test_the_same_command_runs_in_the_same_folder(tmp_path: Path, name: str) -> 
     root = str(Path(__file__).parents[2])
     command = [sys.executable, "-X", "utf8", "a program.py", name, said]
     process = subprocess.Popen(command, cwd=tmp_path, env={"PYTHONPATH": root}, stdout=subprocess.PIPE, text=True)
-    process.communicate(timeout=120)  # ends with the last process that holds the pipe
+    process.communicate(timeout=600)  # ends with the last process that holds the pipe
     assert Path(said + ".done").exists()
     first, second = Path(said).read_text().splitlines()
     assert first == second

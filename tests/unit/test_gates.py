@@ -81,7 +81,7 @@ def test_a_driver_that_hangs_is_not_asked_again() -> None:
 
 @pytest.mark.parametrize(("how", "problem"), [("crash", UNENDED), ("end", "")])
 def test_only_a_process_that_a_test_ended_shuts_a_gate(how: str, problem: str, tmp_path: Path) -> None:
-    subprocess.run([sys.executable, "-c", ENDING, how], cwd=ROOT, timeout=120, check=False)
+    subprocess.run([sys.executable, "-c", ENDING, how], cwd=ROOT, timeout=600, check=False)
     assert GateTests(check=lambda *_: FASTER).product(b580(), "int8").problem == problem
     assert list(tmp_path.glob("*.testing")) == []
 

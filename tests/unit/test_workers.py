@@ -73,7 +73,7 @@ def test_a_program_ends_with_who_started_it(tmp_path: Path) -> None:
         assert process.stdout.readline() == "runs\n"
         assert process.poll() is None
         process.stdin.close()
-        assert process.wait(30) == 1
+        assert process.wait(300) == 1
 
 
 @pytest.mark.parametrize("name", ["../out.png", "/tmp/out.png", "a/../../out.png"])
