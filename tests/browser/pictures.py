@@ -27,7 +27,7 @@ from tests.harness.server import Server
 from tests.harness.simulated import simulated_server
 from tests.harness.workflows import REPORT, text_to_image, with_our_nodes
 from tests.training.checkpoint import NAME
-from tests.unit.broken_machines import A770, inventory, machine
+from tests.unit.healthy_machine import A770, inventory, machine
 from tests.unit.recorded import b580, xpu
 from tests.xpu_sim.control import Client as Simulation
 from xpu_utils.doctor.examine import as_data, examine

@@ -11,6 +11,8 @@ from tests import xpu_sim
 from tests.xpu_sim.config import PRESETS
 from tests.xpu_sim.fixtures import xpu_sim_process  # noqa: F401
 
+from .streamed import attach, build, comfy  # noqa: F401
+
 DEVICES = (PRESETS["arc-b580"], PRESETS["arc-a770"])
 
 

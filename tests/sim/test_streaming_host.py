@@ -2,131 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-import importlib.util
-import sys
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 
 from tests import xpu_sim
-from tests.harness.hosts import SITE, host_path
 from xpu_utils.weights.pinned import ALIGNMENT_BYTES
 
-DEVICE = torch.device("xpu:0")
-HOST = torch.device("cpu")
-CONFIG = {
-    "image_size": 32,
-    "in_channels": 4,
-    "out_channels": 4,
-    "model_channels": 64,
-    "num_res_blocks": [1, 1],
-    "channel_mult": (1, 2),
-    "num_heads": 4,
-    "use_spatial_transformer": True,
-    "transformer_depth": [1, 1],
-    "transformer_depth_middle": 1,
-    "transformer_depth_output": [1, 1, 1, 1],
-    "context_dim": 768,
-    "legacy": False,
-    "use_temporal_attention": False,
-}
-
-
-@pytest.fixture(scope="session")
-def comfy(machine: xpu_sim.Simulation) -> Any:
-    """ComfyUI's packages, imported once the XPU is there."""
-    shim = importlib.util.spec_from_file_location("site_shim", SITE / "sitecustomize.py")
-    assert shim is not None
-    assert shim.loader is not None
-    shim.loader.exec_module(importlib.util.module_from_spec(shim))
-    sys.path.append(str(host_path()))
-    import comfy.lora
-    import comfy.model_management
-    import comfy.model_patcher
-    import comfy.supported_models
-
-    return comfy
-
-
-@pytest.fixture
-def build(comfy: Any) -> Callable[..., Any]:
-    def build(weight_dtype: torch.dtype = torch.float32) -> Any:
-        """A patcher around an SD1.5-like model of random weights, always the same ones."""
-        config = comfy.supported_models.SD15(dict(CONFIG))
-        config.set_inference_dtype(weight_dtype, None if weight_dtype == torch.float32 else torch.float32)
-        model = config.get_model({}, device=HOST)
-        torch.manual_seed(0)
-        for parameter in model.parameters():
-            parameter.requires_grad_(False)
-            values = torch.randn(parameter.shape) * (parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.1)
-            parameter.data.copy_(values)
-        return comfy.model_patcher.ModelPatcher(model, load_device=DEVICE, offload_device=HOST)
-
-    return build
-
-
-@pytest.fixture
-def attach(comfy: Any) -> Callable[..., Any]:
-    from xpu_utils.decision import streaming_for
-    from xpu_utils.host import streaming
-    from xpu_utils.host.inventory import host_inventory
-
-    def attach(model: Any, resident: str = "auto", *, integrated: bool = False, **further: Any) -> Any:
-        """A clone that streams as far as it can."""
-        streamed = model.clone()
-        device = host_inventory().find(str(model.load_device))
-        assert device is not None
-        device = dataclasses.replace(device, integrated=integrated)
-        how = streaming_for(device, resident, dynamic=False, obstacle=streaming.obstacle(streamed))
-        streaming.attach(streamed, how, **further)
-        return streamed
-
-    return attach
-
-
-def step(patcher: Any, *, loaded: bool = False) -> torch.Tensor:
-    """One model call as a sampler makes it."""
-    import comfy.model_management
-
-    if not loaded:
-        comfy.model_management.load_models_gpu([patcher])
-    generator = torch.Generator().manual_seed(1)
-    x = torch.randn(2, 4, 16, 16, generator=generator).to(DEVICE)
-    context = torch.randn(2, 8, 768, generator=generator).to(DEVICE)
-    with torch.inference_mode():
-        return patcher.model.apply_model(x, torch.tensor([5.0, 5.0], device=DEVICE), c_crossattn=context).cpu()
-
-
-def steps(patcher: Any, count: int = 5) -> list[torch.Tensor]:
-    results = [step(patcher)]
-    return results + [step(patcher, loaded=True) for _ in range(count - 1)]
-
-
-def stream_of(patcher: Any) -> Any:
-    from xpu_utils.host import streaming
-
-    return streaming.stream_of(patcher)
-
-
-def unload(patcher: Any) -> None:
-    import comfy.model_management
-
-    comfy.model_management.unload_all_models()
-    assert torch.xpu.memory_allocated(0) < 1 << 20
-
-
-def lora(patcher: Any, seed: int) -> dict[str, Any]:
-    """A LoRA on every attention query, as ComfyUI's loader would hand it over."""
-    generator = torch.Generator().manual_seed(seed)
-    patches = {}
-    for key, value in patcher.model.state_dict().items():
-        if key.endswith(("to_q.weight", "ff.net.2.weight")):
-            difference = 0.1 * torch.randn(value.shape, generator=generator)
-            patches[key] = ("diff", (difference,))
-    return patches
+from .streamed import DEVICE, HOST, lora, step, steps, stream_of, unload
 
 
 @pytest.mark.parametrize("share", ["0%", "45%", "90%"])
@@ -154,39 +38,6 @@ def test_auto_keeps_everything_where_it_fits_and_streams_where_not(build: Any, a
     assert 0 < stream_of(model).resident_bytes < free_bytes
     assert model.loaded_size() <= free_bytes
     model.detach()
-
-
-@pytest.mark.parametrize("weight_dtype", [torch.float32, torch.bfloat16, torch.float8_e4m3fn])
-def test_a_lora_is_applied_once_and_taken_off_again(build: Any, attach: Any, weight_dtype: torch.dtype) -> None:
-    whole = build(weight_dtype)
-    plain = step(whole)
-    patched_whole = whole.clone()
-    patched_whole.add_patches(lora(whole, 1), 0.8)
-    expected = step(patched_whole)
-    unload(whole)
-    model = attach(build(weight_dtype), "30%")
-    patched = model.clone()
-    patched.add_patches(lora(model, 1), 0.8)
-    assert not torch.equal(plain, expected)
-    assert all(torch.equal(result, plain) for result in steps(model))
-    assert all(torch.equal(result, expected) for result in steps(patched))
-    assert not any(getattr(module, "weight_function", []) for module in model.model.modules())  # none waits for a step
-    assert all(torch.equal(result, plain) for result in steps(model))
-    unload(model)
-    original = build(weight_dtype).model.state_dict()
-    assert all(torch.equal(value, original[key]) for key, value in model.model.state_dict().items())
-
-
-def test_a_lora_is_off_the_weights_after_an_unload_and_on_once_after_the_next_load(build: Any, attach: Any) -> None:
-    model = attach(build(), "60%")
-    patched = model.clone()
-    patched.add_patches(lora(model, 1), 0.8)
-    expected = steps(patched)[-1]
-    unload(patched)
-    original = build().model.state_dict()
-    assert all(torch.equal(value, original[key]) for key, value in model.model.state_dict().items())
-    assert all(torch.equal(result, expected) for result in steps(patched))
-    unload(patched)
 
 
 def test_a_clone_that_is_dropped_leaves_the_loaded_one_alone(build: Any, attach: Any) -> None:
@@ -237,53 +88,6 @@ def test_what_is_not_resident_crosses_once_a_step_from_page_locked_memory(
     assert streamed_bytes - padding_bytes < sum(copy.bytes for copy in copies) <= streamed_bytes
     assert len({copy.host_address for copy in copies}) == len(copies)
     assert len({copy.stream for copy in copies}) == 1
-    unload(model)
-
-
-def test_hooked_weights_are_written_when_no_copy_reads_them(
-    build: Any, attach: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = attach(build(), "45%")
-    steps(model)
-    waited: list[Any] = []
-    monkeypatch.setattr(torch.accelerator, "synchronize", waited.append)
-    with model.use_ejected():
-        assert not waited
-    model.hook_patches = {"a hook": {"diffusion_model.out.2.weight": []}}
-    with model.use_ejected():
-        assert waited == [DEVICE]
-    model.hook_patches = {}
-    unload(model)
-
-
-def test_patches_added_while_loaded_take_effect(build: Any, attach: Any) -> None:
-    whole = build()
-    whole.add_patches(lora(whole, 2))
-    expected = step(whole)
-    unload(whole)
-    model = attach(build(), "45%")
-    steps(model)
-    model.add_patches(lora(model, 2))
-    assert all(torch.equal(result, expected) for result in steps(model))
-    unload(model)
-
-
-def test_weights_patched_where_they_are_can_be_read_and_stream_again(build: Any, attach: Any) -> None:
-    whole = build()
-    whole.add_patches(lora(whole, 2))
-    expected = step(whole)
-    unload(whole)
-    model = attach(build(), "45%")
-    patches = lora(model, 2)
-    before = {key: model.model.state_dict()[key].clone() for key in patches}
-    model.add_patches(patches)
-    model.patch_model()  # names no device
-    now = model.model.state_dict()
-    assert all(torch.allclose(now[key], before[key] + patches[key][1][0], atol=1e-6) for key in patches)
-    model.unpatch_model()
-    assert all(torch.equal(result, expected) for result in steps(model))
-    model.patch_model()  # while it streams
-    assert all(torch.equal(result, expected) for result in steps(model))
     unload(model)
 
 

@@ -20,7 +20,7 @@ from xpu_utils.machine import devices
 from xpu_utils.machine.devices import cpu_name, find_devices
 from xpu_utils.machine.profiles import OVERRIDES_VARIABLE, PROFILES, Architecture, architecture_of, known_profiles
 
-from .broken_machines import machine
+from .healthy_machine import machine
 
 ROOT = Path(__file__).parents[2]
 

@@ -20,18 +20,8 @@ from xpu_utils.machine.gpus import Gpu
 from xpu_utils.machine.kernel_log import given_up
 from xpu_utils.selftest.operations import Result
 
-from .broken_machines import (
-    B580_ON_THE_BUS,
-    BROKEN,
-    NOTHING,
-    UHD_630,
-    WEDGED,
-    WINDOWS,
-    WSL,
-    inventory,
-    machine,
-    torch_build,
-)
+from .broken_machines import BROKEN
+from .healthy_machine import B580_ON_THE_BUS, NOTHING, UHD_630, WEDGED, WINDOWS, WSL, inventory, machine, torch_build
 from .recorded import GIB, b580, lay_out
 
 ROOT = Path(__file__).parents[2]

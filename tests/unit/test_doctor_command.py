@@ -22,7 +22,7 @@ from xpu_utils.doctor.machine import Machine
 from xpu_utils.doctor.server import examine_server
 from xpu_utils.selftest.operations import TOLERANCES, Result, operations
 
-from .broken_machines import NOTHING, host, machine
+from .healthy_machine import NOTHING, host, machine
 
 NOBODY = "127.0.0.1:9"
 

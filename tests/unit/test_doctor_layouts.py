@@ -13,7 +13,7 @@ from xpu_utils.doctor.examine import examine
 from xpu_utils.doctor.findings import State
 from xpu_utils.doctor.machine import look
 
-from .broken_machines import NOTHING, WEDGED, WSL, machine
+from .healthy_machine import NOTHING, WEDGED, WSL, machine
 
 Gpus = Mapping[str, tuple[str, str]]
 """Render node -> vendor and device."""

@@ -15,7 +15,8 @@ from xpu_utils.machine.devices import Rejection
 from xpu_utils.machine.gpus import Gpu
 from xpu_utils.machine.profiles import OVERRIDES_VARIABLE
 
-from .broken_machines import B580_ON_THE_BUS, BROKEN, CPU_BUILD, NOTHING, TWO_GPUS, UHD_630, WEDGED, inventory, machine
+from .broken_machines import BROKEN
+from .healthy_machine import B580_ON_THE_BUS, CPU_BUILD, NOTHING, TWO_GPUS, UHD_630, WEDGED, inventory, machine
 from .recorded import b580
 
 UNKNOWN_TO_RUNTIME = "Driver, runtime and PyTorch are there, and still PyTorch shows no device"

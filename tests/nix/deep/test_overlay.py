@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.broken_machines import machine
+from tests.unit.healthy_machine import machine
 from xpu_utils.doctor.python import sysman
 
 from ..evaluate import ROOT, NixError, evaluate
