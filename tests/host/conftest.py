@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,11 @@ from tests.harness.ollama_server import OllamaServer, running_ollama
 from tests.harness.prepare import LAYOUTS
 from tests.harness.read_only import BOUND, read_only_pack
 from tests.harness.server import PACK_NAME, Server, running_server
-from tests.harness.workflows import Workflow, node
+from tests.harness.workflows import Workflow, node, with_our_nodes
+
+Graph = Callable[[], Workflow]
+Results = Callable[[Graph, "str | None"], list[torch.Tensor]]
+"""`results(graph, precision)`: see `results` below."""
 
 PACKS = {PACK_NAME: ROOT, "test-pack": Path(__file__).with_name("test_pack")}
 
@@ -55,6 +60,26 @@ def server(
         base, models=models, host=host, packs=packs, environment=environment, launcher=BOUND
     ) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def results(server: Server) -> Results:
+    """What was sampled and the picture, once: by stock nodes or, where a precision is given, by ours on the CPU."""
+
+    @functools.cache
+    def of(graph: Graph, precision: str | None) -> list[torch.Tensor]:
+        workflow = with_our_nodes(graph(), device="cpu", precision=precision) if precision else graph()
+        return sampled_and_drawn(server, workflow, f"{graph.__name__}-{precision}")
+
+    return of
+
+
+def sampled_and_drawn(server: Server, workflow: Workflow, name: str) -> list[torch.Tensor]:
+    """Runs a workflow; what was sampled and the picture."""
+    sources = (["sampler", 0], workflow["save"]["inputs"]["images"])
+    dumps = {f"dump-{part}": node("TestDump", anything=[part, slot], name=f"{name}-{part}") for part, slot in sources}
+    outputs = run_ok(server, {**workflow, **dumps}).outputs
+    return [load_file(outputs[dump]["path"][0])["value"] for dump in dumps]
 
 
 def run_ok(server: Server, workflow: Workflow) -> Result:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 import psutil
 import pytest
@@ -11,10 +10,10 @@ import torch
 from safetensors.torch import load_file
 
 from tests.harness.server import Server
-from tests.harness.workflows import Workflow, node, text_to_image, with_our_nodes
+from tests.harness.workflows import node, text_to_image, with_our_nodes
 from xpu_utils.cpu.planning import cpu_plan
 
-from .conftest import dumped, run_ok
+from .conftest import Graph, Results, dumped, run_ok
 from .graphs import controlnet, custom_sampler, lora, sd15, separate_files_and_advanced_sampler, upscaled
 
 SAMPLED_ERROR = 4e-2
@@ -47,12 +46,9 @@ def psnr_db(given: torch.Tensor, expected: torch.Tensor) -> float:
         separate_files_and_advanced_sampler,
     ],
 )
-def test_bf16_stays_close_to_fp32(server: Server, graph: Callable[[], Workflow]) -> None:
+def test_bf16_stays_close_to_fp32(results: Results, graph: Graph) -> None:
     """On random weights; test_emoji.py has SD3's layout with trained ones."""
-    name = graph.__name__
-    expected = dumped(server, with_our_nodes(graph(), device="cpu", precision="fp32"), ["sampler", 0], f"{name}-fp32")
-    actual = dumped(server, with_our_nodes(graph(), device="cpu", precision="bf16"), ["sampler", 0], f"{name}-bf16")
-    assert 0 < relative_error(actual, expected) < SAMPLED_ERROR
+    assert 0 < relative_error(results(graph, "bf16")[0], results(graph, "fp32")[0]) < SAMPLED_ERROR
 
 
 def test_a_placed_model_computes_with_the_engine_s_layers(server: Server) -> None:
@@ -98,23 +94,17 @@ def test_unloading_gives_the_memory_back(server: Server) -> None:
     assert process.memory_info().rss <= loaded_bytes - WEIGHTS_BYTES
 
 
-def test_an_upscaler_runs_in_bf16(server: Server, computed: str) -> None:
+def test_an_upscaler_runs_in_bf16(server: Server, results: Results, computed: str) -> None:
     graph = with_our_nodes(upscaled(), device="cpu", precision="fp32")
-    expected = dumped(server, graph, ["upscaled", 0], "upscaled-fp32")
+    _, expected = results(upscaled, "fp32")
     graph["upscaler"]["inputs"]["precision"] = "bf16"
     actual = dumped(server, graph, ["upscaled", 0], "upscaled-bf16")
     assert psnr_db(actual, expected) > 30
     assert torch.equal(actual, expected) == (computed == "fp32")
 
 
-def test_a_lora_changes_the_result_as_it_does_in_fp32(server: Server) -> None:
-    changes = []
-    for precision in ("fp32", "bf16"):
-        choice = {"device": "cpu", "precision": precision}
-        plain = dumped(server, with_our_nodes(sd15(), **choice), ["sampler", 0], f"plain-{precision}")
-        patched = dumped(server, with_our_nodes(lora(), **choice), ["sampler", 0], f"patched-{precision}")
-        changes.append(patched - plain)
-    in_fp32, in_bf16 = changes
+def test_a_lora_changes_the_result_as_it_does_in_fp32(results: Results) -> None:
+    in_fp32, in_bf16 = (results(lora, precision)[0] - results(sd15, precision)[0] for precision in ("fp32", "bf16"))
     assert relative_error(in_bf16, in_fp32) < 0.3
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ from safetensors.torch import load_file
 from tests.harness.server import Server
 from tests.harness.workflows import OURS, Workflow, node, text_to_image, with_our_nodes
 
-from .conftest import dumped, run_ok
+from .conftest import Graph, Results, dumped, run_ok
 from .graphs import (
     GRAPHS,
     controlnet,
@@ -31,12 +30,8 @@ CORE = {sd15, sd3}
 @pytest.mark.parametrize(
     "graph", [pytest.param(graph, id=graph.__name__, marks=[pytest.mark.core] * (graph in CORE)) for graph in GRAPHS]
 )
-def test_our_nodes_give_the_stock_nodes_result(server: Server, graph: Callable[[], Workflow]) -> None:
-    stock = graph()
-    ours = with_our_nodes(stock, device="cpu", precision="fp32")
-    for source in ("sampler", stock["save"]["inputs"]["images"][0]):
-        expected = dumped(server, stock, [source, 0], f"{graph.__name__}-stock-{source}")
-        actual = dumped(server, ours, [source, 0], f"{graph.__name__}-ours-{source}")
+def test_our_nodes_give_the_stock_nodes_result(results: Results, graph: Graph) -> None:
+    for expected, actual in zip(results(graph, None), results(graph, "fp32"), strict=True):
         assert torch.isfinite(expected).all()
         assert expected.std() > 0.01, "a constant result would equal anything"
         assert torch.equal(actual, expected)
@@ -47,15 +42,9 @@ def test_our_nodes_give_the_stock_nodes_result(server: Server, graph: Callable[[
     [(lora, sd15), (lora_on_both, lora), (controlnet, sd15), (image_to_image_with_mask, image_to_image)],
     ids=lambda graph: graph.__name__,
 )
-def test_what_is_compared_has_an_effect(
-    server: Server, graph: Callable[[], Workflow], plain: Callable[[], Workflow]
-) -> None:
+def test_what_is_compared_has_an_effect(results: Results, graph: Graph, plain: Graph) -> None:
     """A LoRA, ControlNet or mask that changed nothing would be the same from any nodes."""
-    with_it, without = (
-        dumped(server, with_our_nodes(which(), device="cpu", precision="fp32"), ["sampler", 0], which.__name__)
-        for which in (graph, plain)
-    )
-    assert not torch.equal(with_it, without)
+    assert not torch.equal(results(graph, "fp32")[0], results(plain, "fp32")[0])
 
 
 @pytest.mark.core

@@ -10,7 +10,7 @@ import torch
 from tests.harness.server import Server
 from tests.harness.workflows import Workflow, node, text_to_image
 
-from .conftest import dumped, run_ok
+from .conftest import Graph, Results, run_ok, sampled_and_drawn
 from .graphs import GRAPHS, custom_sampler
 
 SWITCH = "xpu-nodes.protect"
@@ -33,14 +33,13 @@ def custom() -> Workflow:
 
 
 @pytest.mark.parametrize("graph", [*GRAPHS, custom], ids=lambda graph: graph.__name__)
-def test_on_gives_what_off_gives(server: Server, switch: Callable[[bool], None], graph: Callable[[], Workflow]) -> None:
-    workflow = graph()
-    source = workflow["save"]["inputs"]["images"][0]
-    switch(False)
-    expected = [dumped(server, workflow, [name, 0], f"off-{name}") for name in ("sampler", source)]
+def test_on_gives_what_off_gives(
+    server: Server, results: Results, switch: Callable[[bool], None], graph: Graph
+) -> None:
+    expected = results(graph, None)
     switch(True)
-    actual = [dumped(server, workflow, [name, 0], f"on-{name}") for name in ("sampler", source)]
-    jobs = server.client.get("/xpu/jobs?limit=2")["jobs"]
+    actual = sampled_and_drawn(server, graph(), "on")
+    jobs = server.client.get("/xpu/jobs?limit=1")["jobs"]
     assert {"sample", "decode"} <= {stage["name"] for job in jobs for stage in job["stages"]}, "nothing was protected"
     for found, right in zip(actual, expected, strict=True):
         assert right.std() > 0.01
