@@ -19,6 +19,7 @@ PLAN = CpuPlan(
     precision="bf16",
     channels_last=True,
     onednn_linear=("bf16",),
+    convolution_as_product=("bf16",),
     threads=2,
     keep_freed_memory=True,
     attention=(

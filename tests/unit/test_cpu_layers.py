@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import pytest
@@ -9,9 +10,17 @@ import torch
 import torch.nn.functional as F
 
 from tests.unit.test_cpu import PLAN
-from xpu_utils.cpu.layers import channels_last, fast_linears, fast_upsampling, picture_attention
+from xpu_utils.cpu import layers
+from xpu_utils.cpu.layers import (
+    channels_last,
+    fast_convolutions,
+    fast_linears,
+    fast_upsampling,
+    gated_gelu,
+    picture_attention,
+)
 
-BOTH = dataclasses.replace(PLAN, onednn_linear=("fp32", "bf16"))
+BOTH = dataclasses.replace(PLAN, onednn_linear=("fp32", "bf16"), convolution_as_product=("fp32", "bf16"))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -81,6 +90,89 @@ def test_the_stock_forward_runs_where_the_stand_in_cannot(reason: str) -> None:
     ((_, forward),) = fast_linears(torch.nn.Sequential(layer), plan, kinds=(_Casting,))
     given = torch.randn(3, 8, dtype=torch.bfloat16 if reason == "dtype" else torch.float32)
     assert (forward(given) == 42).all()
+
+
+CONVOLUTIONS = {
+    "few pixels": (torch.nn.Conv2d(5, 64, 3, padding=1), (2, 5, 4, 4), True),
+    "without bias": (torch.nn.Conv2d(5, 64, 3, padding="same", bias=False), (1, 5, 3, 7), True),
+    "one pixel at a time": (torch.nn.Conv2d(5, 6, 1), (2, 5, 9, 8), True),
+    "many pixels": (torch.nn.Conv2d(5, 64, 3, padding=1), (2, 5, 9, 8), False),
+    "a small weight": (torch.nn.Conv2d(5, 32, 3, padding=1), (1, 5, 4, 4), False),
+    "without a batch": (torch.nn.Conv2d(5, 64, 3, padding=1), (5, 4, 4), False),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("case", CONVOLUTIONS)
+def test_a_convolution_s_stand_in_gives_its_result(
+    case: str, layout: torch.memory_format, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layers, "LARGE_WEIGHT", 64 * 5 * 3 * 3)
+    layer, shape, as_product = CONVOLUTIONS[case]
+    layer = copy.deepcopy(layer).to(dtype).requires_grad_(False)
+    channels_last(layer)
+    given = torch.randn(shape).to(dtype)
+    given = given if given.ndim == 3 else given.to(memory_format=layout)
+    expected = layer(given)
+    ((name, forward),) = fast_convolutions(torch.nn.Sequential(layer), BOTH)
+    assert name == "0.forward"
+    if as_product:
+        monkeypatch.setattr(torch.nn.Conv2d, "forward", None)  # then the result is the stand-in's own
+    out = forward(given)
+    torch.testing.assert_close(out, expected)
+    assert not as_product or out.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        torch.nn.Conv2d(6, 64, 3),
+        torch.nn.Conv2d(6, 64, 3, stride=2, padding=1),
+        torch.nn.Conv2d(6, 64, 3, padding=2, dilation=2),
+        torch.nn.Conv2d(6, 64, 3, padding=1, groups=2),
+        torch.nn.Conv2d(6, 64, 3, padding=1, padding_mode="reflect"),
+        torch.nn.Conv2d(6, 64, 5, padding=2),
+        torch.nn.Conv2d(6, 64, 1, padding=1),
+    ],
+)
+def test_other_convolutions_are_left_alone(layer: torch.nn.Conv2d) -> None:
+    assert list(fast_convolutions(torch.nn.Sequential(layer), BOTH)) == []
+
+
+class _Gate(torch.nn.Module):
+    """As in ComfyUI's transformers."""
+
+    def __init__(self, bias: bool) -> None:
+        super().__init__()
+        self.proj = torch.nn.Linear(24, 20, bias=bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        value, gate = self.proj(x).chunk(2, dim=-1)
+        return value * F.gelu(gate)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_gate_in_bf16_is_nearer_to_the_exact_result(bias: bool) -> None:
+    gate = _Gate(bias).requires_grad_(False).bfloat16()
+    given = torch.randn(2, 50, 24).bfloat16()
+    plain, exact = gate(given).float(), copy.deepcopy(gate).float()(given.float())
+    ((_, gate.proj.forward),) = fast_linears(gate, BOTH)
+    out = gated_gelu(BOTH.onednn_linear, gate, given)
+    assert out is not None
+    assert (out.float() - exact).norm() < (plain - exact).norm()
+
+
+@pytest.mark.parametrize("reason", ["another forward", "hook", "dtype"])
+def test_a_gate_whose_projection_is_another_s_is_left_alone(reason: str) -> None:
+    gate = _Gate(bias=True).requires_grad_(False)
+    ((_, gate.proj.forward),) = fast_linears(gate, BOTH)
+    if reason == "another forward":
+        gate.proj.forward = lambda x: x
+    if reason == "hook":
+        gate.proj.register_forward_hook(lambda *_: None)
+    given = torch.randn(3, 24, dtype=torch.bfloat16 if reason == "dtype" else torch.float32)
+    assert gated_gelu(BOTH.onednn_linear, gate, given) is None
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

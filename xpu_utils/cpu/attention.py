@@ -162,7 +162,7 @@ def _sigmoid(
             out[one] = _softmax(q[one], k[one], v[one], None, scale, budget_bytes)
             continue
         for start in range(0, q.shape[-2], rows):
-            weights = onednn.linear(q_shifted[b, h, start : start + rows], k_shifted[b, h], sigmoid=True)
+            weights = onednn.linear(q_shifted[b, h, start : start + rows], k_shifted[b, h], then="sigmoid")
             total = torch.mm(weights, values[b, h])
             sums = total[:, width : width + 1] if sum_inside else weights.sum(-1, keepdim=True)
             torch.div(total[:, :width], sums, out=out[b, h, start : start + rows])

@@ -17,6 +17,12 @@ from .plan import CpuPlan
 
 Forward = Callable[..., Any]
 
+OUTPUTS_PER_PIXEL = 2
+"""Output channels that a 3x3 convolution must have for each pixel to be computed as a product ..."""
+
+LARGE_WEIGHT = 4 << 20
+"""... and the values that its weight must have: a smaller one stays in the caches while it is laid out anew."""
+
 
 def fast_linears(
     root: torch.nn.Module,
@@ -34,6 +40,20 @@ def fast_linears(
     for name, module in root.named_modules():
         if computes_as(module, kinds):
             stand_in = StandIn(stock_forward(module), _linear, plan.onednn_linear, module, before=before)
+            yield f"{name}.forward", stand_in
+
+
+def fast_convolutions(
+    root: torch.nn.Module,
+    plan: CpuPlan,
+    before: Callable[[], None] | None = None,
+    *,
+    kinds: Collection[type[torch.nn.Module]] = (torch.nn.Conv2d,),
+) -> Iterator[tuple[str, StandIn]]:
+    """As `fast_linears`, for the convolutions that may be faster as matrix products, where the plan says so."""
+    for name, module in root.named_modules():
+        if plan.convolution_as_product and computes_as(module, kinds) and _keeps_size(module):
+            stand_in = StandIn(stock_forward(module), _convolution, plan.convolution_as_product, module, before=before)
             yield f"{name}.forward", stand_in
 
 
@@ -76,6 +96,59 @@ def _linear(precisions: tuple[str, ...], module: Any, given: torch.Tensor) -> to
     if not (fast and _plain(module, given)):
         return None
     return onednn.linear(given, module.weight, module.bias)
+
+
+def gated_gelu(precisions: tuple[str, ...], gate: Any, x: torch.Tensor) -> torch.Tensor | None:
+    """a gelu(b), (a, b) the halves of a projection of x: each half one product, with what follows it inside.
+
+    None where the projection is not ours to compute: another forward than the stand-in of `fast_linears`, or hooks.
+    """
+    if not (name_of(x.dtype) in precisions and onednn.linear_works(x.dtype)):
+        return None
+    projection = gate.proj
+    ours = isinstance(vars(projection).get("forward"), StandIn)
+    if not ours or projection._forward_hooks or projection._forward_pre_hooks or not _plain(projection, x):
+        return None
+    halves = [None, None] if projection.bias is None else projection.bias.chunk(2)
+    (weight, gate_weight), (bias, gate_bias) = projection.weight.chunk(2), halves
+    return onednn.linear(x, weight, bias, times=onednn.linear(x, gate_weight, gate_bias, then="gelu"))
+
+
+def _keeps_size(convolution: Any) -> bool:
+    """Whether it is a convolution of 1x1 or 3x3 whose output has its input's height and width."""
+    side = convolution.kernel_size[0]
+    return (
+        convolution.kernel_size in ((1, 1), (3, 3))
+        and convolution.padding in ((side // 2, side // 2), "same")
+        and convolution.stride == convolution.dilation == (1, 1)
+        and convolution.groups == 1
+        and (side == 1 or convolution.padding_mode == "zeros")
+    )
+
+
+def _convolution(precisions: tuple[str, ...], convolution: Any, given: torch.Tensor) -> torch.Tensor | None:
+    return convolution_as_product(convolution, given) if name_of(given.dtype) in precisions else None
+
+
+def convolution_as_product(convolution: Any, given: torch.Tensor) -> torch.Tensor | None:
+    """A convolution as one matrix product over (pixels, window); None where it is faster, or only right, as it is.
+
+    oneDNN lays a convolution's weights out anew in every call. With few pixels that takes as long as the convolution:
+    34 ms of 69 for 2560 x 1280 x 3 x 3 on 2 x 16 x 16 pixels. A product takes the weights as they are, and the windows
+    of few pixels are quickly written out; those of a 1x1 convolution are the pixels.
+    """
+    if not (onednn.linear_works(given.dtype) and given.ndim == 4 and _plain(convolution, given)):
+        return None
+    weight = convolution.weight.permute(0, 2, 3, 1)
+    single = weight.shape[1:3].numel() == 1
+    few = given.shape[0] * given.shape[2:].numel() * OUTPUTS_PER_PIXEL <= weight.shape[0]
+    if not (weight.is_contiguous() and (single or (few and weight.numel() >= LARGE_WEIGHT))):
+        return None
+    rows = given.permute(0, 2, 3, 1)
+    if not single:
+        windows = F.pad(rows, (0, 0, 1, 1, 1, 1)).unfold(1, 3, 1).unfold(2, 3, 1)
+        rows = windows.permute(0, 1, 2, 4, 5, 3).flatten(3)
+    return onednn.linear(rows.contiguous(), weight.flatten(1), convolution.bias).permute(0, 3, 1, 2)
 
 
 def _plain(module: Any, given: torch.Tensor) -> bool:

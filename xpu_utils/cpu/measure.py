@@ -19,6 +19,7 @@ from ..selftest.timing import GAIN_NEEDED, fastest
 from . import onednn
 from .attention import AttentionPath, attention
 from .capabilities import Capabilities, usable_cores
+from .layers import channels_last, convolution_as_product
 from .plan import LARGEST, AttentionRule, CpuPlan
 
 # (queries, keys measured, rule holds for keys up to)
@@ -43,11 +44,14 @@ def _measured(found: Capabilities) -> CpuPlan:
         rules += attention_rules(precision, dtype)
     precision = choose_precision(speeds, precisions)
     plain, last = (speeds[f"convolution {layout}{precision}"] for layout in ("", "channels_last "))
+    lays_out = last > plain * GAIN_NEEDED if precision == "fp32" else last > plain / GAIN_NEEDED
+    as_product = [name for name in precisions if lays_out and convolution_gain(name) > GAIN_NEEDED]
     return CpuPlan(
         identity=found.identity,
         precision=precision,
-        channels_last=last > plain * GAIN_NEEDED if precision == "fp32" else last > plain / GAIN_NEEDED,
+        channels_last=lays_out,
         onednn_linear=tuple(precision for precision in precisions if linear_gain(precision) > 1.0),
+        convolution_as_product=tuple(as_product),
         threads=usable_cores(),
         keep_freed_memory=True,
         attention=tuple(rules),
@@ -108,6 +112,19 @@ def linear_gain(precision: str) -> float:
     calls = [lambda: F.linear(given, weight, bias), lambda: onednn.linear(given, weight, bias)]
     plain_seconds, onednn_seconds = best_seconds(calls, repeats=5)
     return plain_seconds / onednn_seconds
+
+
+def convolution_gain(precision: str) -> float:
+    """How many times faster a product does what a large convolution of few pixels does; 0 where oneDNN has none."""
+    dtype = dtype_of(precision) or torch.float32
+    if not onednn.linear_works(dtype):
+        return 0.0
+    pixels = torch.randn(1, 1280, 8, 8).to(dtype).to(memory_format=torch.channels_last)
+    layer = torch.nn.Conv2d(1280, 1280, 3, padding=1).to(dtype)
+    channels_last(layer)
+    calls = [lambda: layer(pixels), lambda: convolution_as_product(layer, pixels)]
+    plain_seconds, product_seconds = best_seconds(calls)
+    return plain_seconds / product_seconds
 
 
 def attention_rules(precision: str, dtype: torch.dtype) -> list[AttentionRule]:

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import functools
+from typing import Literal
 
 import torch
 
 
 def linear(
-    given: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, *, sigmoid: bool = False
+    given: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    *,
+    then: Literal["none", "sigmoid", "gelu"] = "none",
+    times: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """given weight^T + bias, (..., in) and (out, in) to (..., out), with a sigmoid on the fp32 sums if asked for.
+    """given weight^T + bias, (..., in) and (out, in) to (..., out), with what follows done on the fp32 sums.
+
+    Args:
+        then: a function of the sums; gelu is the one with the error function.
+        times: what the sums are multiplied with instead, of the result's shape.
 
     Raises:
         RuntimeError: this CPU or build cannot do it in the dtype: ask `linear_works` first.
     """
-    result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
-        given, weight, bias, "sigmoid" if sigmoid else "none", [], ""
-    )
+    if times is None:
+        result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(given, weight, bias, then, [], "none")
+    else:
+        result = torch.ops.mkldnn._linear_pointwise.binary(given, times, weight, bias, "mul")
     return result
 
 

@@ -45,6 +45,8 @@ class CpuPlan:
     """Convolutions in the layout (N, H, W, C)."""
     onednn_linear: tuple[str, ...]
     """Precisions in which oneDNN's linear layer beats torch's, which adds the bias apart or uses MKL."""
+    convolution_as_product: tuple[str, ...]
+    """Precisions in which a convolution of few pixels is faster as oneDNN's matrix product; channels last only."""
     threads: int
     """Of this process: it may be allowed fewer cores than the one that measured."""
     keep_freed_memory: bool

@@ -21,7 +21,16 @@ import torch
 
 from ..calls import Call, StandIn
 from ..cpu.allocator import give_back_freed_memory, keep_freed_memory
-from ..cpu.layers import channels_last, computes_as, fast_linears, fast_upsampling, picture_attention, stock_forward
+from ..cpu.layers import (
+    channels_last,
+    computes_as,
+    fast_convolutions,
+    fast_linears,
+    fast_upsampling,
+    gated_gelu,
+    picture_attention,
+    stock_forward,
+)
 from ..cpu.plan import CpuPlan
 from ..cpu.planning import cpu_plan
 from . import hooks
@@ -33,6 +42,8 @@ ALLOCATOR = hooks.named("allocator")
 
 LINEARS = (torch.nn.Linear, comfy.ops.disable_weight_init.Linear)
 """Linear layers whose forward is x W^T + b."""
+
+CONVOLUTIONS = (torch.nn.Conv2d, comfy.ops.disable_weight_init.Conv2d)
 
 _TRANSFORMER = ("input_tokens", "attention_mask", "embeds")
 """The parameters of every text encoder's transformer, as far as all have the same ones."""
@@ -128,7 +139,12 @@ def use_on_controlnet(control: Any, plan: CpuPlan) -> None:
 def _use_on_patcher(patcher: Any, plan: CpuPlan) -> None:
     for name, stand_in in fast_linears(patcher.model, plan, stop_if_asked, kinds=LINEARS):
         patcher.add_object_patch(name, stand_in)
+    for name, stand_in in fast_convolutions(patcher.model, plan, stop_if_asked, kinds=CONVOLUTIONS):
+        patcher.add_object_patch(name, stand_in)
     for name, module in patcher.model.named_modules():
+        if computes_as(module, (host_attention.GEGLU,)):
+            stand_in = StandIn(stock_forward(module), gated_gelu, plan.onednn_linear, module, before=stop_if_asked)
+            patcher.add_object_patch(f"{name}.forward", stand_in)
         if computes_as(module, (vae_modules.Upsample, unet_modules.Upsample)):
             stand_in = StandIn(stock_forward(module), _upsample, module, before=stop_if_asked)
             patcher.add_object_patch(f"{name}.forward", stand_in)
