@@ -7,7 +7,7 @@ READY := .venv/.ready
 # Python with the packages of the ComfyUI at COMFYUI_PATH, or of the registry's HOST_VERSION.
 ON_HOST := $(BIN)/python -m tests.harness.environment
 
-.PHONY: demo test suites prepare lint texts unit contract contract-check contract-news nix nix-service sim-tests sim-host sim-cases sim-faults sim-sampling browser front-ends browser-newest pictures examples host hosts host-core host-own matrices many-machines sim bench-cpu reliability families family-tests soak my-gpu hardware-page
+.PHONY: demo test suites prepare lint texts unit contract contract-check contract-news nix nix-service sim-tests sim-host sim-cases sim-faults sim-sampling browser front-ends browser-newest pictures examples host hosts host-core host-own matrices many-machines sim bench-cpu reliability families family-tests templates soak my-gpu hardware-page
 demo: $(READY)
 	$(ON_HOST) -m tests.harness.demo --device $(DEVICE)
 
@@ -74,13 +74,17 @@ SIM_SAMPLING := tests/sim_host/test_sampling.py tests/sim_host/test_left_behind.
 sim-sampling: $(READY)
 	$(ON_HOST) -m pytest $(SIM_SAMPLING)
 
-# A dozen families of models there, tiny and in one process.
+# A dozen families of models there, tiny and in one process; two of ComfyUI's templates with tiny models.
 family-tests: $(READY)
-	$(ON_HOST) -m pytest tests/families
+	$(ON_HOST) -m pytest tests/families tests/templates
 
 # All families of the ComfyUI at COMFYUI_PATH, or those in FAMILIES; writes docs/models.md.
 families: prepare
 	$(ON_HOST) -m tests.families $(FAMILIES)
+
+# ComfyUI's templates, or those in TEMPLATES, with our nodes and tiny models on the ComfyUI at COMFYUI_PATH: docs/models.md.
+templates: prepare
+	$(ON_HOST) -m tests.templates $(TEMPLATES)
 
 # What your own card does, a dozen families of models too: xpu-hardware.json, to send. See docs/hardware.md.
 my-gpu: $(READY)

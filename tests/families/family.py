@@ -117,17 +117,23 @@ def build(family: Family, dtype: torch.dtype = torch.float32) -> torch.nn.Module
 
 
 def _built(network: Mapping[str, Any], family: Family, dtype: torch.dtype) -> torch.nn.Module:
-    import comfy.supported_models
-
-    kind: Any = getattr(comfy.supported_models, family.name)
-    config = kind({**_recognised(kind), **network})
-    config.unet_config.update(network)  # the class has its own for the real size
+    config = configured(family.name, network)
     config.set_inference_dtype(dtype, None)
     generator = torch.Generator().manual_seed(SEED)
     weights = {name: torch.randn(shape, generator=generator) * 0.05 for name, shape in family.weights.items()}
     with marked():
         model: torch.nn.Module = config.get_model(weights, "", device=torch.device("cpu"))
     return fill(model).eval().requires_grad_(False)
+
+
+def configured(name: str, network: Mapping[str, Any]) -> Any:
+    """A class of the host's with arguments for its network."""
+    import comfy.supported_models
+
+    kind: Any = getattr(comfy.supported_models, name)
+    config = kind({**_recognised(kind), **network})
+    config.unet_config.update(network)  # the class has its own for the real size
+    return config
 
 
 def _recognised(kind: Any) -> dict[str, Any]:

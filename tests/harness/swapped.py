@@ -1,6 +1,6 @@
 """Our nodes in the templates that ComfyUI ships: which still fit, by the real prompt validation of a host.
 
-`python -m tests.harness.swapped FOLDER`, with the files of the package comfyui-workflow-templates-json unpacked there.
+`python -m tests.harness.swapped`, with the files of the package comfyui-workflow-templates-json from the registry.
 A link fits where ComfyUI finds nothing wrong with it that it does not find with the stock nodes, too. A line for each
 template that does not fit, then how many of how many do; kept for docs/models.md.
 """
@@ -8,6 +8,8 @@ template that does not fit, then how many of how many do; kept for docs/models.m
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -16,9 +18,10 @@ from typing import Any
 
 from xpu_utils.doctor.comfyui import in_order
 
-from .hosts import ROOT, answer_in_comfyui, host_path, host_version
+from .hosts import CACHE, ROOT, answer_in_comfyui, host_path, host_version
 from .workflows import OURS
 
+VERSION = "0.1.123"
 RECORD = ROOT / "docs" / "measurements" / "templates.json"
 BYPASSED = (2, 4)
 """Modes of nodes that do not run: muted, bypassed."""
@@ -62,6 +65,24 @@ async def answers():
 
 print(json.dumps(asyncio.run(answers())))
 """
+
+
+def ensure_templates() -> Path:
+    """The folder of the package's files, downloaded where they are missing.
+
+    Raises:
+        subprocess.CalledProcessError: the registry cannot be reached.
+    """
+    target = CACHE / "templates" / VERSION
+    if not target.is_dir():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+            command = (sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", scratch)
+            subprocess.run([*command, f"comfyui-workflow-templates-json=={VERSION}"], check=True)
+            (wheel,) = Path(scratch).glob("*.whl")
+            shutil.unpack_archive(wheel, Path(scratch) / VERSION, "zip")
+            (Path(scratch) / VERSION).rename(target)
+    return target
 
 
 def graphs(workflow: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -139,7 +160,7 @@ def section() -> str:
         "\n## ComfyUI's templates\n"
         "The workflows of the package comfyui-workflow-templates-json that load, sample or decode with nodes which\n"
         "ours take the place of, these exchanged for ours: every link at them, by ComfyUI's own prompt validation\n"
-        "(`python -m tests.harness.swapped FOLDER`).\n\n"
+        "(`python -m tests.harness.swapped`).\n\n"
         "| ComfyUI | every link fits | left out, as ComfyUI lacks a node |\n|---|---|---|\n" + "".join(lines)
     )
 
@@ -151,7 +172,7 @@ def _fit(told: Mapping[str, Any]) -> int:
 def main() -> None:
     host = host_path()
     with tempfile.TemporaryDirectory() as folder:
-        told = judged(read(Path(sys.argv[1])), host, Path(folder))
+        told = judged(read(ensure_templates()), host, Path(folder))
     record = json.loads(RECORD.read_text()) if RECORD.is_file() else {}
     record[host_version(host)] = told
     RECORD.write_text(json.dumps(dict(sorted(record.items())), indent=1) + "\n")
