@@ -5,14 +5,10 @@ from __future__ import annotations
 import json
 import sys
 
-from tests.harness.hosts import CACHE, ROOT, host_path, host_version
-from tests.harness.swapped import section
+from tests.harness.hosts import CACHE, host_path, host_version
 
-from .page import page
+from .page import RECORDS, write_page
 from .running import found, jobs
-
-RECORDS = ROOT / "docs" / "measurements" / "models"
-PAGE = ROOT / "docs" / "models.md"
 
 
 def main() -> None:
@@ -23,7 +19,7 @@ def main() -> None:
     record.parent.mkdir(parents=True, exist_ok=True)
     told = {"found": {**before, **answers["found"]}, "absent": answers["absent"]}
     record.write_text(json.dumps(told, indent=1, sort_keys=True) + "\n")
-    PAGE.write_text(page({file.stem: json.loads(file.read_text()) for file in RECORDS.glob("*.json")}) + section())
+    write_page()
     misses = [f"{name}: {check}: {why}" for name, row in answers["found"].items() for check, why in row.items() if why]
     misses += [f"{name}: not described in tests/families" for name in answers["undescribed"]]
     print(*misses, f"{len(answers['found'])} families, {len(misses)} misses", sep="\n")

@@ -58,6 +58,15 @@ def subjects() -> Iterator[Subject]:
 
 def load(control: Control) -> Controlled:
     """A model and its ControlNet with random weights, which compute on the CPU in fp32."""
+    network = network_of(control)
+    made = _MAKERS.get(control.kinds[0], _control)(control, network)
+    hint = torch.rand((1, 3, 64, 64), generator=torch.Generator().manual_seed(SEED))
+    made.set_cond_hint(hint, 1.0, (0.0, 1.0), vae=_Coder(made.latent_format) if control.latent else None)
+    return Controlled(on_host(build(control.family)), made)
+
+
+def network_of(control: Control) -> Any:
+    """Its network with random weights, on the host in fp32."""
     import comfy.ops
 
     told = {"dtype": torch.float32, "device": HOST, "operations": comfy.ops.disable_weight_init}
@@ -69,11 +78,7 @@ def load(control: Control) -> Controlled:
             network = kind(**control.arguments, **control.newer)
         except TypeError:
             network = kind(**control.arguments)
-    network = fill(network, SEED + 1).eval().requires_grad_(False)
-    made = _MAKERS.get(control.kinds[0], _control)(control, network)
-    hint = torch.rand((1, 3, 64, 64), generator=torch.Generator().manual_seed(SEED))
-    made.set_cond_hint(hint, 1.0, (0.0, 1.0), vae=_Coder(made.latent_format) if control.latent else None)
-    return Controlled(on_host(build(control.family)), made)
+    return fill(network, SEED + 1).eval().requires_grad_(False)
 
 
 def controlled(thing: Controlled) -> torch.Tensor:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tests.harness import swapped
+from tests.harness.hosts import ROOT
+from tests.templates import page as templates
+
 from .listing import NAMES, UNCHECKED
 from .words import CHECKS
+
+RECORDS = ROOT / "docs" / "measurements" / "models"
+PAGE = ROOT / "docs" / "models.md"
 
 Record = Mapping[str, Any]
 """What was found, by name and check, and which described families a version lacks: see `worker.py`."""
@@ -20,6 +28,12 @@ cards, which show placement, limits, faults and recovery, not Intel's drivers. W
 Checked, in fp32 and bit for bit what stock ComfyUI answers unless it says otherwise; of VAEs what they decode and
 encode, of ControlNets the latent that a tiny model makes with them:
 """
+
+
+def write_page() -> None:
+    """Writes the page, from what is kept of families and of ComfyUI's templates."""
+    records = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in RECORDS.glob("*.json")}
+    PAGE.write_text(page(records) + swapped.section() + templates.section(), encoding="utf-8")
 
 
 def page(records: Records) -> str:

@@ -1,6 +1,6 @@
 """`make templates`: ComfyUI's templates on the ComfyUI at COMFYUI_PATH, with our nodes and tiny models.
 
-Which run, and why others do not, is kept for docs/models.md. `make templates TEMPLATES="flux_schnell"`: these.
+Which run, and why others do not, goes into docs/models.md. `make templates TEMPLATES="flux_schnell"`: these.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.families.page import write_page
 from tests.harness.hosts import host_path, host_version
 from tests.harness.swapped import ensure_templates, graphs, questions, read
 
@@ -38,6 +39,7 @@ def main() -> None:
     record = json.loads(RECORD.read_text()) if RECORD.is_file() else {}
     record.setdefault(host_version(host), {}).update(found)
     RECORD.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+    write_page()
     print(f"{sum(not why for why in found.values())} of {len(found)} run")
 
 

@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tests.families import controls
+from tests.families.controls import Control
 from tests.families.family import Family
 from tests.families.listing import MODELS as FAMILIES
 
@@ -100,6 +102,16 @@ VISIONS: Mapping[str, tuple[str, int]] = {
 }
 """The host's configuration, and the last layer that it knows a file by."""
 
+CONTROLS: Mapping[str, Control] = {
+    control.name: dataclasses.replace(control, arguments={**control.arguments, **widths})
+    for control in controls.FAMILIES
+    for name, widths in (
+        ("ControlNet-SD35", {"adm_in_channels": 128}),
+        ("ControlNet-Qwen", {"joint_attention_dim": 128}),
+        ("ControlNet-Qwen-Fun", {}),
+    )
+    if control.name == name
+}
 UPSCALER = "upscaler-2x"
 FILES: Mapping[str, Sequence[tuple[str, str]]] = {
     "checkpoints": (
@@ -199,6 +211,11 @@ FILES: Mapping[str, Sequence[tuple[str, str]]] = {
         (r"seedvr2", "VAE-SeedVR2"),
         (r"cogvideox", "VAE-CogVideoX"),
         (r"ace_1\.5", "VAE-Oobleck"),
+    ),
+    "controlnet": (
+        (r"sd3\.5", "ControlNet-SD35"),
+        (r"Qwen.*-Fun", "ControlNet-Qwen-Fun"),
+        (r"Qwen.*Union", "ControlNet-Qwen"),
     ),
     "upscale_models": ((r"RealESRGAN", UPSCALER),),
     "clip_vision": ((r"clip_vision_h", "CLIP-vision-H"), (r"sigclip", "SigLIP")),

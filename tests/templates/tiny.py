@@ -19,7 +19,7 @@ from tests.families.family import configured
 from tests.families.shrinking import shrunk
 from tests.families.texts import CLIP, LANGUAGE, T5, VISION
 
-from .models import ENCODERS, MODELS
+from .models import CONTROLS, ENCODERS, MODELS
 
 MARK = "tiny:"
 OF_ITS_WIDTH = "Qwen3_06B"
@@ -49,6 +49,7 @@ def marked_as(weights: Any, prefix: str = "") -> str | None:
 def tiny_models() -> Iterator[None]:
     """In the block, this process's ComfyUI knows tiny files, and scales nothing to many pixels."""
     import comfy.clip_vision
+    import comfy.controlnet
     import comfy.model_detection
     import comfy.sd
     import comfy.utils
@@ -60,6 +61,7 @@ def tiny_models() -> Iterator[None]:
             (comfy.sd, "load_text_encoder_state_dicts", _narrow_where_marked),
             (comfy.sd, "load_state_dict_guess_config", _narrow_where_marked),
             (comfy.clip_vision, "load_clipvision_from_sd", _narrow_where_marked),
+            (comfy.controlnet, "load_controlnet_state_dict", _control),
             (comfy.sd.VAE, "__init__", _vae),
             (comfy.utils, "common_upscale", _scaled),
         ):
@@ -79,7 +81,7 @@ def _model_config(stock: Callable[..., Any], weights: Any, prefix: str, *rest: A
     name = marked_as(weights, prefix)
     if name is None:
         return stock(weights, prefix, *rest, **told)
-    family = MODELS[name]
+    family = MODELS[CONTROLS[name].family.name if name in CONTROLS else name]
     config = configured(family.name, {**family.network, **family.newer})
     config.get_model = functools.partial(_made, config, config.get_model, family.newer)
     return config
@@ -99,6 +101,12 @@ def _encoder(stock: Callable[..., Any], weights: Any) -> Any:
 
     name = marked_as(weights)
     return stock(weights) if name is None else comfy.sd.TEModel[ENCODERS[name].kind]
+
+
+def _control(stock: Callable[..., Any], weights: Any, *rest: Any, **told: Any) -> Any:
+    name = marked_as(weights)
+    with shrunk({CONTROLS[name].network: CONTROLS[name].arguments} if name else {}):
+        return stock(weights, *rest, **told)
 
 
 def _vae(stock: Callable[..., None], self: Any, sd: Any = None, *rest: Any, **told: Any) -> None:

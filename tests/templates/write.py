@@ -14,12 +14,12 @@ from unittest import mock
 import torch
 from safetensors.torch import save_file
 
-from tests.families import vaes
+from tests.families import controls, vaes
 from tests.families.family import build, configured, fill, marked
 from tests.harness.in_process import enter
 from tests.harness.synthetic import write_model
 
-from .models import CHECKPOINTS, ENCODERS, FILES, MODELS, UPSCALER, VISIONS
+from .models import CHECKPOINTS, CONTROLS, ENCODERS, FILES, MODELS, UPSCALER, VISIONS
 from .tiny import VAES, mark, narrow, tiny_models
 
 Weights = dict[str, torch.Tensor]
@@ -38,6 +38,7 @@ def main() -> None:
         "vae": _vae,
         "checkpoints": _checkpoint,
         "clip_vision": _vision,
+        "controlnet": _control,
     }
     with torch.no_grad(), tiny_models():
         for kind, make in made.items():
@@ -113,6 +114,10 @@ def _checkpoint(name: str) -> Weights:
         clip = comfy.sd.CLIP(config.clip_target(state_dict=texts), tokenizer_data={"spiece_model": _spiece()})
     fill(clip.cond_stage_model)
     return {**model, **vae, **config.process_clip_state_dict_for_saving(clip.get_sd())}
+
+
+def _control(name: str) -> Weights:
+    return {**controls.network_of(CONTROLS[name]).state_dict(), **mark(name)}
 
 
 def _vision(name: str) -> Weights:
