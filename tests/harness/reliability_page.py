@@ -228,8 +228,9 @@ def _attention_part(results: Mapping[str, Any]) -> list[str]:
         return []
     peaks = [[tokens, _peak(entry["stock"]), _peak(entry["ours"])] for tokens, entry in attention["peaks"].items()]
     microseconds = attention["overhead"]["microseconds_per_call"]
+    limit_bytes = next(iter(attention["pictures"].values()))["limit_bytes"]
     return [
-        "Peak device memory under a 4 GB limit (5 heads, scores materialised):",
+        f"Peak device memory under a {limit_bytes / GIB:.0f} GiB limit (5 heads, scores materialised):",
         _table(["tokens", "stock", "ours"], peaks),
         "Pictures of the largest sizes, by their shapes alone; stock asks for all scores at once:",
         _table(
