@@ -64,7 +64,6 @@ def test_the_host_notes_the_formats_that_weights_have(found: Any) -> None:
         ("kl_decode", 128, 0.5, 0.05),
         ("kl_decode_larger", 384, 0.2, 0.015),
         ("taesd_decode", 128, 0.01, 0.001),
-        ("taesd_decode_larger", 384, 0.002, 0.0002),
         ("kl_encode", 128, 0.6, 0.1),
         ("video_in_space", 128, 1.0, 0.07),
         ("video_encode", 128, 1.0, 0.07),
@@ -88,7 +87,6 @@ def test_with_little_memory_tiles_are_chosen_before_a_failure(
         ("kl_decode", 0.6),
         ("kl_decode_larger", 0.2),
         ("taesd_decode", 0.7),
-        ("taesd_decode_larger", 0.2),
         ("video_in_space", 1.0),
     ],
 )
