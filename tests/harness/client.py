@@ -39,6 +39,10 @@ class Result:
         return str(self.error.get("exception_message") or json.dumps(self.error))
 
 
+ANSWER_S = 300
+"""Within which a server answers that does not hang, however busy the machine is."""
+
+
 class Client:
     """Talks to one ComfyUI server."""
 
@@ -47,11 +51,11 @@ class Client:
         self.id = uuid.uuid4().hex
 
     def get(self, path: str) -> Any:
-        with urllib.request.urlopen(f"http://{self.address}{path}", timeout=60) as answer:
+        with urllib.request.urlopen(f"http://{self.address}{path}", timeout=ANSWER_S) as answer:
             return json.load(answer)
 
     def get_bytes(self, path: str) -> bytes:
-        with urllib.request.urlopen(f"http://{self.address}{path}", timeout=60) as answer:
+        with urllib.request.urlopen(f"http://{self.address}{path}", timeout=ANSWER_S) as answer:
             return bytes(answer.read())
 
     def post(self, path: str, body: object) -> Any:
@@ -63,7 +67,7 @@ class Client:
         request = urllib.request.Request(
             f"http://{self.address}{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        with urllib.request.urlopen(request, timeout=ANSWER_S) as answer:
             text = answer.read()
             return json.loads(text) if text else None
 
@@ -142,7 +146,7 @@ class Client:
             interrupted=kind == "execution_interrupted",
         )
 
-    def _history(self, prompt_id: str, timeout_s: float = 10) -> dict[str, Any]:
+    def _history(self, prompt_id: str, timeout_s: float = ANSWER_S) -> dict[str, Any]:
         """The prompt's history entry, which the server writes a moment after it has sent the last event."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
