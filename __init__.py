@@ -19,10 +19,12 @@ async def comfy_entrypoint() -> Any:
     if problem := torch_problem():
         raise ImportError(problem)
     from .nodes import XPUExtension
+    from .xpu_utils.host.panel import checking
     from .xpu_utils.host.panel.routes import register
     from .xpu_utils.host.startup import apply_hooks
 
     last_words.begin()
     register()
+    checking.register()
     apply_hooks()
     return XPUExtension()

@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import psutil
@@ -22,6 +22,11 @@ from xpu_utils.batch import dispatch, workflow
 from xpu_utils.batch.jobs import make_jobs
 from xpu_utils.batch.queue import Queue
 from xpu_utils.batch.results import opened
+from xpu_utils.serve.clients import Clients
+from xpu_utils.serve.gateway import Gateway
+from xpu_utils.serve.journal import Journal
+from xpu_utils.serve.requests import wanted
+from xpu_utils.serve.store import Store
 from xpu_utils.workers.setup import Setup
 from xpu_utils.workers.worker import File, Outcome, Ready, Report
 
@@ -89,6 +94,35 @@ def waiting(folder: Path) -> Iterator[str]:
     queue = Queue(jobs)
     grown, seconds = process.memory_info().rss - before, time.perf_counter() - began
     yield f"{len(queue):,} waiting jobs: {grown / 1e6:.0f} MB, made in {seconds:.1f} s"
+
+
+def queued(folder: Path) -> Iterator[str]:
+    """What one address takes for a prompt, by how many wait, and in memory; each is written to disk."""
+    none: list[Any] = []
+    pool: Any = SimpleNamespace(ready=lambda: none, idle=lambda: none, wake=lambda: None)
+    journal = Journal(folder / "queue", print)
+    body = json.dumps({"prompt": text_to_image(), "extra_data": {"extra_pnginfo": {"workflow": "x" * 10_000}}}).encode()
+
+    async def measure() -> str:
+        address = Gateway(ModuleType("ray"), pool, Store(folder), Clients(), journal)
+        process = psutil.Process()
+        before, times_ms = process.memory_info().rss, []
+        for _ in range(WAITING_JOBS):
+            began = time.perf_counter()
+            await address.submit(wanted(body))
+            times_ms.append(1e3 * (time.perf_counter() - began))
+        grown = process.memory_info().rss - before
+        began = time.perf_counter()
+        size = len(address.queue())
+        listing_ms = 1e3 * (time.perf_counter() - began)
+        first, last = (statistics.median(part) for part in (times_ms[:500], times_ms[-500:]))
+        return (
+            f"Prompts of {len(body) / 1e3:.0f} KB, {WAITING_JOBS:,} waiting: {grown / 1e6:.0f} MB; to take one, median"
+            f" of the first 500 {first:.2f} ms, of the last {last:.2f};"
+            f" to list {size / 1e6:.0f} MB, {listing_ms:.0f} ms"
+        )
+
+    yield asyncio.run(measure())
 
 
 def _batch(folder: Path, graph: Workflow, name: str, jobs: int, devices: str) -> list[dict[str, Any]]:
@@ -181,4 +215,10 @@ def _simulate(folder: Path, workers: int, seconds: float) -> str:
     return f"| {workers:,} | {seconds:.0f} | {ideal:.0f} | {len(jobs) / took / ideal:.0%} | {busy / took:.0%} |"
 
 
-MEASUREMENTS = {"handing-out": handing_out, "unequal": unequal, "waiting": waiting, "simulated": simulated}
+MEASUREMENTS = {
+    "handing-out": handing_out,
+    "unequal": unequal,
+    "waiting": waiting,
+    "queued": queued,
+    "simulated": simulated,
+}

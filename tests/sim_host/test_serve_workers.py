@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import urllib.error
 from functools import partial
 from pathlib import Path
 
 import psutil
+import pytest
 
 from tests.harness.client import Client
 from tests.harness.many_workers import servers, simulated_comfyui, wait_until
 from tests.harness.serving import serving
-from tests.harness.workflows import TRIFLE, Workflow, node
+from tests.harness.workflows import TRIFLE, Workflow, node, text_to_image
 
 
 def lasting(seconds: float) -> Workflow:
@@ -21,6 +23,13 @@ def lasting(seconds: float) -> Workflow:
 def runs(client: Client, *prompt_ids: str) -> bool:
     """Whether these prompts run, and no others."""
     return {entry[1] for entry in client.get("/queue")["queue_running"]} == {*prompt_ids}
+
+
+def refused(client: Client, graph: Workflow) -> str:
+    """What the answer to a prompt that is not taken says."""
+    with pytest.raises(urllib.error.HTTPError) as refusal:
+        client.queue(graph)
+    return refusal.value.read().decode()
 
 
 def both_busy(client: Client, comfyui: Path) -> list[str]:
@@ -36,6 +45,7 @@ def test_workers_come_and_go_with_the_prompts_and_those_of_a_killed_command_go_o
     options = ("--devices", "xpu:0,xpu:1", "--idle", "1")
     with serving(tmp_path, *options, "--most", "2", comfyui=comfyui) as client:
         sent = both_busy(client, comfyui)
+        assert "value_not_in_list" in refused(client, text_to_image(checkpoint="nobody-has-it.safetensors"))
         client.post("/interrupt", {})
         sent = both_busy(client, comfyui)
         sent.append(client.queue(lasting(0.0)))

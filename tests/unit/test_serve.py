@@ -46,6 +46,7 @@ class FakePool:
         self.members = [Member(Place("node", "host", name), ready=SimpleNamespace(models={})) for name in members]
         self.deeds: dict[str, list[Deed]] = {name: [] for name in members}
         self.given: list[tuple[str, str]] = []
+        self.refusals: dict[str, dict[str, Any]] = {}
         self.problem = "none"
         self.demand = self.on_change = lambda: None
 
@@ -66,6 +67,9 @@ class FakePool:
 
     def wake(self) -> None:
         pass
+
+    async def refusal(self, member: Member, *what: Any) -> dict[str, Any]:
+        return self.refusals.get(member.place.device, {})
 
     def run(self, member: Member, nodes: Any, extra: Any, files: Any) -> AsyncIterator[Any]:
         self.given.append((member.place.device, extra["prompt_id"]))
@@ -169,6 +173,27 @@ async def test_what_all_refuse_is_answered_in_their_words(tmp_path: Path) -> Non
     assert refusal.value.status == 400
     assert refusal.value.body["error"]["message"] == "no such model"
     assert gateway.history.listed(most=None, offset=None) == "{}"
+
+
+@pytest.mark.asyncio
+async def test_what_all_busy_workers_would_refuse_is_refused_at_once_and_not_kept(tmp_path: Path) -> None:
+    pool, never = FakePool("a", "b"), asyncio.Event()
+
+    async def waits() -> AsyncIterator[Any]:
+        yield json.dumps({"type": "accepted", "data": {}})
+        await never.wait()
+
+    pool.deeds = {"a": [waits], "b": [waits]}
+    gateway, _ = address(tmp_path, pool)
+    for _ in range(2):
+        await gateway.submit(wanted(body()))
+    pool.refusals = {"a": {"error": "no such model"}}
+    assert await gateway.submit(wanted(body())), "the other one would take it"
+    pool.refusals["b"] = pool.refusals["a"]
+    with pytest.raises(Refused) as refusal:
+        await gateway.submit(wanted(body()))
+    assert (refusal.value.status, refusal.value.body) == (400, {"error": "no such model"})
+    assert len(list((tmp_path / "queue").iterdir())) == gateway.status()["exec_info"]["queue_remaining"] == 3
 
 
 async def saves_what_has_no_plain_name() -> AsyncIterator[Any]:

@@ -70,10 +70,10 @@ class Gateway:
         self._journal.close()
 
     async def submit(self, wanted: Wanted) -> dict[str, Any]:
-        """Queues a prompt; answers as soon as its worker took it, or at once where all are busy.
+        """Queues a prompt; answers as soon as its worker took it, or where all are busy, as soon as one would take it.
 
         Raises:
-            Refused: its worker's ComfyUI refuses it, its id is taken, or too much waits.
+            Refused: every worker's ComfyUI refuses it, its id is taken, or too much waits.
         """
         if self._knows(wanted.prompt_id):
             raise refused(400, "invalid_prompt_id", "A prompt with this prompt_id is here already")
@@ -84,6 +84,8 @@ class Gateway:
         prompt = Prompt.of(wanted, number=number, order=order)
         self._arriving.add(prompt.id)
         try:
+            if not self._pool.idle():
+                await self._check(prompt)
             await self._journal.keep(wanted, number=number, order=order)
         except OSError as error:
             raise refused(507, "no_room", f"The prompt cannot be kept: {error.strerror}.") from error
@@ -94,6 +96,22 @@ class Gateway:
             _answer(prompt, {})
         node_errors = await asyncio.shield(prompt.answer)
         return {"prompt_id": prompt.id, "number": number, "node_errors": node_errors}
+
+    async def _check(self, prompt: Prompt) -> None:
+        """Has workers that are busy say whether they would take a prompt, until one would.
+
+        Raises:
+            Refused: none of them would.
+        """
+        nodes, extra = prompt.for_worker()
+        files = await asyncio.to_thread(lambda: dict(self._store.inputs_of(nodes)))
+        refusal: Mapping[str, Any] = {}
+        for member in self._pool.ready():
+            refusal = await self._pool.refusal(member, nodes, extra, files)
+            if not refusal:
+                return
+        if refusal:
+            raise Refused(400, refusal)
 
     def status(self) -> dict[str, Any]:
         return {"exec_info": {"queue_remaining": self._left()}}
@@ -183,7 +201,7 @@ class Gateway:
         nodes, extra = prompt.for_worker()
         last: list[dict[str, Any]] = []
         try:
-            files = dict(await asyncio.to_thread(lambda: list(self._store.inputs_of(nodes))))
+            files = await asyncio.to_thread(lambda: dict(self._store.inputs_of(nodes)))
             async for said in self._pool.run(member, nodes, extra, files):
                 if isinstance(said, Outcome):
                     for file in () if self._may_repeat(prompt, said) else said.files:

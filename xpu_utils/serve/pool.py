@@ -132,6 +132,17 @@ class Pool:
         async for reference in said:
             yield await reference
 
+    async def refusal(
+        self, member: Member, nodes: Mapping[str, Any], extra: Mapping[str, Any], files: Mapping[str, bytes]
+    ) -> Mapping[str, Any]:
+        """What a worker's ComfyUI would answer to a prompt that it does not take; empty where it does not say so."""
+        asked = member.actor.check.remote(nodes, tuple(files), *files.values(), extra=extra)
+        try:
+            said: Mapping[str, Any] = await asyncio.wait_for(_answer(asked), ASK_SECONDS)
+        except (self._ray.exceptions.RayError, asyncio.TimeoutError):
+            return {}
+        return said
+
     async def ask(self, member: Member, path: str) -> Any:
         """What a worker's ComfyUI answers to a GET; None where it does not."""
         try:

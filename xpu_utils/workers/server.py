@@ -20,6 +20,7 @@ from typing import Any
 import aiohttp
 import psutil
 
+from ..asked import CHECK
 from .setup import CannotStart, Setup, command
 
 START_SECONDS = 600.0
@@ -183,8 +184,20 @@ class Server:
             raise ServerLost(f"ComfyUI ended in the middle of a prompt ({error}).") from error
         return Answer(prompt_id, history["outputs"], history, _error(history), began_at, seconds)
 
+    async def check(self, body: Mapping[str, Any]) -> None:
+        """Has the server look whether it would take a prompt, also while it runs another.
+
+        Raises:
+            Refused: it would not.
+            aiohttp.ClientError: it does not answer.
+        """
+        await self._post(CHECK, body)
+
     async def _queue(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        async with self._session.post("/prompt", json={**body, "client_id": self._client_id}) as answer:
+        return await self._post("/prompt", {**body, "client_id": self._client_id})
+
+    async def _post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        async with self._session.post(path, json=body) as answer:
             if answer.status >= 500:  # its checks failed themselves
                 raise Refused({"error": {"type": "invalid_prompt", "message": "ComfyUI cannot check this prompt"}})
             said: dict[str, Any] = await answer.json()

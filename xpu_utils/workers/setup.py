@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..asked import WORKER_VARIABLE
 from ..machine.selector import shows
 
 PACK = Path(__file__).resolve().parents[2]
@@ -100,7 +101,7 @@ def command(setup: Setup, device: str, folder: Path, port: int) -> tuple[list[st
     )
     program = [str(Path(__file__).with_name("guard.py")), str(comfyui / "main.py")]
     line = [sys.executable, *program, *own, *arguments]
-    return line, {**os.environ, **variables}
+    return line, {**os.environ, **variables, WORKER_VARIABLE: "1"}
 
 
 def _more_paths(setup: Setup, comfyui: Path, folder: Path) -> Path:

@@ -196,6 +196,27 @@ class Worker:
         report = self._report(answer.began_at, answer.seconds, job)
         return Outcome(files, _values(answer), report, answer.error, history=answer.history, device_lost=device_lost)
 
+    async def check(
+        self, prompt: Mapping[str, Any], names: tuple[str, ...], *contents: bytes, extra: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
+        """What its ComfyUI would answer to a prompt that it does not take; empty where it takes it, or cannot say.
+
+        Args:
+            names, contents: as of `run`.
+
+        Raises:
+            aiohttp.ClientError: its ComfyUI does not answer.
+            OSError: an input file cannot be written.
+        """
+        if self._server is not None:
+            for name, content in zip(names, contents, strict=True):
+                _write_input(self._server.folder / "input", name, content)
+            try:
+                await self._server.check({**extra, "prompt": prompt})
+            except Refused as refusal:
+                return refusal.said
+        return {}
+
     async def run_aloud(
         self,
         prompt: Mapping[str, Any],
