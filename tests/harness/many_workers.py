@@ -17,7 +17,7 @@ import psutil
 
 from xpu_utils.batch.results import MANIFEST
 
-from .hosts import ROOT, host_environment, host_path
+from .hosts import ROOT, SITE, host_environment, host_path
 from .models import ensure_models
 
 _PROGRAM = """
@@ -55,16 +55,21 @@ def simulated_comfyui(folder: Path, faults: Sequence[Mapping[str, Any]] = ()) ->
 
 
 def environment() -> dict[str, str]:
-    """For a command that starts workers, and for the machines that they are on."""
+    """For the machines that workers are on."""
     return {**host_environment(), "OMP_NUM_THREADS": "1", **_CLUSTER}
+
+
+def command(*arguments: str) -> tuple[list[str], dict[str, str]]:
+    """A command of the pack's as users give it, and its environment, in which nothing says where the pack is."""
+    return [sys.executable, str(ROOT), *arguments], {**environment(), "PYTHONPATH": str(SITE)}
 
 
 def batch(workflow: Path, *options: str) -> subprocess.Popen[str]:
     """The command, started; its output is to be read from it."""
     models = ensure_models("sd15-tiny")
-    line = [sys.executable, "-m", "xpu_utils", "batch", str(workflow), "--models", str(models), *options]
+    line, variables = command("batch", str(workflow), "--models", str(models), *options)
     return subprocess.Popen(
-        line, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        line, cwd=workflow.parent, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
 
 

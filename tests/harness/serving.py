@@ -16,8 +16,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from .client import Client
-from .hosts import ROOT, host_path
-from .many_workers import environment
+from .hosts import host_path
+from .many_workers import command
 from .models import ensure_models
 from .server import free_port
 
@@ -52,11 +52,11 @@ def serving(
         RuntimeError: no worker got ready, or it ended badly; what it said is in the message.
     """
     port, log = free_port(), folder / "serve.log"
-    line = [sys.executable, "-m", "xpu_utils", "serve", "--port", str(port), "--out", str(folder / "out")]
-    line += ["--comfyui", str(comfyui or host_path()), "--models", str(ensure_models("sd15-tiny")), *options]
+    given = ("--comfyui", str(comfyui or host_path()), "--models", str(ensure_models("sd15-tiny")), *options)
+    line, own = command("serve", "--port", str(port), "--out", str(folder / "out"), *given)
     with log.open("wb") as stream:
         process = subprocess.Popen(
-            line, cwd=ROOT, env={**environment(), **(variables or {})}, stdout=stream, stderr=subprocess.STDOUT
+            line, cwd=folder, env={**own, **(variables or {})}, stdout=stream, stderr=subprocess.STDOUT
         )
     try:
         client = Client(f"127.0.0.1:{port}")

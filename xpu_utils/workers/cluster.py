@@ -10,7 +10,7 @@ import socket
 from types import ModuleType
 from typing import Any
 
-from .setup import CannotStart, Setup
+from .setup import PACK, CannotStart, Setup
 from .worker import Worker
 
 NAMESPACE = "xpu-nodes"
@@ -66,6 +66,8 @@ def connect(address: str = "") -> ModuleType:
     ray = imported_ray(address)
     _check_that_it_listens(address)
     options: dict[str, Any] = {"address": address} if address else _of_its_own()
+    if not address:  # the processes of others have found the pack when Ray was started there
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(PACK), os.environ.get("PYTHONPATH"))))
     try:
         ray.init(
             namespace=NAMESPACE,
