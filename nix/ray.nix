@@ -25,6 +25,7 @@ let
       RAY_AUTH_MODE = "token";
       RAY_AUTH_TOKEN_PATH = "%d/ray";
       RAY_USAGE_STATS_ENABLED = "0";
+      RAY_memory_monitor_refresh_ms = "0";  # ComfyUI itself drops models where memory gets short
     };
     unitConfig.StartLimitIntervalSec = 0;  # one waits for the other machine, however long that is away
     serviceConfig = {
@@ -41,7 +42,6 @@ let
   start = [ "${service.package}/bin/comfyui-xpu-ray" "start" "--block" "--disable-usage-stats" ]
     ++ (if is "head" then [
       "--head" "--node-ip-address=${toString ray.address}" "--port=${toString ray.port}" "--include-dashboard=false"
-      "--ray-client-server-port=0"
     ] else [ "--address=${cluster}" ])
     ++ [
       "--node-manager-port=${toString nodeManagerPort}"

@@ -136,7 +136,7 @@ class Batch:
             try:
                 devices = self._devices or await ask_devices(self._ray, node_id)
             except self._ray.exceptions.RayError as error:
-                self._watcher.say(f"{host}: its devices are not known ({_first_line(error)}), it is left out.")
+                self._watcher.say(f"{host}: its devices are not known ({in_its_words(error)}), it is left out.")
                 return
             for device in devices:
                 self._begin(self._use_device(Place(node_id, host, device)))
@@ -171,7 +171,7 @@ class Batch:
                     await self._work(place, actor, models)
                     return
                 except CannotStart as error:
-                    self._watcher.say(f"{place} is not used: {_first_line(error)}")
+                    self._watcher.say(f"{place} is not used: {in_its_words(error)}")
                     return
                 except self._ray.exceptions.RayError as error:
                     if place.node_id not in machines(self._ray):
@@ -179,7 +179,7 @@ class Batch:
                         return
                     failures += 1
                     self._starting.add(task)
-                    self._watcher.say(f"{place}: the worker ended ({_first_line(error)}).")
+                    self._watcher.say(f"{place}: the worker ended ({in_its_words(error)}).")
                 finally:
                     self._models.pop(str(place), None)
                     self._watcher.doing(place, "")
@@ -299,10 +299,6 @@ class Batch:
         while len(self._contents) > max(INPUT_FILES, len(job.files)):
             self._contents.popitem(last=False)
         return self._contents[name]
-
-
-def _first_line(error: BaseException) -> str:
-    return in_its_words(error).partition("\n")[0]
 
 
 def _said(waiting: Waiting) -> tuple[str, ...]:

@@ -16,6 +16,8 @@ from .worker import Worker
 NAMESPACE = "xpu-nodes"
 OPEN_VARIABLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """Where it is 0 when Ray is imported, whatever the system, Ray's processes listen on 127.0.0.1 only."""
+MEMORY_VARIABLE = "RAY_memory_monitor_refresh_ms"
+"""Where it is not 0, Ray ends workers once 95 % of the machine's memory is used; ComfyUI would drop models."""
 REACH_SECONDS = 10.0
 STOP_SECONDS = 20.0
 OBJECT_STORE_BYTES = 512 << 20
@@ -66,7 +68,8 @@ def connect(address: str = "") -> ModuleType:
     ray = imported_ray(address)
     _check_that_it_listens(address)
     options: dict[str, Any] = {"address": address} if address else _of_its_own()
-    if not address:  # the processes of others have found the pack when Ray was started there
+    if not address:  # what is set here for a cluster of others, their machines' `ray start` has been told
+        os.environ.setdefault(MEMORY_VARIABLE, "0")
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(PACK), os.environ.get("PYTHONPATH"))))
     try:
         ray.init(
@@ -149,6 +152,7 @@ async def _answer(reference: Any) -> Any:
 
 
 def in_its_words(error: BaseException) -> str:
-    """An error of a worker's without the trace that Ray puts before it."""
+    """An error of a worker's without the trace that Ray puts before it, and without Ray's pages of advice after it."""
     own = getattr(error, "cause", None) or error
-    return str(own) or type(own).__name__
+    text = str(own) or type(own).__name__
+    return text if isinstance(own, CannotStart) else text.partition("\n")[0]

@@ -36,7 +36,7 @@ def test_head_and_worker_start_ray_in_place_of_the_plain_server() -> None:
     head, worker = xpu(HEAD), xpu(WORKER)
     assert command(head["ray"]) == [
         *(f"{PROGRAM}-ray", "start", "--block", "--disable-usage-stats", "--head", "--node-ip-address=192.168.1.10"),
-        *("--port=6379", "--include-dashboard=false", "--ray-client-server-port=0", *PORTS),
+        *("--port=6379", "--include-dashboard=false", *PORTS),
     ]
     assert command(worker["ray"]) == [
         *(f"{PROGRAM}-ray", "start", "--block", "--disable-usage-stats", "--address=192.168.1.10:6379", *PORTS),
