@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, strategies
+from hypothesis import given, settings, strategies
 
 from tests.unit.test_serve import FakePool, address, body, does, ended, outcome, settled
 from xpu_utils.serve.gateway import Gateway
@@ -25,6 +25,7 @@ def prompt(number: float, order: int, refused_by: frozenset[Any] = frozenset()) 
     return Prompt(str(order), "", number, order, "[]", {}, waiting, refused_by=refused_by)
 
 
+@settings(deadline=None)
 @given(
     strategies.lists(
         strategies.tuples(strategies.integers(-2, 2), strategies.frozensets(strategies.sampled_from(WORKERS)))
