@@ -26,7 +26,8 @@ before = set(sys.modules)
 spec.loader.exec_module(sys.modules["pack"])
 for part in ("nodes", "xpu_utils.host.panel.routes", "xpu_utils.host.startup"):  # what the pack's entry point imports
     importlib.import_module(f"pack.{part}")
-print(json.dumps(sorted({name.partition(".")[0] for name in set(sys.modules) - before - set(sys.stdlib_module_names)})))
+loaded = {name.partition(".")[0] for name in set(sys.modules) - before}
+print(json.dumps(sorted(loaded - set(sys.stdlib_module_names))))
 """
 
 
