@@ -47,6 +47,9 @@ MODELS: Mapping[str, Family] = {
     "HunyuanVideo15": _as("HunyuanVideo15", context_in_dim=128, vision_in_dim=1152),
     "MiniMaxH3": _as("MiniMaxH3", text_dim=128),
     "LotusD": _as("LotusD", context_dim=1024),  # its node has a prompt of its own
+    "SeedVR2": _as("SeedVR2", txt_in_dim=5120),  # as is this one's
+    "PiD": _as("PiD", txt_embed_dim=128),
+    "PixelDiTT2I": _as("PixelDiTT2I", txt_embed_dim=128),
     "Anima": _as("Anima", crossattn_emb_channels=1024),
     "ACEStep": _as("ACEStep", lyric_encoder_vocab_size=6693),
     "ACEStep15": _as("ACEStep15", text_hidden_dim=1024),
@@ -126,6 +129,7 @@ FILES: Mapping[str, Sequence[tuple[str, str]]] = {
         (r"v1-5|512-inpainting|dreamshaper", "SD15"),
     ),
     "diffusion_models": (
+        (r"^pid_", "PiD"),
         (r"chroma-radiance", "ChromaRadiance"),
         (r"Chroma1", "Chroma"),
         (r"flux.?1-fill|flux\.1-fill", "FluxInpaint"),

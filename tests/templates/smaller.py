@@ -127,7 +127,7 @@ def _stand_in(prompt: Prompt, entry: Mapping[str, Any], file: str, models: Path)
     if name is None:
         raise NoStandIn(f"no tiny model stands for {file}")
     if not (models / folder / f"{name}.safetensors").exists():
-        raise NoStandIn(f"ComfyUI has no {name}")
+        raise NoStandIn(f"ComfyUI makes no {name}")
     return f"{name}.safetensors"
 
 
