@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,9 @@ def test_floats_that_work_on_the_cpu_work_in_int8_there_and_on_a_card_and_as_bef
 
 
 def test_weights_that_were_loaded_in_int8_stay_so_and_that_is_said(found: Any) -> None:
-    assert found["an_int8_model_in_bf16"] == ["bf16", ["the weights were loaded in int8, and stay so"], True]
+    precision, (stays, how_many), held = found["an_int8_model_in_bf16"]
+    assert (precision, stays, held) == ("bf16", "the weights were loaded in int8, and stay so", True)
+    assert re.fullmatch(r"\d+ of \d+ layers held in int8 compute in it.*", how_many)
 
 
 @pytest.mark.parametrize(

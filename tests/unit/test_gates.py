@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from xpu_utils.machine.cache import DIRECTORY_VARIABLE
 from xpu_utils.machine.devices import Device, find_devices
 from xpu_utils.selftest import products
 from xpu_utils.selftest.gates import FAILED, UNENDED, GateTests, as_text
-from xpu_utils.selftest.products import FORMATS, Product, Way, check_product
+from xpu_utils.selftest.products import FORMATS, Packed, Product, Way, check_product, held_in_int8
 
 from .recorded import b580
 
@@ -130,3 +134,23 @@ def test_the_processor_multiplies_rightly_in_every_format(name: str, monkeypatch
 
 def test_nothing_is_said_of_a_device_of_which_nothing_is_known() -> None:
     assert as_text([b580(driver_version="new")]) == ""
+
+
+def test_sums_that_are_cut_off_at_16_bits_are_found_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    def multiply(x: Packed, weights: Packed, dtype: torch.dtype) -> torch.Tensor:
+        """As AVX2 does: offset to be unsigned, products added by twos."""
+        tokens, values = x[0].int() + 128, weights[0].int()
+        pairs = (tokens[:, None] * values).unflatten(-1, (-1, 2)).sum(-1)
+        sums = pairs.clamp(-(1 << 15), (1 << 15) - 1).sum(-1) - 128 * values.sum(-1)
+        return (sums.float() * x[1] * weights[1].flatten()).to(dtype)
+
+    whole = dataclasses.replace(FORMATS[held_in_int8(torch.device("cpu"))], timed=products.CHECKED)
+    cut = dataclasses.replace(whole, multiply=multiply)
+    monkeypatch.setattr(products, "FORMATS", {"whole": whole, "cut": cut})
+    (cpu,) = (device for device in find_devices().devices if device.type == "cpu")
+    assert [check_product(cpu, name).right for name in ("whole", "cut")] == [True, False]
+
+
+@given(kind=st.sampled_from(["cpu", "xpu"]), inputs=st.integers(64, 20_000), outputs=st.integers(64, 20_000))
+def test_a_layer_of_any_size_has_a_gate(kind: str, inputs: int, outputs: int) -> None:
+    assert held_in_int8(torch.device(kind), inputs, outputs) in FORMATS

@@ -20,15 +20,15 @@ def normal(*shape: int, seed: int = 1) -> torch.Tensor:
 
 
 @settings(max_examples=30, deadline=None)
-@given(out=SIDES, width=SIDES, dtype=FLOATS, power=st.integers(-3, 2))
+@given(out=SIDES, width=SIDES, dtype=FLOATS, power=st.integers(-3, 2), columns=st.booleans())
 def test_a_packed_weight_comes_back_rounded_to_steps_of_its_channel(
-    out: int, width: int, dtype: torch.dtype, power: int
+    out: int, width: int, dtype: torch.dtype, power: int, columns: bool
 ) -> None:
     weight = (normal(out, width) * 10.0**power).to(dtype)
-    packed = int8.pack(weight)
-    values, scales = int8.unpacked(packed, out)
+    packed = int8.pack(weight, columns=columns)
+    values, scales = int8.unpacked(packed, out, columns=columns)
     assert (values.shape, scales.shape, packed.dtype) == (weight.shape, (out,), torch.int8)
-    off = (int8.dequantised(packed, out, torch.float32) - weight.float()).abs()
+    off = (int8.dequantised(packed, out, torch.float32, columns=columns) - weight.float()).abs()
     assert bool((off <= 0.501 * scales[:, None]).all())
     assert torch.equal(values.abs().amax(1), torch.full((out,), 127, dtype=torch.int8))
 
@@ -44,17 +44,26 @@ def test_small_weights_lose_no_more_than_by_int8_and_by_the_format_itself(dtype:
 
 
 @settings(max_examples=30, deadline=None)
-@given(out=SIDES, width=SIDES, dtype=FLOATS, power=st.integers(-3, 2), bias=st.booleans())
+@given(out=SIDES, width=SIDES, dtype=FLOATS, power=st.integers(-3, 2), bias=st.booleans(), columns=st.booleans())
 def test_a_product_is_close_to_that_of_floats_whatever_the_size_of_its_input(
-    out: int, width: int, dtype: torch.dtype, power: int, bias: bool
+    out: int, width: int, dtype: torch.dtype, power: int, bias: bool, columns: bool
 ) -> None:
     given = (normal(2, 20, width) * 10.0**power).to(dtype)
     weight, added = normal(out, width, seed=2), normal(out, seed=3).to(dtype) if bias else None
     expected = nn.functional.linear(given.float(), weight, None if added is None else added.float())
     for product in (int8.linear, int8.linear_by_floats):
-        answer = product(given, int8.pack(weight), out, added)
+        answer = product(given, int8.pack(weight, columns=columns), out, added, columns=columns)
         assert (answer.shape, answer.dtype) == ((2, 20, out), dtype)
         assert float((answer.float() - expected).norm() / expected.norm()) < 0.05
+
+
+@settings(max_examples=20, deadline=None)
+@given(tokens=st.integers(1, 80), out=SIDES, width=SIDES)
+def test_sums_on_the_cpu_are_those_of_pytorchs_own_product_to_the_bit(tokens: int, out: int, width: int) -> None:
+    generator = torch.Generator().manual_seed(tokens)
+    given, weight = (torch.randint(-127, 128, (n, width), generator=generator).to(torch.int8) for n in (tokens, out))
+    answer = int8.product((given, torch.ones(tokens, 1)), (weight, torch.ones(out)), torch.float32)
+    assert torch.equal(answer, torch._int_mm(given, weight.t()).float())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -87,8 +96,8 @@ def network() -> nn.Module:
     return nn.ModuleDict({"blocks": nn.ModuleList([block]), "time_embed": nn.Linear(64, 64), "last": nn.Linear(64, 64)})
 
 
-def use(products: bool = True) -> Int8Use:
-    return Int8Use(lambda *_: products, lambda: None)
+def use(products: bool = True, columns: bool = False) -> Int8Use:
+    return Int8Use(lambda *_: products, lambda: None, columns=columns)
 
 
 def test_what_would_lose_too_much_stays_in_floats() -> None:
@@ -130,7 +139,7 @@ def test_a_forward_that_a_host_backed_up_computes_in_what_the_layer_is_held_in(p
 def test_a_patch_that_is_applied_at_every_use_is_followed(products: bool) -> None:
     root = network()
     layer = root.get_submodule("blocks.0.layer")
-    hold(root, [nn.Linear], use(products))
+    hold(root, [nn.Linear], use(products, columns=products))
     given = normal(64, 64)
     before = layer(given)
     layer.weight_function = [lambda weight: layer.convert_weight(weight) * 2]

@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 
+from ..machine.devices import Device
 from ..placement import Placement
 from ..precision import INT8
 from ..selftest.gates import product
-from ..selftest.products import HELD_IN_INT8, Way
-from ..weights.int8_layers import Holding, Int8Use, eligible, hold, holds_int8
+from ..selftest.products import Way, held_in_int8
+from ..weights.int8_layers import Holding, Int8Layer, Int8Use, eligible, hold, holds_int8
 from .cpu_engine import LINEARS, stop_if_asked
 from .inventory import host_inventory
 
@@ -37,12 +38,23 @@ def residence(placement: Placement) -> str | None:
     return None if placement.precision == INT8 else placement.resident
 
 
-def hold_in_int8(network: torch.nn.Module, *, for_good: bool = False) -> Holding:
-    """Holds a network's linear layers in int8; see `xpu_utils.weights.int8_layers.hold`."""
-    return hold(network, LINEARS, Int8Use(_products, stop_if_asked), for_good=for_good)
+def hold_in_int8(network: torch.nn.Module, device: torch.device, *, for_good: bool = False) -> Holding:
+    """Holds a network's linear layers in int8, as a device reads them; see `xpu_utils.weights.int8_layers.hold`."""
+    use = Int8Use(_products, stop_if_asked, columns=device.type == "cpu")
+    return hold(network, LINEARS, use, for_good=for_good)
 
 
-@functools.lru_cache(maxsize=32)
-def _products(where: torch.device) -> bool:
+def told(model: Any, device: Device) -> str:
+    """How many of the layers that a MODEL holds in int8, or will when it works, compute in it on a device."""
+    network = model.model.diffusion_model
+    held = [layer for layer in network.modules() if isinstance(layer, Int8Layer)]
+    layers = held or [layer for _, layer in eligible(network, LINEARS)]
+    computing = sum(_products(device.torch_device, layer.in_features, layer.out_features) for layer in layers)
+    others = "" if computing == len(layers) else f", the others in floats, which is faster on {device.id}"
+    return f"{computing} of {len(layers)} layers held in int8 compute in it{others}"
+
+
+@functools.lru_cache(maxsize=256)
+def _products(where: torch.device, inputs: int, outputs: int) -> bool:
     device = host_inventory().find(str(where))
-    return device is not None and product(device, HELD_IN_INT8).way is Way.NATIVE
+    return device is not None and product(device, held_in_int8(where, inputs, outputs)).way is Way.NATIVE

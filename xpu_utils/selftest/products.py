@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -28,6 +28,8 @@ HOPELESS = 10
 """... or of the other where that product is already so many times slower: emulated fp8 would take minutes."""
 SHORTEST_SECONDS = 0.05
 """What a time is taken from at least; a prompt waits for it."""
+_QUEUED = 8
+"""Calls that a card is given at a time, as by a network: of one alone, the way there is much of the time."""
 _TOLERANCE = TOLERANCES["bf16"]
 
 
@@ -95,6 +97,8 @@ class _Format:
     """Activations (rows, inner), as ComfyUI rounds them; None where there is no product in this format."""
     multiply: Callable[[Packed, Packed, torch.dtype], torch.Tensor] | None = None
     """Rounded activations and packed weights to (rows, columns)."""
+    timed: tuple[int, int, int] = TIMED
+    """As `TIMED`."""
 
 
 def _pack(numbers: torch.Tensor, *, dtype: torch.dtype) -> Packed:
@@ -145,9 +149,9 @@ def _fp8(dtype: torch.dtype) -> _Format:
     return _Format(functools.partial(_pack, dtype=dtype), _unpack, functools.partial(_cut, dtype=dtype), _multiply_fp8)
 
 
-def _pack_channels(numbers: torch.Tensor) -> Packed:
+def _pack_channels(numbers: torch.Tensor, *, columns: bool) -> Packed:
     """A scale for each column of the product, as layers are held in int8."""
-    values, scales = int8.unpacked(int8.pack(numbers), len(numbers))
+    values, scales = int8.unpacked(int8.pack(numbers, columns=columns), len(numbers), columns=columns)
     return values, scales[:, None]
 
 
@@ -157,12 +161,41 @@ def _multiply_channels(x: Packed, weights: Packed, dtype: torch.dtype) -> torch.
 
 HELD_IN_INT8 = "int8 by channel"
 """What `precision=int8` holds weights in; there is no file of it."""
+_ON_CPU = " on a CPU"
+_FEW_INPUTS, _FEW_OUTPUTS = 512, 1024
+"""Up to so many channels, scaling the results or quantising the inputs may take longer than int8 saves."""
+_LARGE = 1 << 24
+"""Weights of a layer that has enough to compute for any passes beside the product."""
+_SIZES = {"": (3072, 3072), " of few": (320, 2560), " to few": (2560, 640), " (large)": (3072, 12288)}
+"""Channels in and out that stand for layers of a size."""
+
+
+def held_in_int8(device: torch.device, inputs: int = 3072, outputs: int = 3072) -> str:
+    """The format of a layer that `precision=int8` holds, by its channels."""
+    if inputs <= _FEW_INPUTS:
+        size = " of few"
+    elif outputs <= _FEW_OUTPUTS:
+        size = " to few"
+    else:
+        size = " (large)" if inputs * outputs >= _LARGE else ""
+    return f"{HELD_IN_INT8}{size}{_ON_CPU if device.type == 'cpu' else ''}"
+
+
+def _held() -> Iterator[tuple[str, _Format]]:
+    """Of each size, and for CPUs, where fewer tokens tell as much."""
+    for where, tokens in (("", 4096), (_ON_CPU, 1024)):
+        pack = functools.partial(_pack_channels, columns=where == _ON_CPU)
+        for size, (inner, outer) in _SIZES.items():
+            form = _Format(pack, _unpack, int8.per_token, _multiply_channels, (tokens, inner, outer))
+            yield f"{HELD_IN_INT8}{size}{where}", form
+
+
 _INT8 = functools.partial(_pack, dtype=torch.int8)
 FORMATS: Mapping[str, _Format] = {
     "fp8_e4m3": _fp8(torch.float8_e4m3fn),
     "fp8_e5m2": _fp8(torch.float8_e5m2),
     "int8": _Format(_INT8, _unpack, _INT8, _multiply_int8),
-    HELD_IN_INT8: _Format(_pack_channels, _unpack, int8.per_token, _multiply_channels),
+    **dict(_held()),
     "4 bits": _Format(_pack_nibbles, _unpack_nibbles),
 }
 """By the name that users are told."""
@@ -195,7 +228,7 @@ def check_product(device: Device, name: str, *, compute: torch.dtype = torch.bfl
         error = _error(form.multiply(form.round(x_there), packed_there, compute), expected)
         seconds, unpacked_seconds = _times(device, form, x_there, packed_there)
         if seconds < HOPELESS * unpacked_seconds:
-            x, weights = _drawn(TIMED)
+            x, weights = _drawn(form.timed)
             seconds, unpacked_seconds = _times(device, form, x.to(target, compute), _to(form.pack(weights), target))
     except _FAILURES as failure:
         return Product(name, problem=first_line(failure)[:200])
@@ -208,11 +241,13 @@ def _to(packed: Packed, device: torch.device) -> Packed:
 
 
 def _drawn(shape: tuple[int, int, int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Activations, and weights that keep their size."""
+    """Activations, and weights that keep their size; the first of each show sums that are cut off at 16 bits."""
     rows, inner, columns = shape
     generator = torch.Generator().manual_seed(1)
     weights = torch.randn(columns, inner, generator=generator) / inner**0.5
-    return torch.randn(rows, inner, generator=generator), weights
+    x = torch.randn(rows, inner, generator=generator)
+    weights[0], x[0] = inner**-0.5, torch.tensor([1.0, 1, -1, -1]).repeat(inner // 4)
+    return x, weights
 
 
 def _times(device: Device, form: _Format, x: torch.Tensor, packed: Packed) -> tuple[float, float]:
@@ -224,8 +259,12 @@ def _times(device: Device, form: _Format, x: torch.Tensor, packed: Packed) -> tu
     def unpacked() -> object:
         return F.linear(x, form.unpack(*packed, x.dtype))
 
-    seconds = (median_seconds(way, device, shortest_seconds=SHORTEST_SECONDS) for way in (own, unpacked))
-    return next(seconds), next(seconds)
+    calls = 1 if device.type == "cpu" else _QUEUED
+
+    def seconds(way: Callable[[], object]) -> float:
+        return median_seconds(lambda: [way() for _ in range(calls)], device, shortest_seconds=SHORTEST_SECONDS) / calls
+
+    return seconds(own), seconds(unpacked)
 
 
 def _error(answer: torch.Tensor, expected: torch.Tensor) -> float:

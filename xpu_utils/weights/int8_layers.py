@@ -29,8 +29,8 @@ _SENSITIVE = re.compile(r"emb|mod|time")
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
-Products = Callable[[torch.device], bool]
-"""Whether int8 products are right and faster on a device; elsewhere the weights are used as floats."""
+Products = Callable[[torch.device, int, int], bool]
+"""Whether int8 products of a layer (channels in, out) are right and faster on a device; else it computes in floats."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +40,8 @@ class Int8Use:
     products: Products
     before: Callable[[], None]
     """What the layers' own forwards do first."""
+    columns: bool = False
+    """How the weights are laid out; see `pack`."""
 
 
 class Int8Layer(nn.Linear):
@@ -63,19 +65,24 @@ class Int8Layer(nn.Linear):
                 bias = change(bias)
         tokens = given.shape[:-1].numel()
         patched, learns = len(self.weight_function) > 0, torch.is_grad_enabled() and given.requires_grad
-        if tokens >= FEWEST_TOKENS and not patched and not learns and self.int8.products(given.device):
-            return linear(given, packed, self.out_features, bias)
-        weight = dequantised(packed, self.out_features, given.dtype)
+        columns = self.int8.columns
+        if tokens >= FEWEST_TOKENS and not patched and not learns and self.multiplies_on(given.device):
+            return linear(given, packed, self.out_features, bias, columns=columns)
+        weight = dequantised(packed, self.out_features, given.dtype, columns=columns)
         for change in self.weight_function:
             weight = change(weight)
         return F.linear(given, weight, bias)
 
+    def multiplies_on(self, device: torch.device) -> bool:
+        """Whether its products are in int8 there; else its weights are made floats at every use."""
+        return self.int8.products(device, self.in_features, self.out_features)
+
     def convert_weight(self, weight: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
         """What the host adds a patch to: the weight as floats; of its packed one, which it casts, bytes are numbers."""
-        if len(weight) == self.out_features:  # one that is used as floats
+        if weight.shape == (self.out_features, self.in_features):  # one that is used as floats
             return weight
         dtype = weight.dtype if weight.dtype.is_floating_point else torch.float32
-        return dequantised(weight.to(torch.int8), self.out_features, dtype)
+        return dequantised(weight.to(torch.int8), self.out_features, dtype, columns=self.int8.columns)
 
     def set_weight(
         self, weight: torch.Tensor, inplace_update: bool = False, return_weight: bool = False, **_: Any
@@ -83,10 +90,11 @@ class Int8Layer(nn.Linear):
         """Takes the host's patched weight; one that is asked for back is used, or saved, as it is."""
         if return_weight:
             return weight
+        packed = pack(weight, columns=self.int8.columns)
         if inplace_update:
-            self.weight.data.copy_(pack(weight))
+            self.weight.data.copy_(packed)
         else:
-            self.weight = nn.Parameter(pack(weight), requires_grad=False)
+            self.weight = nn.Parameter(packed, requires_grad=False)
         return None
 
 
@@ -122,8 +130,8 @@ def hold(root: nn.Module, kinds: Collection[type[nn.Module]], use: Int8Use, *, f
     originals = []
     for _, module in eligible(root, kinds):
         weight = module.weight
-        packed = pack(weight)
-        if loss(weight, packed) <= LARGEST_LOSS:
+        packed = pack(weight, columns=use.columns)
+        if loss(weight, packed, columns=use.columns) <= LARGEST_LOSS:
             if not for_good:
                 originals.append((module, type(module), weight))
             kind: Any = type(module)
@@ -144,7 +152,8 @@ def hold_again(root: nn.Module) -> None:
     """Packs what was read again from a file that holds floats into layers that are in int8."""
     for module in root.modules():
         if isinstance(module, Int8Layer) and module.weight.is_floating_point():
-            module._parameters["weight"] = nn.Parameter(pack(module.weight), requires_grad=False)
+            packed = pack(module.weight, columns=module.int8.columns)
+            module._parameters["weight"] = nn.Parameter(packed, requires_grad=False)
 
 
 def holds_int8(root: nn.Module) -> bool:

@@ -41,7 +41,7 @@ def apply(decision: Decision, thing: Any, *, owned: bool = False, watch: Watch |
 
 def _to_model(decision: Decision, model: Any, owned: bool) -> None:
     if decision.in_int8 and owned and not in_int8(model):
-        hold_in_int8(model.model.diffusion_model, for_good=True)
+        hold_in_int8(model.model.diffusion_model, decision.placement.device.torch_device, for_good=True)
         note_dtypes(model.model.diffusion_model)
         model.size = 0  # measured again when next asked for
     if decision.streaming is not None:

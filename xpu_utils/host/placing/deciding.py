@@ -12,7 +12,7 @@ from ...machine.devices import Device
 from ...placement import Placement
 from ...precision import INT8
 from ...selftest.gates import product
-from ...selftest.products import HELD_IN_INT8
+from ...selftest.products import held_in_int8
 from ...selftest.result import computes
 from ..cpu_engine import machine_plan
 from ..int8 import in_int8
@@ -25,7 +25,9 @@ def decide(asked: Placement, subject: Subject) -> Decision:
 
 
 def _computes(device: Device, precision: str) -> bool:
-    return product(device, HELD_IN_INT8).right if precision == INT8 else computes(device, precision)
+    if precision == INT8:
+        return product(device, held_in_int8(device.torch_device)).right
+    return computes(device, precision)
 
 
 def subject_at_work(model: Any) -> Subject:

@@ -81,7 +81,7 @@ class WorkFormat:
         if placement is None or placement.precision != INT8 or in_int8(self._patcher) or is_dynamic(self._patcher):
             return
         self.begin()
-        self._conversions.append(hold_in_int8(self._network))
+        self._conversions.append(hold_in_int8(self._network, placement.device.torch_device))
         self._name(self._dtype)
         note_dtypes(self._network)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import comfy.model_management as model_management
@@ -89,6 +90,9 @@ def place_model(model: Any, asked: Placement, *, owned: bool = False) -> tuple[A
     )
     decision = decide(asked, subject)
     share_out(placed)
+    if decision.in_int8:
+        placement = decision.placement.noting(int8.told(placed, decision.placement.device))
+        decision = dataclasses.replace(decision, placement=placement)
     apply(decision, placed, owned=owned, watch=watch)
     return placed, decision.placement
 

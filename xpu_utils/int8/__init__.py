@@ -1,0 +1,193 @@
+"""Linear layers in int8: weights with a scale for each output channel, inputs with one for each token."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import logging
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+FEWEST_TOKENS = 32
+"""Fewer are computed with floating-point weights: cuBLAS takes no 16, and it is reading the weights that costs then."""
+
+_LARGEST = 126
+"""Of an input, so that one that is rounded up in bf16 stays within int8."""
+
+_PIECE = 1 << 17
+"""Values that a thread of a CPU quantises at a time: what the passes write stays in its cache."""
+
+_ONEDNN_WIDTH = 64
+"""What its product with AMX needs a multiple of: some others (136, 200) come out wrong in version 3.12."""
+
+Scaled = tuple[torch.Tensor, torch.Tensor]
+"""Values in int8, (n, in), and their scales in fp32, one a row."""
+
+
+def pack(weight: torch.Tensor, *, columns: bool = False) -> torch.Tensor:
+    """Quantises (out, in) to int8: the values, and below them the bytes of their scales.
+
+    One plain tensor is what a host moves, patches, backs up and streams without knowing what it is. NaN stays NaN.
+
+    Args:
+        columns: lays the values out as (in, out), of which a CPU's product is the fastest; else as (out, in).
+    """
+    out = len(weight)
+    values = weight.detach().float()
+    scales = values.abs().amax(1).div_(127).clamp_min_(torch.finfo(torch.float32).tiny)
+    values = (values / scales[:, None]).round_()
+    laid_out = values.t() if columns else values
+    rows, width = laid_out.shape
+    packed = torch.zeros(rows + -(-4 * out // width), width, dtype=torch.int8, device=weight.device)
+    packed[:rows] = laid_out
+    unpacked(packed, out, columns=columns)[1].copy_(scales)
+    return packed
+
+
+def unpacked(packed: torch.Tensor, out: int, *, columns: bool = False) -> Scaled:
+    """What `pack` made of a weight of `out` rows: values (out, in), and scales (out,)."""
+    rows = len(packed) - 4 if columns else out
+    values = packed[:rows]
+    scales = packed[rows:].flatten()[: 4 * out].view(torch.float32)
+    return values.t() if columns else values, scales
+
+
+def dequantised(packed: torch.Tensor, out: int, dtype: torch.dtype, *, columns: bool = False) -> torch.Tensor:
+    """The weight (out, in) that `pack` was given, rounded."""
+    values, scales = unpacked(packed, out, columns=columns)
+    scales = scales.to(_between(dtype))
+    return torch.mul(values, scales[:, None], out=torch.empty_like(values, dtype=dtype))
+
+
+def _between(dtype: torch.dtype) -> torch.dtype:
+    """What results in `dtype` are scaled in: fp16 has too few bits for small scales, and sums with one overflow it."""
+    return torch.float32 if dtype == torch.float16 else dtype
+
+
+def loss(weight: torch.Tensor, packed: torch.Tensor, *, columns: bool = False) -> float:
+    """The error of a packed weight relative to the weight; NaN where that holds NaN."""
+    given = weight.detach().float()
+    difference = dequantised(packed, len(given), torch.float32, columns=columns).sub_(given)
+    return float(difference.norm() / given.norm().clamp_min(torch.finfo(torch.float32).tiny))
+
+
+def per_token(given: torch.Tensor) -> Scaled:
+    """Quantises (tokens, in): int8 values, and scales (tokens, 1) in fp32. What is not finite stays so by its scale."""
+    if torch.compiler.is_compiling():
+        return _per_token(given)
+    if given.device.type != "cpu":
+        kernels = _kernels(given.device)
+        quantised: Scaled = kernels.per_token(given) if kernels else _per_token(given)
+        return quantised
+    tokens = max(1, _PIECE * torch.get_num_threads() // given.shape[1])
+    values, scales = zip(*map(_per_token, given.split(tokens)), strict=True)
+    return torch.cat(values), torch.cat(scales)
+
+
+def _per_token(given: torch.Tensor) -> Scaled:
+    if given.dtype == torch.float16:  # has no room for the inverse of a small scale
+        given = given.float()
+    largest = given.abs()
+    if given.device.type == "cpu" and given.dtype == torch.bfloat16:  # ordered as integers are, which is faster
+        largest = largest.view(torch.int16).amax(-1, keepdim=True).view(given.dtype)
+    else:
+        largest = largest.amax(-1, keepdim=True)
+    inverse = _LARGEST / largest.clamp_min_(1e-20)
+    return given.mul(inverse).round_().to(torch.int8), inverse.float().reciprocal_()
+
+
+def linear(
+    given: torch.Tensor, packed: torch.Tensor, out: int, bias: torch.Tensor | None, *, columns: bool = False
+) -> torch.Tensor:
+    """given W^T + bias in int8, (..., in) to (..., out), in the dtype of `given`.
+
+    Args:
+        packed: W as `pack` made it; both sides divisible by 8.
+
+    Raises:
+        RuntimeError: the device has no such product.
+    """
+    weight = unpacked(packed, out, columns=columns)
+    return product(per_token(given.flatten(0, -2)), weight, given.dtype, bias).unflatten(0, given.shape[:-1])
+
+
+def product(given: Scaled, weight: Scaled, dtype: torch.dtype, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """given W^T + bias of what `per_token` and `unpacked` answer, (tokens, out); raises as `linear` does."""
+    tokens, token_scales = given
+    values, scales = weight
+    between = _between(dtype)
+    on_cpu = tokens.device.type == "cpu"
+    whole = tokens.shape[1] % _ONEDNN_WIDTH == 0
+    if on_cpu and whole and not torch.compiler.is_compiling() and _onednn_works(between):
+        of_channels = _onednn(tokens, values, scales, between)
+        token_scales = token_scales.to(between)
+        if bias is None:
+            return of_channels.mul_(token_scales).to(dtype)
+        return torch.addcmul(bias.to(between), of_channels, token_scales, out=of_channels).to(dtype)
+    if not on_cpu:
+        values = values.contiguous()  # what was laid out for a CPU: neither of the two takes it
+        kernels = None if torch.compiler.is_compiling() else _kernels(tokens.device)
+        if kernels is not None and kernels.takes(tokens, values):
+            multiplied: torch.Tensor = kernels.product((tokens, token_scales), (values, scales), dtype, bias)
+            return multiplied
+    sums = torch._int_mm(tokens, values.t())
+    scaled = torch.mul(sums, token_scales, out=torch.empty_like(sums, dtype=between))
+    scales = scales.to(between)
+    answer = scaled.mul_(scales) if bias is None else torch.addcmul(bias.to(between), scaled, scales)
+    return answer.to(dtype)
+
+
+def _onednn(tokens: torch.Tensor, values: torch.Tensor, scales: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """oneDNN's product, which scales the sums of a channel before it writes them.
+
+    Its weights are the (in, out) that they are, copied: reading them so takes less than from its own order
+    (`qlinear_prepack`), which would need room beside them. A plain tensor instead of the copy ends the process.
+    """
+    no_offsets = torch.zeros(len(values), dtype=torch.int32)
+    answer: torch.Tensor = torch.ops.onednn.qlinear_pointwise(
+        tokens, 1.0, 0, values.t().to_mkldnn(), scales, no_offsets, None, 1.0, 0, dtype, "none", [], ""
+    )
+    return answer
+
+
+@functools.lru_cache(maxsize=8)
+def _onednn_works(dtype: torch.dtype) -> bool:
+    """Tried out: older ones take no int8 here, some builds have none of it, and AVX2 cuts sums off at 16 bits."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    values = (torch.arange(64 * 2 * _ONEDNN_WIDTH) * 37 % 255 - 127).view(64, -1)
+    narrow = values.to(torch.int8)
+    try:
+        answer = _onednn(narrow, narrow, torch.ones(64), dtype)
+    except (RuntimeError, AttributeError):
+        return False
+    return torch.equal(answer, (values @ values.t()).to(dtype))
+
+
+@functools.lru_cache(maxsize=8)
+def _kernels(device: torch.device) -> Any:
+    """The module of Triton's, where they come out right on a device; None leaves it to PyTorch's operators."""
+    if find_spec("triton") is None:
+        return None
+    try:
+        kernels: Any = importlib.import_module(".kernels", __package__)
+        for width in (_ONEDNN_WIDTH, 2 * _ONEDNN_WIDTH):
+            values = (torch.arange(40 * width) * 37 % 255 - 127).view(40, width)
+            narrow, ones = values.to(device, torch.int8), torch.ones(40, device=device)
+            answer = kernels.product((narrow, ones[:, None]), (narrow, ones), torch.float32, ones)
+            if not torch.equal(answer.cpu(), (values @ values.t()).float() + 1):
+                raise ArithmeticError("the sums are wrong")
+    except Exception as problem:  # noqa: BLE001 (whatever its compiler, or the one for C that it calls, raises)
+        logging.info("XPU Nodes: int8 products on %s are PyTorch's own, not Triton's: %s", device, problem)
+        return None
+    return kernels
+
+
+def linear_by_floats(
+    given: torch.Tensor, packed: torch.Tensor, out: int, bias: torch.Tensor | None, *, columns: bool = False
+) -> torch.Tensor:
+    """As `linear`, but for the inputs, which stay as they are."""
+    return F.linear(given, dequantised(packed, out, given.dtype, columns=columns), bias)
