@@ -57,4 +57,4 @@ def told(model: Any, device: Device) -> str:
 @functools.lru_cache(maxsize=256)
 def _products(where: torch.device, inputs: int, outputs: int) -> bool:
     device = host_inventory().find(str(where))
-    return device is not None and product(device, held_in_int8(where, inputs, outputs)).way is Way.NATIVE
+    return device is not None and product(device, held_in_int8(inputs, outputs)).way is Way.NATIVE

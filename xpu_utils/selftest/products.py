@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -161,7 +161,6 @@ def _multiply_channels(x: Packed, weights: Packed, dtype: torch.dtype) -> torch.
 
 HELD_IN_INT8 = "int8 by channel"
 """What `precision=int8` holds weights in; there is no file of it."""
-_ON_CPU = " on a CPU"
 _FEW_INPUTS, _FEW_OUTPUTS = 512, 1024
 """Up to so many channels, scaling the results or quantising the inputs may take longer than int8 saves."""
 _LARGE = 1 << 24
@@ -170,24 +169,22 @@ _SIZES = {"": (3072, 3072), " of few": (320, 2560), " to few": (2560, 640), " (l
 """Channels in and out that stand for layers of a size."""
 
 
-def held_in_int8(device: torch.device, inputs: int = 3072, outputs: int = 3072) -> str:
+def held_in_int8(inputs: int = 3072, outputs: int = 3072) -> str:
     """The format of a layer that `precision=int8` holds, by its channels."""
     if inputs <= _FEW_INPUTS:
-        size = " of few"
-    elif outputs <= _FEW_OUTPUTS:
-        size = " to few"
-    else:
-        size = " (large)" if inputs * outputs >= _LARGE else ""
-    return f"{HELD_IN_INT8}{size}{_ON_CPU if device.type == 'cpu' else ''}"
+        return f"{HELD_IN_INT8} of few"
+    if outputs <= _FEW_OUTPUTS:
+        return f"{HELD_IN_INT8} to few"
+    return f"{HELD_IN_INT8} (large)" if inputs * outputs >= _LARGE else HELD_IN_INT8
 
 
-def _held() -> Iterator[tuple[str, _Format]]:
-    """Of each size, and for CPUs, where fewer tokens tell as much."""
-    for where, tokens in (("", 4096), (_ON_CPU, 1024)):
-        pack = functools.partial(_pack_channels, columns=where == _ON_CPU)
-        for size, (inner, outer) in _SIZES.items():
-            form = _Format(pack, _unpack, int8.per_token, _multiply_channels, (tokens, inner, outer))
-            yield f"{HELD_IN_INT8}{size}{where}", form
+def _held(tokens: int, *, columns: bool) -> dict[str, _Format]:
+    """Of each size."""
+    form = _Format(functools.partial(_pack_channels, columns=columns), _unpack, int8.per_token, _multiply_channels)
+    return {
+        f"{HELD_IN_INT8}{size}": dataclasses.replace(form, timed=(tokens, *channels))
+        for size, channels in _SIZES.items()
+    }
 
 
 _INT8 = functools.partial(_pack, dtype=torch.int8)
@@ -195,10 +192,12 @@ FORMATS: Mapping[str, _Format] = {
     "fp8_e4m3": _fp8(torch.float8_e4m3fn),
     "fp8_e5m2": _fp8(torch.float8_e5m2),
     "int8": _Format(_INT8, _unpack, _INT8, _multiply_int8),
-    **dict(_held()),
+    **_held(4096, columns=False),
     "4 bits": _Format(_pack_nibbles, _unpack_nibbles),
 }
 """By the name that users are told."""
+_ON_CPUS = _held(1024, columns=True)
+"""Laid out as a CPU reads them; so few tokens tell as much there."""
 
 _FAILURES = (RuntimeError, TypeError, ValueError)
 """What PyTorch raises for a missing kernel or format."""
@@ -211,6 +210,8 @@ def check_product(device: Device, name: str, *, compute: torch.dtype = torch.bfl
         compute: what the weights stand for is computed in.
     """
     form, target = FORMATS[name], device.torch_device
+    if device.type == "cpu":
+        form = _ON_CPUS.get(name, form)
     x, weights = _drawn(CHECKED)
     packed = form.pack(weights)
     plain = form.unpack(*packed, torch.float32)

@@ -26,7 +26,7 @@ def decide(asked: Placement, subject: Subject) -> Decision:
 
 def _computes(device: Device, precision: str) -> bool:
     if precision == INT8:
-        return product(device, held_in_int8(device.torch_device)).right
+        return product(device, held_in_int8()).right
     return computes(device, precision)
 
 
