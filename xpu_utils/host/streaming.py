@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import comfy.model_management as model_management
 import comfy.utils
 import torch
 from comfy.patcher_extension import CallbacksMP, PatcherInjection
@@ -111,6 +112,12 @@ def stream_of(model: Any) -> WeightStream | None:
     return None if model.get_attachment(ATTACHMENT) is None else _session(model).stream
 
 
+def leave_free(model: Any, work_bytes: int) -> None:
+    """Has a MODEL's weights leave so much of the device to the work, whatever ComfyUI grants them from now on."""
+    if model.get_attachment(ATTACHMENT) is not None:
+        _session(model).left_free_bytes = work_bytes
+
+
 def abandon(model: Any) -> None:
     """Puts a MODEL's weights back to the unpatched ones on the host if their device is lost; asks nothing of it."""
     stream = stream_of(model)
@@ -156,6 +163,8 @@ class _Session:
         self.patching_device: torch.device | None = None
         """Set while ComfyUI loads to the host: where patches are computed all the same."""
         self._kept_bytes = 0
+        self.left_free_bytes = 0
+        """What the work is known to take beside the weights; 0 where ComfyUI's estimate has sufficed."""
 
     def fits(self, model_bytes: int, available_bytes: float) -> bool:
         """Whether all weights stay on the device."""
@@ -238,6 +247,9 @@ class StreamingPatcher:
         session = _session(self)
         session.owner = weakref.ref(self)
         available_bytes = float("inf") if full_load else lowvram_model_memory
+        if session.left_free_bytes and device_to.type != "cpu":
+            room_bytes = model_management.get_free_memory(device_to) + self.loaded_size()
+            available_bytes = min(available_bytes, max(0, room_bytes - session.left_free_bytes))
         if device_to.type == "cpu" or session.fits(self.model_size(), available_bytes):
             session.close()
             call.changed(device_to=device_to, full_load=True).on(stock_load)

@@ -22,7 +22,7 @@ from comfy.patcher_extension import WrappersMP
 from ...calls import Call
 from ...cpu.threads import HostThreads
 from ...precision import INT8, name_of
-from ...recovery.faults import NotFiniteError
+from ...recovery.faults import FaultKind, NotFiniteError
 from ...recovery.ladder import Failure, LadderExhaustedError, Rung, RungAction
 from ...weights.check import first_not_finite, tensors_in
 from .. import hooks
@@ -42,6 +42,7 @@ from .companions import Companions, chain
 from .conditions import DeviceConditions, keyframes_on_host, moved
 from .cpu_controls import ControlsOnCpu
 from .noise import drawn_where_comfyui_does
+from .room import Room
 
 WRAPPER = "xpu_nodes.model_call"
 HOOK = hooks.named("model calls")
@@ -52,6 +53,7 @@ STAGE = "sample"
 _COPIES = "multigpu_clones"
 """Key in a model call's options: its patchers by device, where newer hosts share conditions out."""
 
+_PREPARE = ("model", "noise_shape")
 _SAMPLE = ("model_wrap", "sigmas", "extra_args", "callback", "noise", "latent_image", "denoise_mask")
 _LATENTS = ("noise", "latent_image", "denoise_mask")
 _COND_BATCH = ("model", "conds", "x_in", "timestep", "model_options")
@@ -87,10 +89,8 @@ def _outer_sample(executor: Callable[..., Any], *arguments: Any, **keywords: Any
 
 def _prepare_sampling(executor: Callable[..., Any], /, *arguments: Any, **keywords: Any) -> Any:
     """ComfyUI loads the model here, and what is sampled with it."""
-    run = _run.get()
-    if run is None:
-        return executor(*arguments, **keywords)
-    return run.watched(lambda: executor(*arguments, **keywords), "load")
+    call, run = Call(_PREPARE, arguments, keywords), _run.get()
+    return call.on(executor) if run is None else run.prepare(executor, call)
 
 
 def _sampler_sample(executor: Callable[..., Any], /, *arguments: Any, **keywords: Any) -> Any:
@@ -132,6 +132,7 @@ class SamplingRun:
         self._alone = False
         """Set by a failure: copies of the model on other devices (MultiGPU CFG Split) compute nothing after it."""
         self._budget_bytes: int | None = None
+        self._room = Room(self.patcher)
         self._conditions = DeviceConditions()
         self._companions = Companions(guider)
         self._patches = Patches(self.patcher, guider.model_options)
@@ -155,6 +156,14 @@ class SamplingRun:
 
         what, on_failure = "Loading for sampling", self._on_failure_outside_a_call
         return self._recovery.carry_on(start, self._rungs(), on_failure=on_failure, what=what)
+
+    def prepare(self, executor: Callable[..., Any], call: Call) -> Any:
+        """Loads as ComfyUI does; where memory ran out in such a run before, it begins as that one ended."""
+        need = self._room.begin(call.get("noise_shape"))
+        if need is not None:
+            self._budget_bytes, self._split = self._budget_bytes or need.attention_bytes, self._split or need.alone
+        with self._room.loading(need):
+            return self.watched(lambda: call.on(executor), "load")
 
     def _rungs(self) -> dict[Rung, RungAction]:
         return {
@@ -213,7 +222,8 @@ class SamplingRun:
             with self._threads_within_a_call():
                 if not self._loaded:
                     self._load()
-                answers = self._on_device(executor, call)
+                work = functools.partial(self._on_device, executor, call)
+                answers = self._room.measured(work, attention_bytes=self._budget_bytes, alone=self._split)
             self._check_finite(answers, x, conds, step)
             return answers
 
@@ -379,6 +389,7 @@ class SamplingRun:
 
     def _on_failure(self, failure: Failure) -> Failure:
         self._alone = True
+        self._room.short |= failure.kind is FaultKind.OUT_OF_MEMORY
         self._conditions.forget()
         self._patches.take_back()
         return self._recovery.on_failure(failure)
