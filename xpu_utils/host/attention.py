@@ -47,6 +47,10 @@ kernel is trusted to be fused."""
 MEASURED_BUDGET = "xpu_nodes.measured_attention_budget"
 """Key in a model call's transformer_options: its AttentionBudget, from the memory that was free when it began."""
 
+WHOLE = "xpu_nodes.attention_as_a_whole"
+"""Key in a model call's transformer_options: the kinds of its attention calls that go to the host's function as they
+are. Most of a call's hundred and more are of few kinds, and finding out costs milliseconds of the host's time."""
+
 _APPLIED = "attention takes no more memory than there is, and is computed the way that measured fastest"
 _ANOTHERS = "another pack has set its own attention on the model"
 _LIMIT_THEMSELVES = (
@@ -124,7 +128,7 @@ def _with_budget(executor: Any, /, *arguments: Any, **keywords: Any) -> Any:
     else:
         hooks.record(HOOK, hooks.State.STOOD_DOWN, _ANOTHERS)
     if device.type != "cpu":
-        options[MEASURED_BUDGET] = device_budget(device)
+        options[MEASURED_BUDGET], options[WHOLE] = device_budget(device), set()
     return call.on(executor)
 
 
@@ -151,8 +155,12 @@ def _within_budget(function: Any, call: Call) -> Any:
     if BUDGET not in options and function in _limit_themselves():
         return call.on(function)
     q, k, v, heads = (given.pop(name) for name in _ATTENTION[:4])
-    budget = _budget(options, q.device)
     mask, reshaped = given.get("mask"), bool(given.get("skip_reshape"))
+    asked = (mask is None, reshaped, given.get("attn_precision"), given.get("enable_gqa"), "scale" in given)
+    kind, whole = (function, q.shape, k.shape, q.dtype, heads, *asked), options.get(WHOLE, set())
+    if kind in whole:
+        return call.on(function)
+    budget = _budget(options, q.device)
     # From the shapes alone: a view of each tensor for each layer is milliseconds of the host's time a step.
     q_shape, k_shape = (t.shape if reshaped else _shape_by_heads(t, q.shape[-1] // heads) for t in (q, k))
     head_dim = q_shape[-1]
@@ -162,6 +170,7 @@ def _within_budget(function: Any, call: Call) -> Any:
     if chunks is not None and BUDGET not in options and attends_without_scores(function, q_shape, q.dtype, given):
         chunks = None
     if chunks is None and instead is None:
+        whole.add(kind)
         return call.on(function)
     q4, k4, v4 = (q, k, v) if reshaped else _by_heads(q, k, v, head_dim)
     piecewise = {**given, "skip_reshape": True, "skip_output_reshape": True}

@@ -240,11 +240,7 @@ class WeightStream:
             self._resident.pop(index).restore()
         self._lock(index for index in range(len(self._pieces)) if index not in choice.resident)
         storage = self._have(choice.ring_bytes)
-        for index in sorted(choice.resident - self._resident.keys()):
-            placed = self._pieces[index].placed(self._room(self._pieces[index].size_bytes))
-            self._resident[index] = placed
-            placed.copy()
-            placed.swap()
+        self._make_resident(sorted(choice.resident - self._resident.keys()))
         order = [index for index in self._order if index not in choice.resident]
         sizes = [piece.size_bytes for piece in self._pieces]
         plan = plan_ring(order, sizes, choice.ring_bytes)
@@ -266,6 +262,18 @@ class WeightStream:
             self._storage.record_stream(self._copy_stream)  # copies of the next pass may be queued when all is dropped
         return self._storage
 
+    def _make_resident(self, indices: Sequence[int]) -> None:
+        """Copies pieces to the device, to stay; what a file is mapped to is read by several threads, as in a pass."""
+        with contextlib.ExitStack() as until_copied:
+            bounce = self._new_bounce() if indices else None
+            if bounce is not None:
+                until_copied.callback(bounce.close)
+            for index in indices:
+                placed = self._pieces[index].placed(self._room(self._pieces[index].size_bytes))
+                self._resident[index] = placed
+                placed.copy(bounce)
+                placed.swap()
+
     def _lock(self, indices: Iterable[int]) -> None:
         """Moves pieces to page-locked memory, as far as there is some."""
         torch.accelerator.synchronize(self.device)  # queued copies may read what is moved
@@ -279,6 +287,12 @@ class WeightStream:
                 logging.warning(
                     "XPU Nodes: weights stream from memory that is not locked, which is slower. %s", self.refused
                 )
+
+    def _new_bounce(self) -> Bounce | None:
+        """None where no memory can be locked: the device's driver has some of its own, slower."""
+        with contextlib.suppress(PinnedMemoryError):
+            return Bounce(self._packer.pool, self.device)
+        return None
 
     def _room(self, size_bytes: int) -> torch.Tensor:
         with torch.inference_mode(False):  # what is made in inference mode may not be written to outside of it
@@ -312,8 +326,7 @@ class WeightStream:
             self._have(self.ring_bytes)
             self._learning = []
             self._timer = PassTimer(self.device)
-            with contextlib.suppress(PinnedMemoryError):  # the device's driver has some of its own, slower
-                self._bounce = Bounce(self._packer.pool, self.device)
+            self._bounce = self._new_bounce()
             return
         if self._ring is None:
             self._settle(self._chosen())
