@@ -18,7 +18,7 @@ from tests import xpu_sim
 from xpu_utils.calls import StandIn
 from xpu_utils.decision import AttentionBy
 from xpu_utils.host import attention, hooks, neighbours
-from xpu_utils.host.attention import BUDGET, MEASURED_BUDGET, OVERRIDE, PlacedAttention, device_budget
+from xpu_utils.host.attention import BUDGET, MEASURED_BUDGET, OVERRIDE, WHOLE, PlacedAttention, device_budget
 from xpu_utils.memory.attention import SMALLEST_BYTES, AttentionBudget, attend_in_chunks, chunks_for
 from xpu_utils.selftest.attention import Attending, AttentionTimes
 from xpu_utils.selftest.result import SelfTests
@@ -148,6 +148,22 @@ def case_wrong_head_dim() -> Any:
     finally:
         simulation.clear_faults()
     return {what: float((answer.cpu() - expected).abs().max()) for what, answer in answers.items()}
+
+
+def case_kinds_of_calls() -> Any:
+    """How often it is asked how to attend, in a model call's attention calls one after the other."""
+    asked: list[int] = []
+    stock, attention.attends_by = attention.attends_by, lambda *_, **__: asked.append(1) or Attending.OWN
+    measured = {OVERRIDE: PlacedAttention(None), MEASURED_BUDGET: device_budget(DEVICE), WHOLE: set()}
+    tight = {**measured, MEASURED_BUDGET: AttentionBudget(1 << 20), WHOLE: set()}
+    try:
+        found = []
+        for tokens, options in ((256, measured), (256, measured), (128, measured), (1024, tight), (1024, tight)):
+            host_attention.attention_pytorch(*_tensors(tokens, HEADS), HEADS, transformer_options=options)
+            found.append(len(asked))
+        return found
+    finally:
+        attention.attends_by = stock
 
 
 def case_by_products() -> Any:

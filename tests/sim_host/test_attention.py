@@ -55,6 +55,10 @@ def test_the_vae_s_attention_block_goes_in_pieces(found: Any) -> None:
     assert block["ours"]["peak_bytes"] < block["stock"]["peak_bytes"]
 
 
+def test_how_to_attend_is_found_out_once_for_calls_of_one_kind_that_need_no_pieces(found: Any) -> None:
+    assert found["kinds_of_calls"] == [1, 1, 2, 3, 4]
+
+
 def test_products_take_the_place_of_slower_attention(found: Any) -> None:
     for entry in found["by_products"].values():
         assert entry["error"] < 3e-2
