@@ -14,6 +14,9 @@ from .running import found, jobs
 def main() -> None:
     host, names = host_path(), sys.argv[1:]
     answers = found(host, CACHE / "families" / host_version(host), names, jobs=jobs())
+    unknown = set(names) - set(answers["found"])
+    if unknown:
+        sys.exit(f"Families: this ComfyUI has no {', '.join(sorted(unknown))}, docs/models.md has their names.")
     record = RECORDS / f"{host_version(host)}.json"
     before = json.loads(record.read_text())["found"] if names and record.is_file() else {}
     record.parent.mkdir(parents=True, exist_ok=True)

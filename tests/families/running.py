@@ -34,6 +34,7 @@ def found(host: Path, base: Path, names: Sequence[str] = (), *, jobs: int = 1) -
     own = {"OMP_NUM_THREADS": "1", "XPU_NODES_CACHE_DIR": str(base / "cache"), "FAMILIES_LOG": str(base / "log.txt")}
     environment = {**host_environment(), **own}
     (base / "log.txt").write_text("")
+    answers.unlink(missing_ok=True)
     subprocess.run([*command, str(host), str(answers), str(jobs), *names], cwd=ROOT, env=environment, check=True)
     return dict(json.loads(answers.read_text()))
 

@@ -8,6 +8,7 @@ the host's are not described; and says a line of each family on its way.
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 import os
 import signal
@@ -35,7 +36,7 @@ def main() -> None:
 
     chosen = [family for family in listing.known() if not names or family.name in names]
     told = {"absent": listing.absent(), "undescribed": listing.undescribed()}
-    for found in _all(chosen, int(jobs)):
+    for found in itertools.chain([{}], _all(chosen, int(jobs))):
         Path(answers_file).write_text(json.dumps({"found": found, **told}))
     os._exit(0)  # simulated devices and ComfyUI's threads need no orderly end
 

@@ -28,6 +28,9 @@ def main() -> None:
         for name, workflow in read(ensure_templates()).items()
         if any(any(questions(graph)) for graph in graphs(workflow)) and (not names or name in names)
     }
+    unknown = set(names) - set(ours)
+    if unknown:
+        sys.exit(f"Templates: none of {', '.join(sorted(unknown))} has links at nodes that ours take the place of.")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     found = {}
     with tempfile.TemporaryDirectory() as folder:
