@@ -79,7 +79,21 @@ def test_a_program_ends_with_who_started_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["../out.png", "/tmp/out.png", "a/../../out.png"])
 def test_input_files_stay_in_their_folder(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match="leads out of ComfyUI's input folder"):
-        _write_input(tmp_path / "input", name, b"")
+        _write_input(tmp_path / "input", name, b"", anew=True)
+
+
+def test_a_check_leaves_the_input_files_of_a_prompt_that_runs_and_the_next_prompt_gets_its_own(tmp_path: Path) -> None:
+    _write_input(tmp_path, "a/b.png", b"old", anew=False)
+    file = tmp_path / "a" / "b.png"
+    opened = file.stat().st_ino
+    for content, anew in ((b"old", True), (b"new", False)):
+        _write_input(tmp_path, "a/b.png", content, anew=anew)
+        assert (file.read_bytes(), file.stat().st_ino) == (b"old", opened)
+    with file.open("rb") as reading:
+        _write_input(tmp_path, "a/b.png", b"new", anew=True)
+        assert reading.read() == b"old", "whoever has opened it, reads all of it"
+    assert file.read_bytes() == b"new"
+    assert [entry.name for entry in file.parent.iterdir()] == ["b.png"]
 
 
 def test_an_address_where_nothing_listens_is_said_at_once() -> None:

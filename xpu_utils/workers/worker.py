@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 import aiohttp
 
+from .files import holds, write_whole
 from .server import Answer, Refused, Say, Server, ServerLost
 from .setup import Setup
 
@@ -177,7 +178,7 @@ class Worker:
         server = self._server or await self._started()
         try:
             for name, content in zip(names, contents, strict=True):
-                _write_input(server.folder / "input", name, content)
+                _write_input(server.folder / "input", name, content, anew=True)
             before = set(_saved(server.folder))
             answer = await server.run(prompt, silence_seconds=silence, extra=extra, say=say)
             job = await _job(server, answer.prompt_id)
@@ -202,7 +203,7 @@ class Worker:
         """What its ComfyUI would answer to a prompt that it does not take; empty where it takes it, or cannot say.
 
         Args:
-            names, contents: as of `run`.
+            names, contents: as of `run`; files of these names that are there stay, as a prompt that runs may read them.
 
         Raises:
             aiohttp.ClientError: its ComfyUI does not answer.
@@ -210,7 +211,7 @@ class Worker:
         """
         if self._server is not None:
             for name, content in zip(names, contents, strict=True):
-                _write_input(self._server.folder / "input", name, content)
+                _write_input(self._server.folder / "input", name, content, anew=False)
             try:
                 await self._server.check({**extra, "prompt": prompt})
             except Refused as refusal:
@@ -293,8 +294,11 @@ def _lost_its_device(answer: Answer, job: Mapping[str, Any]) -> bool:
     return classify(RuntimeError(answer.error)) in LOSSES or any(fault["kind"] in lost for fault in faults)
 
 
-def _write_input(folder: Path, name: str, content: bytes) -> None:
+def _write_input(folder: Path, name: str, content: bytes, *, anew: bool) -> None:
     """Writes an input file below the folder, whatever its name says.
+
+    Args:
+        anew: in place of one with other content; a prompt that runs may read that.
 
     Raises:
         ValueError: the name leads out of it.
@@ -302,8 +306,8 @@ def _write_input(folder: Path, name: str, content: bytes) -> None:
     file = (folder / name).resolve()
     if not file.is_relative_to(folder.resolve()):
         raise ValueError(f"{name} leads out of ComfyUI's input folder, name a file below it.")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(content)
+    if not file.exists() or (anew and not holds(file, content)):
+        write_whole(file, content, lasting=False)
 
 
 def _entries(answer: Answer) -> Iterator[tuple[str, Mapping[str, Any]]]:
