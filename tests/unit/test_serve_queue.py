@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import uuid
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,12 @@ import pytest
 from hypothesis import given, settings, strategies
 
 from tests.unit.test_serve import FakePool, address, body, does, ended, outcome, settled
+from xpu_utils.serve.command import until_stopped
 from xpu_utils.serve.gateway import Gateway
 from xpu_utils.serve.history import History
 from xpu_utils.serve.queue import Prompt, Queue
 from xpu_utils.serve.requests import Refused, wanted
+from xpu_utils.workers.server import ServerLost
 
 WORKERS: Any = ("a", "b", "c")
 
@@ -186,3 +190,43 @@ async def test_a_prompt_that_cannot_be_written_down_is_not_taken(tmp_path: Path)
     assert not gateway.status()["exec_info"]["queue_remaining"]
     (tmp_path / "queue").mkdir()
     assert await gateway.submit(wanted(text)), "and can be sent again"
+
+
+class PoolOfAProcess(FakePool):
+    """A signal comes while its worker runs a prompt, and the worker ends with the pool."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__("a")
+        self.ended = asyncio.Event()
+        self.deeds = {"a": [self.is_lost]}
+        self.number = number
+
+    async def is_lost(self) -> AsyncIterator[Any]:
+        yield json.dumps({"type": "accepted", "data": {}})
+        signal.raise_signal(self.number)
+        await self.ended.wait()
+        raise ServerLost("ComfyUI ended.")
+
+    async def keep(self) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.ended.set()
+            for _ in range(9):  # it takes a while
+                await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_what_runs_when_a_signal_stops_the_command_is_not_held_responsible(tmp_path: Path, name: str) -> None:
+    (text,) = bodies(1)
+
+    async def served() -> None:
+        pool = PoolOfAProcess(getattr(signal, name))
+        gateway, _ = address(tmp_path, pool)
+        submitted = asyncio.create_task(gateway.submit(wanted(text)))
+        await until_stopped(pool, gateway)  # type: ignore[arg-type]
+        await submitted
+
+    asyncio.run(served())
+    (file,) = (tmp_path / "queue").iterdir()
+    assert file.suffix == ".0"

@@ -35,28 +35,32 @@ class CannotServe(Exception):
 
 def run(arguments: argparse.Namespace) -> tuple[int, str]:
     """Serves until it is interrupted. Exit code 2: it cannot begin."""
-    try:
-        token = _token(arguments.listen, arguments.token_file)
-        if arguments.least < 1 or (arguments.most and arguments.most < arguments.least):
-            raise CannotServe("--least must be 1 or more, and --most not below it.")
-        imported_ray(arguments.address)  # what locks the folder comes with it
-        with alone_in(arguments.out, LOCK):
+    with contextlib.ExitStack() as held:
+        try:
+            token = _token(arguments.listen, arguments.token_file)
+            if arguments.least < 1 or (arguments.most and arguments.most < arguments.least):
+                raise CannotServe("--least must be 1 or more, and --most not below it.")
+            imported_ray(arguments.address)  # what locks the folder comes with it
+            held.enter_context(alone_in(arguments.out, LOCK))
             store, journal = Store(arguments.out), Journal(arguments.out / "queue", _say)
-            return _run(arguments, store, journal, token)
-    except OSError as error:
-        return 2, f"serve: {arguments.out} cannot be used: {error.strerror}."
-    except (CannotServe, FolderTaken, NoRay) as error:
-        return 2, f"serve: {error}"
+        except OSError as error:
+            return 2, f"serve: {arguments.out} cannot be used: {error.strerror}."
+        except (CannotServe, FolderTaken, NoRay) as error:
+            return 2, f"serve: {error}"
+        return _run(arguments, store, journal, token)
 
 
 def _run(arguments: argparse.Namespace, store: Store, journal: Journal, token: str) -> tuple[int, str]:
-    ray = connect(arguments.address)
+    try:
+        ray = connect(arguments.address)
+    except NoRay as error:
+        return 2, f"serve: {error}"
     try:
         asyncio.run(_serve(arguments, ray, store, journal, token))
+    except CannotServe as error:
+        return 2, f"serve: {error}"
     except KeyboardInterrupt:
-        return 0, "serve: stopped."
-    except OSError as error:
-        return 2, f"serve: {arguments.listen}:{arguments.port} cannot be listened on: {error.strerror}."
+        pass
     finally:
         ray.shutdown()
     return 0, "serve: stopped."
@@ -89,27 +93,49 @@ async def _serve(arguments: argparse.Namespace, ray: ModuleType, store: Store, j
     )
     clients = Clients()
     gateway = Gateway(ray, pool, store, clients, journal)
-    if count := gateway.take_up():
-        _say(f"{count} prompts of before are queued again.")
     routes = Routes(gateway, pool, store, clients, upload_bytes=arguments.upload_mib << 20)
     runner = web.AppRunner(routes.application(token), access_log=None, shutdown_timeout=1)
     await runner.setup()
     web_log.server_logger.addFilter(is_of_the_server)
-    keeping = asyncio.create_task(pool.keep())
-    with contextlib.suppress(NotImplementedError):  # on Windows nobody sends it
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, keeping.cancel)
     try:
-        await web.TCPSite(runner, arguments.listen, arguments.port).start()
+        await _listen(runner, arguments.listen, arguments.port)
+        if count := gateway.take_up():
+            _say(f"{count} prompts of before are queued again.")
         _say(f"serving at http://{arguments.listen}:{arguments.port}, results in {arguments.out}.")
-        await keeping
+        await until_stopped(pool, gateway)
+    finally:
+        await runner.cleanup()
+
+
+async def _listen(runner: web.AppRunner, host: str, port: int) -> None:
+    try:
+        await web.TCPSite(runner, host, port).start()
+    except (OSError, OverflowError) as error:  # the latter: no such port
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise CannotServe(f"{host}:{port} cannot be listened on: {reason}.") from error
+
+
+async def until_stopped(pool: Pool, gateway: Gateway) -> None:
+    """Keeps the workers until a signal ends it; the prompts that run then are not held responsible for their ends."""
+    keeping = asyncio.create_task(pool.keep())
+
+    def stop() -> None:
+        gateway.stop()
+        keeping.cancel()
+
+    with contextlib.suppress(NotImplementedError):  # on Windows, where Ctrl-C cancels this
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            number = getattr(signal, name)
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+                asyncio.get_running_loop().add_signal_handler(number, stop)
+    try:
+        await asyncio.shield(keeping)  # else it would be cancelled before it is stopped
     except asyncio.CancelledError:  # asked to stop
         return
     finally:
-        gateway.stop()
-        keeping.cancel()
+        stop()
         with contextlib.suppress(asyncio.CancelledError):
             await keeping
-        await runner.cleanup()
 
 
 def _say(line: str) -> None:

@@ -43,6 +43,7 @@ class Gateway:
         self._running: dict[str, tuple[Prompt, Member]] = {}
         self.history = History()
         self._count = 0
+        self._stopped = False
         self._tasks: set[asyncio.Task[None]] = set()
         pool.demand = self._left
         pool.on_change = self._assign
@@ -64,9 +65,11 @@ class Gateway:
         return len(self._queue)
 
     def stop(self) -> None:
-        """Has those that run done again by the next command, with nothing held against them."""
+        """Has those that run done again by the next command, with nothing held against them. Before workers end."""
+        self._stopped = True
         for prompt, _ in self._running.values():
             self._journal.mark(prompt.id, len(prompt.losses))
+            _answer(prompt, {})
         self._journal.close()
 
     async def submit(self, wanted: Wanted) -> dict[str, Any]:
@@ -152,6 +155,8 @@ class Gateway:
 
     def _assign(self) -> None:
         """Gives waiting prompts to idle workers."""
+        if self._stopped:
+            return
         for member in self._pool.idle():
             prompt = self._queue.take(member)
             if prompt is not None:
@@ -230,6 +235,8 @@ class Gateway:
 
     def _lost(self, prompt: Prompt, reason: str) -> None:
         """A worker was lost: the prompt is not finished, and is repeated unless it is likely to be the cause."""
+        if self._stopped:
+            return
         if prompt.accepted:
             prompt.losses.append(reason)
         else:
@@ -272,6 +279,8 @@ class Gateway:
 
     def _fail(self, prompt: Prompt, reason: str) -> None:
         """Records a prompt that no worker could say anything of, in ComfyUI's form."""
+        if self._stopped:
+            return
         said = {
             "prompt_id": prompt.id,
             "node_id": "",
