@@ -43,3 +43,7 @@ def test_a_lost_device_does_not_change_what_follows(found: Answers) -> None:
     difference, device = told["euler_ancestral, the cpu"]
     assert device == "cpu"
     assert difference < 1e-3, "attention sums in another order there; another noise would be another picture"
+
+
+def test_a_condition_that_is_left_out_may_overflow(found: Answers) -> None:
+    assert found("noise_cases")["a_latent_in_half"]

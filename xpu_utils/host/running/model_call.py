@@ -38,6 +38,7 @@ from ..recovery.weights import recover
 from ..streaming import stream_of
 from ..target import HOST, unload
 from .batching import conditions_together, one_condition_a_batch
+from .carried import carried_to
 from .companions import Companions, chain
 from .conditions import DeviceConditions, keyframes_on_host, moved
 from .cpu_controls import ControlsOnCpu
@@ -223,8 +224,9 @@ class SamplingRun:
                 if not self._loaded:
                     self._load()
                 work = functools.partial(self._on_device, executor, call)
-                answers = self._room.measured(work, attention_bytes=self._budget_bytes, alone=self._split)
-            self._check_finite(answers, x, conds, step)
+                with carried_to(self.patcher.load_device, compute_dtype(self.patcher), call.get("model_options")):
+                    answers = self._room.measured(work, attention_bytes=self._budget_bytes, alone=self._split)
+                    self._check_finite(answers, x, conds, step)
             return answers
 
         what, work = f"Sampling step {step}", functools.partial(self.watched, attempt, x.shape, len(conds))
@@ -270,7 +272,9 @@ class SamplingRun:
         return max(1, int((self.sigmas[:-1] >= level).sum()))
 
     def _check_finite(self, answers: list[torch.Tensor], x: torch.Tensor, conds: list[Any], step: int) -> None:
-        if all(bool(torch.isfinite(answer).all()) for answer in answers):
+        # ComfyUI divides 0 by less than fp16 can hold for a condition that is left out: nobody uses that.
+        asked = (answer for answer, cond in zip(answers, conds, strict=True) if cond is not None)
+        if all(bool(torch.isfinite(answer).all()) for answer in asked):
             return
         if not bool(torch.isfinite(x).all()):
             raise ValueError(
