@@ -104,7 +104,7 @@ def queued(folder: Path) -> Iterator[str]:
     body = json.dumps({"prompt": text_to_image(), "extra_data": {"extra_pnginfo": {"workflow": "x" * 10_000}}}).encode()
 
     async def measure() -> str:
-        address = Gateway(ModuleType("ray"), pool, Store(folder), Clients(), journal)
+        address = Gateway(ModuleType("ray"), pool, Store(folder), Clients(), journal, print)
         process = psutil.Process()
         before, times_ms = process.memory_info().rss, []
         for _ in range(WAITING_JOBS):

@@ -68,6 +68,9 @@ class FakePool:
     async def refusal(self, member: Member, *what: Any) -> dict[str, Any]:
         return self.refusals.get(member.place.device, {})
 
+    async def interrupt(self, member: Member) -> None:
+        pass
+
     def run(self, member: Member, nodes: Any, extra: Any, files: Any) -> AsyncIterator[Any]:
         self.given.append((member.place.device, extra["prompt_id"]))
         return self.deeds[member.place.device].pop(0)()
@@ -102,7 +105,7 @@ def address(folder: Path, pool: FakePool) -> tuple[Gateway, Routes]:
     store, clients = Store(folder), Clients()
     errors = SimpleNamespace(RayError=ConnectionAbortedError)
     journal = Journal(folder / "queue", print)
-    gateway = Gateway(SimpleNamespace(exceptions=errors), pool, store, clients, journal)  # type: ignore[arg-type]
+    gateway = Gateway(SimpleNamespace(exceptions=errors), pool, store, clients, journal, print)  # type: ignore[arg-type]
     return gateway, Routes(gateway, pool, store, clients, upload_bytes=1 << 20)  # type: ignore[arg-type]
 
 
@@ -232,7 +235,7 @@ async def test_those_in_front_run_first_and_those_taken_out_never(tmp_path: Path
     last, gone, first = [
         (await gateway.submit(wanted(body(front=front))))["prompt_id"] for front in (False, False, True)
     ]
-    gateway.take_out([gone])
+    await gateway.take_out([gone])
     begun.set()
     await settled(gateway)
     await running

@@ -172,7 +172,7 @@ async def test_what_is_taken_out_does_not_come_back_and_what_is_damaged_is_left_
     gateway, _ = address(tmp_path, pool)
     texts = bodies(3)
     gone, kept, damaged = [(await gateway.submit(wanted(text)))["prompt_id"] for text in texts]
-    gateway.take_out([gone])
+    await gateway.take_out([gone])
     next((tmp_path / "queue").glob(f"*{damaged}*")).write_text("{")
     (tmp_path / "queue" / f"{9:012}-{uuid.uuid4()}.part").write_text("{")
     assert (await goes_on(tmp_path, does))[1] == [kept]

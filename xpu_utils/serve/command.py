@@ -92,7 +92,7 @@ async def _serve(arguments: argparse.Namespace, ray: ModuleType, store: Store, j
         silence_seconds=arguments.silence,
     )
     clients = Clients()
-    gateway = Gateway(ray, pool, store, clients, journal)
+    gateway = Gateway(ray, pool, store, clients, journal, _say)
     routes = Routes(gateway, pool, store, clients, upload_bytes=arguments.upload_mib << 20)
     runner = web.AppRunner(routes.application(token), access_log=None, shutdown_timeout=1)
     await runner.setup()

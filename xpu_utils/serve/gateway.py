@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
 from ..workers.cluster import in_its_words
 from ..workers.server import ServerLost
 from ..workers.setup import CannotStart
-from ..workers.worker import ATTEMPTS, Outcome
+from ..workers.worker import ATTEMPTS, File, Outcome
 from .clients import Clients, event
 from .history import History
 from .journal import Journal
@@ -24,6 +26,9 @@ FALSE_STARTS = 5
 """Workers that may be lost before they took a prompt: that was hardly the prompt."""
 WAITING_BYTES = 512 << 20
 """Of prompts that wait."""
+ROOM_SECONDS = 10.0
+"""How often room for results is looked for where the disk is full."""
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _LAST = frozenset(("executed", "execution_success", "execution_error", "execution_interrupted"))
 """Events that are sent when the files that they speak of, or the history, are here."""
 
@@ -31,14 +36,28 @@ _LAST = frozenset(("executed", "execution_success", "execution_error", "executio
 class Gateway:
     """All prompts of one address. Of one event loop."""
 
-    def __init__(self, ray: ModuleType, pool: Pool, store: Store, clients: Clients, journal: Journal) -> None:
+    def __init__(
+        self,
+        ray: ModuleType,
+        pool: Pool,
+        store: Store,
+        clients: Clients,
+        journal: Journal,
+        say: Callable[[str], None],
+    ) -> None:
+        """Args:
+        say: is given a line when the disk is full.
+        """
         self._ray = ray
         self._pool = pool
         self._store = store
         self._clients = clients
         self._journal = journal
+        self._say = say
         self._arriving: set[str] = set()
         """Ids of prompts that are being written down."""
+        self._checking = asyncio.Lock()
+        """Of one prompt at a time: its input files are in memory."""
         self._queue = Queue()
         self._running: dict[str, tuple[Prompt, Member]] = {}
         self.history = History()
@@ -54,21 +73,22 @@ class Gateway:
             wanted = kept.wanted
             self._count = max(self._count, kept.order + 1)
             prompt = Prompt.of(wanted, number=wanted.number or 0.0, order=kept.order)
-            prompt.losses = ["serve ended while it ran"] * kept.begun
+            prompt.losses = ["a worker or serve ended while it ran"] * kept.begun
             _answer(prompt, {})
             if kept.begun:
                 self._store.clear(prompt.id)
             if kept.begun < ATTEMPTS:
                 self._queue.put(prompt)
             else:
-                self._fail(prompt, "it is given up, serve ended twice while it ran")
+                self._fail(prompt, "it is given up, workers or serve ended twice while it ran")
         return len(self._queue)
 
     def stop(self) -> None:
         """Has those that run done again by the next command, with nothing held against them. Before workers end."""
         self._stopped = True
         for prompt, _ in self._running.values():
-            self._journal.mark(prompt.id, len(prompt.losses))
+            if not prompt.interrupted:
+                self._journal.mark(prompt.id, len(prompt.losses))
             _answer(prompt, {})
         self._journal.close()
 
@@ -87,8 +107,9 @@ class Gateway:
         prompt = Prompt.of(wanted, number=number, order=order)
         self._arriving.add(prompt.id)
         try:
-            if not self._pool.idle():
-                await self._check(prompt)
+            if len(self._arriving) > len(self._pool.idle()):
+                async with self._checking:
+                    await self._check(prompt)
             await self._journal.keep(wanted, number=number, order=order)
         except OSError as error:
             raise refused(507, "no_room", f"The prompt cannot be kept: {error.strerror}.") from error
@@ -124,17 +145,18 @@ class Gateway:
         running = ", ".join(prompt.listed for prompt, _ in self._running.values())
         return f'{{"queue_running": [{running}], "queue_pending": {self._queue.listed()}}}'
 
-    def take_out(self, prompt_ids: list[str] | None) -> None:
+    async def take_out(self, prompt_ids: list[str] | None) -> None:
         """Takes prompts out of the queue that have not begun; all where no ids are given."""
-        for prompt in self._queue.take_out(prompt_ids):
-            self._journal.end(prompt.id)
+        gone = self._queue.take_out(prompt_ids)
         self._tell()
+        await self._journal.end_all([prompt.id for prompt in gone])
 
     async def interrupt(self, prompt_id: str | None) -> None:
         """Ends a prompt that runs; all that run where no id is given."""
         running = [(prompt, member) for prompt, member in self._running.values() if prompt_id in (None, prompt.id)]
         for prompt, _ in running:
             prompt.interrupted = True
+            self._journal.end(prompt.id)  # whatever becomes of it, it is not wanted again
         await asyncio.gather(*(self._pool.interrupt(member) for _, member in running))
 
     def _left(self) -> int:
@@ -209,14 +231,15 @@ class Gateway:
             files = await asyncio.to_thread(lambda: dict(self._store.inputs_of(nodes)))
             async for said in self._pool.run(member, nodes, extra, files):
                 if isinstance(said, Outcome):
-                    for file in () if self._may_repeat(prompt, said) else said.files:
-                        await asyncio.to_thread(self._store.keep, prompt.id, file)
+                    if not self._may_repeat(prompt, said):
+                        await self._keep(prompt, said.files)
                     return said, last
                 if isinstance(said, bytes):
                     self._clients.send(prompt.client_id, said)
                     continue
                 message = json.loads(said)
-                kind, data = message["type"], message["data"]
+                kind = message["type"]
+                data = message["data"] if isinstance(message["data"], dict) else {}  # a node may send anything
                 if kind == "accepted":
                     prompt.accepted = True
                     _answer(prompt, data.get("node_errors") or {})
@@ -227,6 +250,26 @@ class Gateway:
             raise ServerLost("The worker ended.")
         finally:
             del self._running[prompt.id]
+
+    async def _keep(self, prompt: Prompt, files: Sequence[File]) -> None:
+        """Keeps what a prompt made; where the disk is full, when there is room: its worker is given nothing until then.
+
+        Raises:
+            OSError: it cannot be written, for another reason or until it was interrupted.
+            Refused: a name is none that can be kept.
+        """
+        for tries in itertools.count():
+            try:
+                for file in files:
+                    await asyncio.to_thread(self._store.keep, prompt.id, file)
+                return
+            except OSError as error:
+                if error.errno not in _FULL or prompt.interrupted:
+                    raise
+                if not tries:
+                    self._journal.mark(prompt.id, len(prompt.losses))  # it ended
+                    self._say(f"The disk is full: the worker that did {prompt.id} waits until its files have room.")
+            await asyncio.sleep(ROOM_SECONDS)
 
     def _may_repeat(self, prompt: Prompt, outcome: Outcome) -> bool:
         """Whether another worker may do what this one could not."""
@@ -260,14 +303,14 @@ class Gateway:
             self._record(prompt, {**ended, "outputs": outputs})
             for message in last:
                 data = message["data"]
-                if isinstance(data.get("output"), dict):
+                if isinstance(data, dict) and isinstance(data.get("output"), dict):
                     data = {**data, "output": shown(data["output"], prompt.id)}
                 self._clients.send(prompt.client_id, event(message["type"], data))
 
     def _refused(self, prompt: Prompt, member: Member, outcome: Outcome) -> None:
         """Another worker may have what this one lacks, such as a model."""
         prompt.refused_by |= {member}
-        if any(other not in prompt.refused_by for other in self._pool.ready()):
+        if not prompt.interrupted and any(other not in prompt.refused_by for other in self._pool.ready()):
             self._put(prompt)
             if prompt.id not in self._running:
                 _answer(prompt, {})

@@ -7,7 +7,7 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -85,16 +85,25 @@ class Journal:
 
     def end(self, prompt_id: str) -> None:
         """A prompt need not be done any more."""
-        if self._closed:
-            return
-        try:
-            self._files.pop(prompt_id).unlink(missing_ok=True)
-        except OSError as error:
-            self._complain(error)
+        file = self._files.pop(prompt_id, None)
+        if file and not self._closed:
+            self._remove([file])
+
+    async def end_all(self, prompt_ids: Iterable[str]) -> None:
+        """As `end`, of many: that may take seconds."""
+        files = [self._files.pop(prompt_id) for prompt_id in prompt_ids]
+        await asyncio.to_thread(self._remove, files)
 
     def close(self) -> None:
         """Leaves all as it is for the next command, whatever becomes of workers that end with this one."""
         self._closed = True
+
+    def _remove(self, files: Iterable[Path]) -> None:
+        for file in files:
+            try:
+                file.unlink(missing_ok=True)
+            except OSError as error:
+                self._complain(error)
 
     def _complain(self, error: OSError) -> None:
         self._say(f"{self._folder} cannot be written ({error.strerror}): the next start may do prompts again.")

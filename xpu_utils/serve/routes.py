@@ -89,7 +89,8 @@ class Routes:
         return web.json_response(text=self._gateway.queue())
 
     async def change_queue(self, request: web.Request) -> web.Response:
-        return _changed(parsed_object(await _body(request)), self._gateway.take_out)
+        await self._gateway.take_out(_named(parsed_object(await _body(request))))
+        return web.Response()
 
     async def history(self, request: web.Request) -> web.Response:
         most = whole_number(request.query.get("max_items"), "max_items", least=0)
@@ -100,7 +101,8 @@ class Routes:
         return web.json_response(text=self._gateway.history.entry(request.match_info["prompt_id"]))
 
     async def change_history(self, request: web.Request) -> web.Response:
-        return _changed(parsed_object(await _body(request)), self._gateway.history.forget)
+        self._gateway.history.forget(_named(parsed_object(await _body(request))))
+        return web.Response()
 
     async def interrupt(self, request: web.Request) -> web.Response:
         body = await _body(request)
@@ -241,11 +243,10 @@ async def _body(request: web.Request) -> bytes:
     return bytes(body)
 
 
-def _changed(body: dict[str, Any], remove: Callable[[list[str] | None], None]) -> web.Response:
-    """Does what ComfyUI's bodies of /queue and /history say."""
+def _named(body: dict[str, Any]) -> list[str] | None:
+    """The prompts that ComfyUI's bodies of /queue and /history name; None for all."""
     named = ids(body["delete"]) if "delete" in body else []
-    remove(None if body.get("clear") else named)
-    return web.Response()
+    return None if body.get("clear") else named
 
 
 async def _form(request: web.Request) -> Any:
