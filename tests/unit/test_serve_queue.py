@@ -183,12 +183,13 @@ async def test_what_is_taken_out_does_not_come_back_and_what_is_damaged_is_left_
 async def test_a_prompt_that_cannot_be_written_down_is_not_taken(tmp_path: Path) -> None:
     gateway, _ = address(tmp_path, FakePool())
     (tmp_path / "queue").rmdir()
+    (tmp_path / "queue").touch()
     (text,) = bodies(1)
     with pytest.raises(Refused) as refusal:
         await gateway.submit(wanted(text))
     assert refusal.value.status == 507
     assert not gateway.status()["exec_info"]["queue_remaining"]
-    (tmp_path / "queue").mkdir()
+    (tmp_path / "queue").unlink()
     assert await gateway.submit(wanted(text)), "and can be sent again"
 
 
@@ -230,3 +231,35 @@ def test_what_runs_when_a_signal_stops_the_command_is_not_held_responsible(tmp_p
     asyncio.run(served())
     (file,) = (tmp_path / "queue").iterdir()
     assert file.suffix == ".0"
+
+
+@pytest.mark.asyncio
+async def test_what_is_no_prompt_of_this_version_is_left_out_each_with_its_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "queue"
+    gateway, _ = address(tmp_path, FakePool())
+    texts = bodies(2)
+    good, damaged = [(await gateway.submit(wanted(text)))["prompt_id"] for text in texts]
+    first = next(folder.glob(f"*{good}*"))
+    twice, other, newer = (folder / name for name in (f"{5:012}-{good}.0", f"{6:012}-{uuid.uuid4()}.0", "v2-7.json"))
+    for copy in (twice, other, newer):
+        copy.write_bytes(first.read_bytes())
+    spoilt = next(folder.glob(f"*{damaged}*"))
+    spoilt.write_text("{")
+    assert (await goes_on(tmp_path, does))[1] == [good]
+    assert capsys.readouterr().out.splitlines() == [
+        f"{spoilt} is damaged and left out: The body must be JSON.",
+        f"{twice} is damaged and left out: {first.name} is of the same prompt.",
+        f"{other} is damaged and left out: It holds the prompt {good}.",
+        f"{folder} holds what this version of serve does not know, left out: v2-7.json.",
+    ]
+
+
+@pytest.mark.asyncio
+async def test_prompts_on_disk_are_this_user_s_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "queue"
+    folder.mkdir(mode=0o755)  # of an earlier version
+    gateway, _ = address(tmp_path, FakePool())
+    await gateway.submit(wanted(*bodies(1)))
+    assert [file.stat().st_mode & 0o777 for file in (folder, *folder.iterdir())] == [0o700, 0o600]

@@ -13,6 +13,7 @@ import pytest
 
 from xpu_utils.workers import guard
 from xpu_utils.workers.cluster import NoRay, connect
+from xpu_utils.workers.files import write_whole
 from xpu_utils.workers.server import FOLDERS, Answer, _namespace, _remove_left_behind
 from xpu_utils.workers.setup import CannotStart, Setup, comfyui_folder, device_binding, devices_of
 from xpu_utils.workers.worker import Need, _files, _offers, _saved, _write_input
@@ -138,3 +139,23 @@ def test_what_a_node_saved_and_did_not_show_is_a_result_too(tmp_path: Path) -> N
         ("sub", "new.bin", ""): b"new",
     }
     assert [file.name for file, _ in _saved(tmp_path)] == ["shown.png"]
+
+
+def test_a_file_lasts_with_all_folders_that_were_made_for_it_before_it_is_said_to_be_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, synced = tmp_path / "a" / "b" / "c.png", []
+
+    def sync(number: int) -> None:
+        synced.append((os.fstat(number).st_ino, file.exists()))
+
+    monkeypatch.setattr("os.fsync", sync)
+    write_whole(file, b"x", lasting=False)
+    assert synced == []
+    write_whole(file, b"x")
+    assert synced.pop(0)[0] == file.stat().st_ino
+    assert synced == [(file.parent.stat().st_ino, True)]
+    synced.clear()
+    write_whole(file := tmp_path / "d" / "e" / "f.png", b"y")
+    assert synced.pop(0) == (file.stat().st_ino, False)
+    assert {*synced} == {(folder.stat().st_ino, True) for folder in [*file.parents][:3]}

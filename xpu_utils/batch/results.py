@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..workers.files import holds, write_whole
 from ..workers.folder import alone_in
 from ..workers.worker import File, Outcome
 from .jobs import Job
@@ -24,7 +25,7 @@ _UNFIT = re.compile(r"[^\w.,+=@ -]+")
 LONGEST_PART = 80
 """Characters of a value in a file's name."""
 LONGEST_NAME_BYTES = 220
-"""Of a file's or a folder's name, which may have 255 with ending, number and what is added while it is written."""
+"""Of a file's or a folder's name, which may have 255 with ending and number."""
 
 
 @contextlib.contextmanager
@@ -71,14 +72,14 @@ class Results:
         with self._lock:
             names = [self._free(name, file.content) for name, file in zip(names, outcome.files, strict=True)]
         for name, file in zip(names, outcome.files, strict=True):
-            self._write(name, file.content)
+            write_whole(self.folder / name, file.content)
         report = dataclasses.asdict(outcome.report)
         self._append(job, "done", {"files": names, "values": outcome.values, "tried": tried, **report})
 
     def _free(self, name: str, content: bytes) -> str:
         """The name, or one like it that no other file has; one that was written before a crash is the same file."""
         stem, ending, number, free = *os.path.splitext(name), 1, name
-        while free.casefold() in self._taken or _is_other(self.folder / free, content):
+        while free.casefold() in self._taken or ((file := self.folder / free).exists() and not holds(file, content)):
             number += 1
             free = f"{stem}~{number}{ending}"
         self._taken.add(free.casefold())
@@ -87,20 +88,6 @@ class Results:
     def give_up(self, job: Job, reason: str, tried: tuple[str, ...]) -> None:
         """Notes that a job was not done; the same command tries it again."""
         self._append(job, "failed", {"error": reason, "tried": tried})
-
-    def _write(self, name: str, content: bytes) -> None:
-        target = self.folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(f"{target.name}.part")
-        try:
-            with part.open("wb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-            part.replace(target)
-        except OSError:
-            part.unlink(missing_ok=True)
-            raise
 
     def _append(self, job: Job, state: str, what: Mapping[str, Any]) -> None:
         line = {"key": job.key, "number": job.number, "state": state, "settings": job.settings, **what}
@@ -116,13 +103,6 @@ class Results:
                 if self._manifest.exists():  # a part of a line would spoil the next
                     os.truncate(self._manifest, whole)
                 raise
-
-
-def _is_other(file: Path, content: bytes) -> bool:
-    """Whether a file is there, with other content."""
-    if not file.exists():
-        return False
-    return not file.is_file() or file.stat().st_size != len(content) or file.read_bytes() != content
 
 
 def _whole_lines(manifest: Path) -> list[dict[str, Any]]:

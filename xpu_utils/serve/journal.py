@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import json
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from ..workers.files import write_whole
 from .queue import SECRETS
-from .requests import Refused, Wanted, wanted
+from .requests import Refused, Wanted, refused, wanted
 
 _NAME = re.compile(r"(\d{12})-([0-9a-f-]{36})\.(\d)")
 
@@ -38,6 +39,7 @@ class Journal:
             OSError: the folder cannot be made.
         """
         folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)  # prompts are their clients' own
         self._folder = folder
         self._say = say
         self._files: dict[str, Path] = {}
@@ -48,16 +50,28 @@ class Journal:
         """What an earlier command left, in the order in which it was taken."""
         for part in self._folder.glob("*.part"):  # of a crash in the middle
             part.unlink()
+        strange = []
         for file in sorted(self._folder.iterdir()):
             if (name := _NAME.fullmatch(file.name)) is None:
+                strange.append(file.name)
                 continue
             try:
                 prompt = wanted(file.read_bytes())
+                self._must_be_new(prompt.prompt_id, name[2])
             except (Refused, OSError) as error:
-                self._say(f"{file} is damaged and left out ({error}).")
+                reason = error.body["error"]["message"] if isinstance(error, Refused) else error.strerror
+                self._say(f"{file} is damaged and left out: {reason}")
                 continue
             self._files[prompt.prompt_id] = file
             yield Kept(prompt, int(name[1]), int(name[3]))
+        if strange:
+            self._say(f"{self._folder} holds what this version of serve does not know, left out: {', '.join(strange)}.")
+
+    def _must_be_new(self, prompt_id: str, named: str) -> None:
+        if prompt_id != named:
+            raise refused(400, "invalid_prompt_id", f"It holds the prompt {prompt_id}.")
+        if prompt_id in self._files:
+            raise refused(400, "duplicate_prompt_id", f"{self._files[prompt_id].name} is of the same prompt.")
 
     async def keep(self, prompt: Wanted, *, number: float, order: int) -> None:
         """Returns when a prompt outlasts whatever happens to the machine. What is secret of it is left out.
@@ -69,8 +83,9 @@ class Journal:
         extra = {**prompt.extra, "extra_data": data}
         body = {"prompt": prompt.nodes, **extra, "prompt_id": prompt.prompt_id, "client_id": prompt.client_id}
         file = self._folder / f"{order:012}-{prompt.prompt_id}.0"
-        text = json.dumps({**body, "number": number})
-        await asyncio.get_running_loop().run_in_executor(self._writer, _write, file, text)
+        text = json.dumps({**body, "number": number}).encode()
+        write = functools.partial(write_whole, file, text, private=True)
+        await asyncio.get_running_loop().run_in_executor(self._writer, write)
         self._files[prompt.prompt_id] = file
 
     def mark(self, prompt_id: str, begun: int) -> None:
@@ -107,16 +122,3 @@ class Journal:
 
     def _complain(self, error: OSError) -> None:
         self._say(f"{self._folder} cannot be written ({error.strerror}): the next start may do prompts again.")
-
-
-def _write(file: Path, text: str) -> None:
-    part = file.with_suffix(".part")
-    try:
-        with part.open("w", encoding="ascii") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.replace(file)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise

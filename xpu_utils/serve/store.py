@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import re
 import shutil
 import tempfile
 import threading
-import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..workers.files import holds, write_whole
 from ..workers.worker import File
 from .requests import Refused, refused
 
@@ -63,7 +62,7 @@ class Store:
         with self._naming:
             if not overwrite:
                 file = _without_namesake(file, content)
-            _write(file, content)
+            write_whole(file, content)
         return file.name
 
     def keep(self, prompt_id: str, file: File) -> None:
@@ -74,7 +73,8 @@ class Store:
             OSError: it cannot be written.
         """
         folder = f"{prompt_id}/{file.subfolder}".strip("/")
-        _write(self._below("output" if file.kept else "temp", folder, file.name), file.content)
+        kind = "output" if file.kept else "temp"
+        write_whole(self._below(kind, folder, file.name), file.content, lasting=file.kept)
 
     def clear(self, prompt_id: str) -> None:
         """Removes what a prompt left that was not done to its end."""
@@ -128,25 +128,7 @@ def _is_name(text: str) -> bool:
 
 def _without_namesake(file: Path, content: bytes) -> Path:
     wanted, number = file, 1
-    while file.exists() and not _holds(file, content):
+    while file.exists() and not holds(file, content):
         file = wanted.with_name(f"{wanted.stem} ({number}){wanted.suffix}")
         number += 1
     return file
-
-
-def _holds(file: Path, content: bytes) -> bool:
-    if not file.is_file() or file.stat().st_size != len(content):
-        return False
-    return hashlib.sha256(file.read_bytes()).digest() == hashlib.sha256(content).digest()
-
-
-def _write(file: Path, content: bytes) -> None:
-    """Writes a file that is whole as soon as it is there."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f".{uuid.uuid4().hex}.part")
-    try:
-        part.write_bytes(content)
-        part.replace(file)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
