@@ -72,3 +72,5 @@ def test_an_address_that_others_reach_needs_a_token(monkeypatch: pytest.MonkeyPa
         _token("127.0.0.1", file)
     file.write_text(f"{TOKEN}\n")
     assert _token("0.0.0.0", file) == TOKEN
+    monkeypatch.setenv("XPU_SERVE_TOKEN", f" {TOKEN}\n")
+    assert _token("0.0.0.0", None) == TOKEN, "as clients send it"

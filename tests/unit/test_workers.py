@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from xpu_utils.workers import guard
+from xpu_utils.serve.store import Store
+from xpu_utils.workers import guard, temporary
 from xpu_utils.workers.cluster import NoRay, connect
 from xpu_utils.workers.files import write_whole
-from xpu_utils.workers.server import FOLDERS, Answer, _namespace, _remove_left_behind
+from xpu_utils.workers.server import Answer
 from xpu_utils.workers.setup import CannotStart, Setup, comfyui_folder, device_binding, devices_of
 from xpu_utils.workers.worker import Need, _files, _offers, _saved, _write_input
 
@@ -51,12 +52,14 @@ def test_each_device_is_used_once() -> None:
 
 def test_only_folders_of_workers_that_are_gone_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    own, gone = _namespace(), 2**22 + 1  # no process has it
-    left = {f"{FOLDERS}a-b", f"{FOLDERS}{own}-{os.getpid()}-x", f"{FOLDERS}1-{gone}-x"}
-    for name in (*left, f"{FOLDERS}{own}-{gone}-x"):
+    own, process = temporary.prefix("serve"), f"-{os.getpid()}-"
+    gone = own.replace(process, f"-{2**22 + 1}-")  # no process has it
+    left = {"xpu-nodes-serve-a-b", f"{own}x", f"xpu-nodes-serve-1-{2**22 + 1}-x", gone.replace("serve", "worker")}
+    for name in (*left, f"{gone}x"):
         (tmp_path / name).mkdir()
-    _remove_left_behind()
-    assert {entry.name for entry in tmp_path.iterdir()} == left
+    store = Store(tmp_path / "files")
+    previews = Path(store._previews.name)
+    assert {entry.name for entry in tmp_path.iterdir()} == {*left, previews.name, "files"}
 
 
 def test_no_comfyui_is_one_sentence_that_says_what_to_name(tmp_path: Path) -> None:

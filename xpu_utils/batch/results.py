@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from ..workers.files import holds, write_whole
-from ..workers.folder import alone_in
+from ..workers.folder import LOCK, alone_in
 from ..workers.worker import File, Outcome
 from .jobs import Job
 from .workflow import SEEDS, BadJob
 
 MANIFEST = "manifest.jsonl"
-LOCK = "manifest.lock"
 _FIELD = re.compile(r"\{([^{}]+)\}")
 _UNFIT = re.compile(r"[^\w.,+=@ -]+")
 LONGEST_PART = 80
@@ -37,7 +36,7 @@ def opened(folder: Path) -> Iterator[Results]:
         BadJob: its manifest is damaged.
         OSError: it cannot be written.
     """
-    with alone_in(folder, LOCK):
+    with alone_in(folder):
         yield Results(folder)
 
 

@@ -26,7 +26,6 @@ from .routes import Routes
 from .store import Store
 
 TOKEN_VARIABLE = "XPU_SERVE_TOKEN"
-LOCK = "serve.lock"
 
 
 class CannotServe(Exception):
@@ -41,7 +40,7 @@ def run(arguments: argparse.Namespace) -> tuple[int, str]:
             if arguments.least < 1 or (arguments.most and arguments.most < arguments.least):
                 raise CannotServe("--least must be 1 or more, and --most not below it.")
             imported_ray(arguments.address)  # what locks the folder comes with it
-            held.enter_context(alone_in(arguments.out, LOCK))
+            held.enter_context(alone_in(arguments.out))
             store, journal = Store(arguments.out), Journal(arguments.out / "queue", _say)
         except OSError as error:
             return 2, f"serve: {arguments.out} cannot be used: {error.strerror}."
@@ -69,7 +68,7 @@ def _run(arguments: argparse.Namespace, store: Store, journal: Journal, token: s
 def _token(host: str, file: Path | None) -> str:
     where = str(file or TOKEN_VARIABLE)
     try:
-        token = file.read_text(encoding="utf-8").strip() if file else os.environ.get(TOKEN_VARIABLE, "")
+        token = (file.read_text(encoding="utf-8") if file else os.environ.get(TOKEN_VARIABLE, "")).strip()
     except (OSError, UnicodeError) as error:
         raise CannotServe(f"The token in {where} cannot be read: {error}.") from error
     if not token and not is_loopback(host):

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..workers import temporary
 from ..workers.files import holds, write_whole
 from ..workers.worker import File
 from .requests import Refused, refused
@@ -34,7 +35,8 @@ class Store:
             OSError: they cannot be made.
         """
         self._naming = threading.Lock()
-        self._previews = tempfile.TemporaryDirectory(prefix="xpu-nodes-serve-", ignore_cleanup_errors=True)
+        temporary.remove_left_behind("serve")
+        self._previews = tempfile.TemporaryDirectory(prefix=temporary.prefix("serve"), ignore_cleanup_errors=True)
         folders = {kind: root / kind for kind in ("input", "output")} | {"temp": Path(self._previews.name)}
         for folder in folders.values():
             folder.mkdir(parents=True, exist_ok=True)

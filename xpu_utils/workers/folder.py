@@ -6,14 +6,17 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+LOCK = "xpu-nodes.lock"
+"""One name, as whatever works in a folder makes files of its own there."""
+
 
 class FolderTaken(Exception):
     """Another command works in the folder; one sentence."""
 
 
 @contextlib.contextmanager
-def alone_in(folder: Path, lock: str) -> Iterator[None]:
-    """Makes a folder, and keeps others out that name the same lock, until this process ends at the latest.
+def alone_in(folder: Path) -> Iterator[None]:
+    """Makes a folder, and keeps other commands out of it, until this process ends at the latest.
 
     Raises:
         FolderTaken: another command works in it.
@@ -23,7 +26,7 @@ def alone_in(folder: Path, lock: str) -> Iterator[None]:
 
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(folder / lock, timeout=0):
+        with FileLock(folder / LOCK, timeout=0):
             yield
     except Timeout:
         raise FolderTaken(

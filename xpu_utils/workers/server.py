@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
-import os
-import re
 import shutil
 import socket
 import subprocess
@@ -18,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import psutil
 
 from ..asked import CHECK
+from . import temporary
 from .setup import CannotStart, Setup, command
 
 START_SECONDS = 600.0
@@ -28,9 +26,6 @@ START_SECONDS = 600.0
 STOP_SECONDS = 10.0
 LOOK_SECONDS = 0.1
 LOG_TAIL_CHARACTERS = 500
-FOLDERS = "xpu-nodes-worker-"
-"""How the names of workers' folders begin; namespace and id of their process follow."""
-_FOLDER = re.compile(rf"{FOLDERS}(\d+)-(\d+)-.*")
 
 
 class ServerLost(Exception):
@@ -85,8 +80,8 @@ class Server:
         Raises:
             CannotStart: there is none, or it ended or did not answer; the end of its log is in the message.
         """
-        _remove_left_behind()
-        folder, port = Path(tempfile.mkdtemp(prefix=f"{FOLDERS}{_namespace()}-{os.getpid()}-")), _free_port()
+        temporary.remove_left_behind("worker")
+        folder, port = Path(tempfile.mkdtemp(prefix=temporary.prefix("worker"))), _free_port()
         try:
             line, environment = command(setup, device, folder, port)
             with (folder / "server.log").open("wb") as log:
@@ -217,22 +212,6 @@ class Server:
         if self.process.stdin:
             self.process.stdin.close()
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def _remove_left_behind() -> None:
-    """Removes the folders of workers that were killed; other containers that share them know theirs."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDERS}*"):
-        match = _FOLDER.fullmatch(folder.name)
-        if match and match[1] == _namespace() and not psutil.pid_exists(int(match[2])):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _namespace() -> str:
-    """The number of what process ids are unique in, of Linux; 0 elsewhere."""
-    try:
-        return re.sub(r"\D", "", os.readlink("/proc/self/ns/pid")) or "0"
-    except OSError:
-        return "0"
 
 
 def _free_port() -> int:
