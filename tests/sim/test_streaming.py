@@ -190,6 +190,20 @@ def test_layers_used_again_while_the_ring_holds_them_are_copied_once_a_pass(sim:
     setting.check(order=order)
 
 
+def test_a_layer_that_others_use_between_passes_costs_the_next_pass_nothing(sim: xpu_sim.Simulation) -> None:
+    setting = Setting(0.0)
+    setting.settle()
+    sim.reset_statistics()
+    setting.check()
+    copied_bytes = sum(copy.bytes for copy in weight_copies(sim))
+    layer, whole = (network.blocks[0].first for network in (setting.network, setting.whole))
+    with torch.inference_mode():
+        assert torch.equal(layer(setting.x), whole(setting.x))
+    sim.reset_statistics()
+    setting.check()
+    assert sum(copy.bytes for copy in weight_copies(sim)) == copied_bytes
+
+
 def test_less_memory_takes_effect_at_once_and_more_with_the_next_pass(sim: xpu_sim.Simulation) -> None:
     setting = Setting(0.9)
     setting.settle()

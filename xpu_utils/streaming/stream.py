@@ -81,6 +81,7 @@ class WeightStream:
         self._costs: tuple[PieceCost, ...] = ()
         self._resident: dict[int, PlacedPiece] = {}
         self._stray: Leaf | None = None
+        self._passing = False
         self.refused = ""
         """Why a part of what streams is not page-locked; empty where all of it is."""
         if lesson is not None:
@@ -322,6 +323,7 @@ class WeightStream:
 
     def _begin(self) -> None:
         self._compute_stream = torch.accelerator.current_stream(self.device)
+        self._passing = True
         if not self._pieces:
             self._have(self.ring_bytes)
             self._learning = []
@@ -335,7 +337,7 @@ class WeightStream:
         self._ring.begin(self._compute_stream)
 
     def _enter(self, leaf: Leaf) -> None:
-        """A leaf is about to compute."""
+        """A leaf is about to compute; between passes, where others use it, the ring is left ready for the next."""
         if self._stray is not None:
             self._stray.restore()
             self._stray = None
@@ -344,7 +346,7 @@ class WeightStream:
             self._timer.ask(self._compute_stream)
             self._use_stray(leaf)
             self._timer.begin(leaf.name, self._compute_stream)
-        elif self._ring is None or not self._ring.enter(leaf):
+        elif self._ring is None or not self._passing or not self._ring.enter(leaf):
             self._use_stray(leaf)
 
     def _leave(self, leaf: Leaf) -> None:
@@ -362,6 +364,7 @@ class WeightStream:
 
     def _end(self, output: object) -> None:
         """The pass is over; without output it failed."""
+        self._passing = False
         if self._ring is not None:
             self._ring.end(whole=output is not None)
         self._restore_used()
