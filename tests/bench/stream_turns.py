@@ -167,13 +167,13 @@ class _LoadedGuider(comfy.samplers.CFGGuider):
             self.model_patcher.cleanup()
 
 
-def sample(patcher: Any, shape: Shape, steps: int) -> tuple[torch.Tensor, float]:
+def sample(patcher: Any, shape: Shape, steps: int, guide: Any = _LoadedGuider) -> tuple[torch.Tensor, float]:
     """Samples with euler; returns the latent and the mean seconds of the steps after the warm ones."""
     generator = torch.Generator().manual_seed(1)
     noise = torch.randn(shape.latent, generator=generator)
     context = torch.randn((2, 1, *shape.context), generator=generator)
     pooled = torch.randn((2, 1, shape.pooled), generator=generator)
-    guider = _LoadedGuider(patcher)
+    guider = guide(patcher)
     guider.set_conds(*([[context[index], {"pooled_output": pooled[index]}]] for index in range(2)))
     guider.set_cfg(shape.cfg)
     sigmas = comfy.samplers.calculate_sigmas(patcher.get_model_object("model_sampling"), "normal", steps)

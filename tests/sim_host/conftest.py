@@ -42,6 +42,7 @@ def sim_server(tmp_path_factory: pytest.TempPathFactory) -> SimServer:
 _NEWER = {
     "test_dynamic_vram.py": ("comfy/model_patcher.py", "class ModelPatcherDynamic"),
     "test_device_nodes.py": ("comfy_extras/nodes_multigpu.py", "class SelectModelDeviceNode"),
+    "test_split.py": ("comfy_extras/nodes_multigpu.py", "class MultiGPUCFGSplitNode"),
 }
 """What the tests of newer hosts' features are for: a file of the host, and what stands in it."""
 

@@ -51,7 +51,7 @@ def test_a_split_model_is_whole_again_where_its_copy_was(found: Any, behind: str
     assert (told["ran_on"], told["difference"]) == (["xpu:1"], 0)
 
 
-def test_what_fails_on_a_copy_s_device_is_computed_on_the_model_s(found: Any) -> None:
+def test_what_fails_on_a_copy_s_device_is_computed_on_the_model_s_in_the_same_bits(found: Any) -> None:
     assert found["a_split_model"]["split, out of memory on the copy's"]["difference"] == 0
 
 

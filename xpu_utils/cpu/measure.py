@@ -13,9 +13,9 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
+from ..machine import timing
+from ..machine.timing import GAIN_NEEDED, fastest
 from ..precision import dtype_of
-from ..selftest import timing
-from ..selftest.timing import GAIN_NEEDED, fastest
 from . import onednn
 from .attention import AttentionPath, attention
 from .capabilities import Capabilities, usable_cores

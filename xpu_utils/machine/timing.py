@@ -1,10 +1,10 @@
-"""How long a call on a device takes."""
+"""How long calls on a device take, one by itself or several against each other."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -17,6 +17,8 @@ FEWEST_REPEATS = 3
 MOST_REPEATS = 200
 SLOW_SECONDS = 2.0
 """A first call this slow is the measurement: warming up matters little, and half a minute of repeats too much."""
+GAIN_NEEDED = 1.1
+"""How much faster than the plainer choice (fp32, contiguous, SDPA) another must be: noise is below that."""
 
 
 def median_seconds(
@@ -41,6 +43,31 @@ def median_seconds(
         if len(times) >= FEWEST_REPEATS and sum(times) >= shortest_seconds:
             break
     return statistics.median(times)
+
+
+def best_seconds(
+    calls: Sequence[Callable[[], object]], *, repeats: int = 3, clock: Callable[[], float] = time.perf_counter
+) -> list[float]:
+    """The shortest time of each call, taken in turns so that a drift of the machine meets all of them.
+
+    Args:
+        clock: reads the seconds; on an accelerator, once everything queued is done.
+    """
+    for call in calls:
+        call()
+    best = [float("inf")] * len(calls)
+    for _ in range(repeats):
+        for index, call in enumerate(calls):
+            started = clock()
+            call()
+            best[index] = min(best[index], clock() - started)
+    return best
+
+
+def fastest(seconds: Sequence[float]) -> int:
+    """Which way to take: the first, unless another is clearly faster."""
+    best = min(range(len(seconds)), key=seconds.__getitem__)
+    return best if seconds[best] * GAIN_NEEDED < seconds[0] else 0
 
 
 def synchronize(device: Device) -> None:

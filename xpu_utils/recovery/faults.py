@@ -29,6 +29,8 @@ class FaultKind(enum.Enum):
 
 LOSSES = frozenset({FaultKind.DEVICE_LOST, FaultKind.NO_ANSWER})
 """After these a device is left alone for the life of the process."""
+NO_ROOM = frozenset({FaultKind.OUT_OF_MEMORY, FaultKind.ALLOCATION_TOO_LARGE})
+"""After these it goes on with less."""
 
 
 def first_line(error: BaseException) -> str:

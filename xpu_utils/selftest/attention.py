@@ -16,10 +16,10 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 import torch.nn.functional as F
 
+from ..machine.timing import best_seconds, fastest
 from ..memory.attention import attend_by_products, chunks_for
 from ..precision import dtype_of
 from .operations import Result, compared
-from .timing import best_seconds, fastest
 
 PRECISIONS = ("bf16", "fp16")
 """fp32 is what the others are compared with: there is nothing to gain but rounding of its own."""

@@ -47,7 +47,7 @@ from ..running.sampling import place_model
 from ..running.upscaling import PlacedUpscaler
 from ..running.vae import place_vae
 from ..streaming import may_stream
-from ..target import HOST, is_dynamic
+from ..target import HOST, is_dynamic, unload
 from .complaints import explained, forgive_decoder, missing_weights
 from .outlook import gates_for, told
 from .reading import Reading
@@ -271,7 +271,11 @@ def _keep_way(patcher: Any, name: str, placement: Placement, read: Callable[[tor
     """
 
     def again(*, disable_dynamic: bool = False) -> Any:
-        return read(HOST) if disable_dynamic else _read_to(placement, read)[0]
+        copy = read(HOST) if disable_dynamic else _read_to(placement, read)[0]
+        unload(
+            copy
+        )  # who asks keeps its model only: ComfyUI would list that as loaded by nobody, and then fail over it
+        return copy
 
     remember(patcher, name, lambda: read(HOST).model)
     if hasattr(patcher, "cached_patcher_init"):

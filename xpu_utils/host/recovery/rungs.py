@@ -172,10 +172,14 @@ class Recovery:
     def _watched_action(self, rung: Rung, action: RungAction) -> RungAction:
         return lambda failure: self.watched(lambda: action(failure), rung)
 
-    def restore(self) -> None:
-        """Leads the model back to where it was asked to be, unless that device is gone."""
+    def restore(self, notes: Sequence[str] = ()) -> None:
+        """Leads the model back to where it was asked to be, unless that device is gone.
+
+        Args:
+            notes: what a user may like to know of the work.
+        """
         ended = placement_of(self.patcher)
-        self.patcher.set_attachments(RAN, ended)
+        self.patcher.set_attachments(RAN, ended and dataclasses.replace(ended, notes=(*ended.notes, *notes)))
         if self._asked is None or ended == self._asked or is_lost(self._asked.device.torch_device):
             return
         if answers(self.patcher.load_device, lambda: unload(self.patcher), "unload", self.patcher.model_size()):

@@ -38,6 +38,11 @@ class DeviceConditions:
         self._copies.clear()
 
 
+def count(conds: Iterable[Any]) -> int:
+    """How many conditions there are in the lists, or None, that a model call is given."""
+    return sum(len(cond or ()) for cond in conds)
+
+
 def moved(value: Any, device: torch.device) -> Any:
     """A copy of a nest of dicts, lists, tuples and conditions with every tensor on the device."""
     if isinstance(value, torch.Tensor):

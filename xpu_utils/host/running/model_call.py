@@ -11,7 +11,7 @@ import contextlib
 import contextvars
 import dataclasses
 import functools
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from typing import Any
 
 import comfy.model_management as model_management
@@ -22,7 +22,7 @@ from comfy.patcher_extension import WrappersMP
 from ...calls import Call
 from ...cpu.threads import HostThreads
 from ...precision import INT8, name_of
-from ...recovery.faults import FaultKind, NotFiniteError
+from ...recovery.faults import NO_ROOM, FaultKind, NotFiniteError
 from ...recovery.ladder import Failure, LadderExhaustedError, Rung, RungAction
 from ...weights.check import first_not_finite, tensors_in
 from .. import hooks
@@ -37,22 +37,21 @@ from ..recovery.rungs import Recovery, asked_in_fp32
 from ..recovery.weights import recover
 from ..streaming import stream_of
 from ..target import HOST, unload
-from .batching import conditions_together, one_condition_a_batch
+from .batching import at_most, conditions_together, one_condition_a_batch
 from .carried import carried_to
 from .companions import Companions, chain
-from .conditions import DeviceConditions, keyframes_on_host, moved
+from .conditions import DeviceConditions, count, keyframes_on_host, moved
+from .copies import whole_again
 from .cpu_controls import ControlsOnCpu
 from .noise import drawn_where_comfyui_does
 from .room import Room
+from .split import Split
 
 WRAPPER = "xpu_nodes.model_call"
 HOOK = hooks.named("model calls")
 THREADS_HOOK = hooks.named("threads between steps")
 
 STAGE = "sample"
-
-_COPIES = "multigpu_clones"
-"""Key in a model call's options: its patchers by device, where newer hosts share conditions out."""
 
 _PREPARE = ("model", "noise_shape")
 _SAMPLE = ("model_wrap", "sigmas", "extra_args", "callback", "noise", "latent_image", "denoise_mask")
@@ -129,9 +128,9 @@ class SamplingRun:
         self._recovery = Recovery(self.patcher, STAGE)
         self._format = WorkFormat(self.patcher, self.patcher.model.diffusion_model)
         self._controls = ControlsOnCpu()
-        self._split = False
-        self._alone = False
-        """Set by a failure: copies of the model on other devices (MultiGPU CFG Split) compute nothing after it."""
+        self._one_by_one = False
+        """Set by a failure: each condition is a batch of its own."""
+        self._split = Split(self.patcher, STAGE)
         self._budget_bytes: int | None = None
         self._room = Room(self.patcher)
         self._conditions = DeviceConditions()
@@ -148,6 +147,7 @@ class SamplingRun:
         """Runs the sampler; failures before its first model call are met here, by starting again."""
 
         def start() -> Any:
+            whole_again(self.patcher)
             self._settle()
             self._loaded = True  # by ComfyUI, before the first call
             self._format.hold_as_placed()
@@ -162,9 +162,10 @@ class SamplingRun:
         """Loads as ComfyUI does; where memory ran out in such a run before, it begins as that one ended."""
         need = self._room.begin(call.get("noise_shape"))
         if need is not None:
-            self._budget_bytes, self._split = self._budget_bytes or need.attention_bytes, self._split or need.alone
+            self._budget_bytes = self._budget_bytes or need.attention_bytes
+            self._one_by_one |= need.alone
         with self._room.loading(need):
-            return self.watched(lambda: call.on(executor), "load")
+            return self._recovery.watched(lambda: call.on(executor), "load")
 
     def _rungs(self) -> dict[Rung, RungAction]:
         return {
@@ -186,7 +187,7 @@ class SamplingRun:
         self._controls.restore()
         self._format.restore()
         self._companions.restore()
-        self._recovery.restore()
+        self._recovery.restore(self._split.close())
 
     def threads_between_calls(self) -> contextlib.AbstractContextManager[None]:
         """Surrounds sampling: the host computes on one thread where the model is on an accelerator."""
@@ -195,10 +196,6 @@ class SamplingRun:
         hooks.record(THREADS_HOOK, hooks.State.APPLIED, "PyTorch computes on one thread while a device does the work")
         self._threads = HostThreads()
         return self._threads.one()
-
-    def watched(self, work: Callable[[], Any], *kind: Hashable) -> Any:
-        """Does a part of the run that the model's device must answer to."""
-        return self._recovery.watched(work, *kind)
 
     # -- one model call
 
@@ -212,7 +209,7 @@ class SamplingRun:
         rungs: dict[Rung, RungAction] = {
             **self._rungs(),
             Rung.ATTENTION: self._smaller_attention,
-            Rung.SPLIT: functools.partial(self._split_conditions, count=sum(len(cond or ()) for cond in conds)),
+            Rung.SPLIT: functools.partial(self._split_conditions, count=count(conds)),
             Rung.OFFLOAD: self._offload,
             Rung.FP32: self._compute_in_fp32,
             Rung.ALONG: self._take_along,
@@ -222,39 +219,42 @@ class SamplingRun:
         def attempt() -> list[torch.Tensor]:
             with self._threads_within_a_call():
                 if not self._loaded:
-                    self._load()
-                work = functools.partial(self._on_device, executor, call)
+                    self._recovery.watched(self._load, "load")
+                work = functools.partial(self._on_device, executor, call, step)
                 with carried_to(self.patcher.load_device, compute_dtype(self.patcher), call.get("model_options")):
-                    answers = self._room.measured(work, attention_bytes=self._budget_bytes, alone=self._split)
+                    answers = self._room.measured(work, attention_bytes=self._budget_bytes, alone=self._one_by_one)
                     self._check_finite(answers, x, conds, step)
             return answers
 
-        what, work = f"Sampling step {step}", functools.partial(self.watched, attempt, x.shape, len(conds))
+        what, watched = f"Sampling step {step}", functools.partial(self._recovery.watched, attempt, x.shape, len(conds))
+        work = attempt if self._split.shares(call.get("model_options")) else watched  # shared out, each device is
         return self._recovery.carry_on(work, rungs, on_failure=self._on_failure, what=what, step=step)
 
-    def _on_device(self, executor: Callable[..., Any], call: Call) -> list[torch.Tensor]:
-        device = self.patcher.load_device
-        options = self._options_on(call.get("model_options"), device)
+    def _on_device(self, executor: Callable[..., Any], call: Call, step: int) -> list[torch.Tensor]:
+        device, conds, x = self.patcher.load_device, call.get("conds"), call.get("x_in")
+        options = self._split.options(self._options_on(call.get("model_options"), device), step)
+        shared = self._split.shares(options)
+        given_on = HOST if shared else device  # ComfyUI brings a share to each device
         there = call.changed(
-            conds=[self._conditions.on(cond, device) for cond in call.get("conds")],
-            x_in=call.get("x_in").to(device),
-            timestep=call.get("timestep").to(device),
+            conds=[self._conditions.on(cond, given_on) for cond in conds],
+            x_in=x.to(given_on),
+            timestep=call.get("timestep").to(given_on),
             model_options=options,
         )
-        keyframes = keyframes_on_host(call.get("conds"), call.get("timestep"))
-        with self._batching(), keyframes, self._patches.where_the_model_is(options, device):
+        keyframes = keyframes_on_host(conds, call.get("timestep"))
+        rows = len(x) * self._split.most_in_a_batch(count(conds)) if shared else None
+        with self._batching(rows), keyframes, self._patches.where_the_model_is(options, device):
             answers = there.on(executor)
         return [answer.to(HOST) for answer in answers]
 
-    def _batching(self) -> contextlib.AbstractContextManager[None]:
-        if self._split:
+    def _batching(self, rows: int | None) -> contextlib.AbstractContextManager[None]:
+        if self._one_by_one:
             return one_condition_a_batch(self.patcher.model)
-        streams = stream_of(self.patcher) is not None
-        return conditions_together(self.patcher.model) if streams else contextlib.nullcontext()
+        if stream_of(self.patcher) is not None:
+            return conditions_together(self.patcher.model)
+        return contextlib.nullcontext() if rows is None else at_most(self.patcher.model, rows)
 
     def _options_on(self, options: Any, device: torch.device) -> Any:
-        if self._alone:
-            options = {name: value for name, value in options.items() if name != _COPIES}
         given, own = options.get("transformer_options", {}), placed_attention(self.patcher.model_options)
         changes: dict[str, Any] = {}
         if isinstance(given.get("sample_sigmas"), torch.Tensor) and device != HOST:
@@ -314,9 +314,9 @@ class SamplingRun:
         return f"attention in pieces of {self._budget_bytes / 2**20:.0f} MiB"
 
     def _split_conditions(self, failure: Failure, *, count: int) -> str | None:
-        if self._split or count < 2:
+        if self._one_by_one or count < 2:
             return None
-        self._split = True
+        self._one_by_one = True
         return f"{count} conditions one at a time"
 
     def _offload(self, failure: Failure) -> str | None:
@@ -342,6 +342,10 @@ class SamplingRun:
         return f"{moved} things of other nodes moved to {device}" if moved else None
 
     def _go_elsewhere(self, failure: Failure, *, accelerator: bool) -> str | None:
+        others = self._split.leave_out(self.patcher.load_device) if failure.kind in NO_ROOM else None
+        if others is not None:
+            return others
+        self._split.end()
         self._loaded = False  # also where the move fails half way
         return self._recovery.go_elsewhere(failure, accelerator=accelerator)
 
@@ -392,7 +396,8 @@ class SamplingRun:
         self._conditions.forget()
 
     def _on_failure(self, failure: Failure) -> Failure:
-        self._alone = True
+        if failure.kind not in NO_ROOM:
+            self._split.end()
         self._room.short |= failure.kind is FaultKind.OUT_OF_MEMORY
         self._conditions.forget()
         self._patches.take_back()
