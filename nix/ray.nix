@@ -11,7 +11,9 @@ let
   # Of every machine; all that Ray listens on for others.
   nodeManagerPort = ray.port + 1;
   objectManagerPort = ray.port + 2;
+  ownPorts = { from = ray.port; to = objectManagerPort; };
   workerPorts = { from = 10002; to = 10999; };
+  isWithin = port: range: range.from <= port && port <= range.to;
   folder = "/var/cache/comfyui-xpu-ray";
   cluster = "${toString ray.address}:${toString ray.port}";
   is = role: ray.role == role;
@@ -85,7 +87,8 @@ let
         (!ray.serve.enable || ray.serve.tokenFile != null || builtins.all logic.isLoopback (logic.addresses cfg))
         "ray.serve.tokenFile: other machines reach ${lib.head (logic.addresses cfg)}; name the file of a token."
       ++ logic.unless
-        (ray.port + 2 < workerPorts.from && (cfg.port < ray.port || cfg.port > objectManagerPort))
+        ((objectManagerPort < workerPorts.from || (workerPorts.to < ray.port && objectManagerPort <= 65535))
+          && !(ray.serve.enable && builtins.any (isWithin cfg.port) [ ownPorts workerPorts ]))
         "ray.port: Ray takes three ports from ${toString ray.port} on and those from 10002 to 10999; choose another."
   );
 in

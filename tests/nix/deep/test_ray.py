@@ -84,6 +84,8 @@ def test_serve_listens_where_the_service_would() -> None:
     ]
     assert (answer["failures"], answer["ports"]) == ([], [9000])
     assert answer["serve"]["requires"] == ["comfyui-xpu-ray.service"]
+    above = {**serving()["ray"], "port": 11000}
+    assert [xpu({**serving(port=port), "ray": above})["failures"] for port in (6379, 10001, 11003)] == [[]] * 3
     alone = {"enable": True, "extraArgs": ["--least=2"]}
     local = xpu({"ray": {**HEAD["ray"], "serve": alone}})
     assert local["failures"] == [], "this machine's own programs need no token"
@@ -113,6 +115,9 @@ def test_workers_have_the_models_nodes_and_arguments_that_the_plain_server_would
         (serving(host=["::1", "127.0.0.1"]), "host: ray.serve listens on one address"),
         ({**HEAD, "host": "0.0.0.0", "ray": {**HEAD["ray"], "serve": {"enable": True}}}, "ray.serve.tokenFile: other"),
         (serving(port=6381), "ray.port: Ray takes three ports from 6379 on"),
+        (serving(port=10500), "ray.port: Ray takes three ports from 6379 on and those from 10002 to 10999"),
+        ({"ray": {**HEAD["ray"], "port": 10000}}, "ray.port: Ray takes three ports from 10000 on"),
+        ({"ray": {**HEAD["ray"], "port": 65534}}, "ray.port: Ray takes three ports from 65534 on"),
     ],
 )
 def test_what_cannot_work_stops_the_build_with_its_sentence(settings: dict[str, Any], words: str) -> None:
