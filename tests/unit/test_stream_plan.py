@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from xpu_utils.streaming import window
 from xpu_utils.streaming.plan import RING_BYTES, PieceCost, choose, choose_resident, ring_size
 from xpu_utils.streaming.window import RingPlan, plan_ring
 
@@ -72,8 +73,8 @@ def test_what_is_held_stays_within_the_budget_and_no_more_is_copied_than_a_use_e
     given_pass: tuple[list[int], list[int]], budget: int
 ) -> None:
     sizes, order = given_pass
-    costs = [PieceCost(size, 1.0) for size in sizes]
-    choice = choose(costs, order, budget_bytes=budget, ring_bytes=RING)
+    costs = tuple(PieceCost(size, 1.0) for size in sizes)
+    choice = choose(costs, tuple(order), budget_bytes=budget, ring_bytes=RING)
     assert choice.ring_bytes >= RING
     assert sum(sizes[index] for index in choice.resident) + choice.ring_bytes <= RING + budget
     uses = collections.Counter(order)
@@ -104,18 +105,36 @@ def test_blocks_that_are_used_twice_in_a_row_get_a_ring_that_holds_one_where_the
     """A block is larger than the ring: keeping as many pieces instead would save a quarter of what this does."""
     sizes = [30] * 40
     order = [index for start in range(0, 40, 5) for _ in range(2) for index in range(start, start + 5)]
-    costs = [PieceCost(size, 1.0) for size in sizes]
-    choice = choose(costs, order, budget_bytes=120, ring_bytes=RING)
+    costs = tuple(PieceCost(size, 1.0) for size in sizes)
+    choice = choose(costs, tuple(order), budget_bytes=120, ring_bytes=RING)
     assert choice.ring_bytes > RING
     assert copied(sizes, order, choice.resident, choice.ring_bytes) <= sum(sizes)
-    less = choose(costs, order, budget_bytes=60, ring_bytes=RING)
+    less = choose(costs, tuple(order), budget_bytes=60, ring_bytes=RING)
     assert (len(less.resident), less.ring_bytes) == (2, RING), "where it has none, what is resident saves both copies"
 
 
 def test_of_two_loops_over_all_as_many_pieces_stay_as_fit() -> None:
-    costs = [PieceCost(30, 1.0)] * 40
-    choice = choose(costs, [*range(40), *range(40)], budget_bytes=300, ring_bytes=RING)
+    costs = (PieceCost(30, 1.0),) * 40
+    choice = choose(costs, (*range(40), *range(40)), budget_bytes=300, ring_bytes=RING)
     assert (len(choice.resident), choice.ring_bytes) == (10, RING)
+
+
+def test_few_rings_are_compared_and_what_was_chosen_once_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Down and up again, as in a U-net: each piece is used again at a distance of its own."""
+    pieces, rings = 120, []
+    costs, order = (PieceCost(30, 1.0),) * pieces, (*range(pieces), *reversed(range(pieces)))
+
+    def copies_of(order: Sequence[int], sizes_bytes: Sequence[int], ring_bytes: int) -> collections.Counter[int]:
+        rings.append(ring_bytes)
+        return window.copies_of(order, sizes_bytes, ring_bytes)
+
+    monkeypatch.setattr("xpu_utils.streaming.plan.copies_of", copies_of)
+    choice = choose(costs, order, budget_bytes=1500, ring_bytes=RING)
+    assert 4 < len(set(rings)) <= 10
+    assert max(rings) > 1300
+    compared = len(rings)
+    assert choose(costs, order, budget_bytes=1500, ring_bytes=RING) is choice
+    assert len(rings) == compared
 
 
 @pytest.mark.parametrize(

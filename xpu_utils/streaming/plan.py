@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 from collections.abc import Collection, Iterable, Sequence
 
-from .window import plan_ring, useful_windows
+from .window import copies_of, useful_windows
 
 RING_BYTES = 248 << 20
 """Under three of SDXL's largest blocks (98 MB); what matters is how far the copies can run ahead of dense compute."""
 
-_SEARCH_STEPS = 48
+_SEARCH_STEPS = 20
 _MINIMUM_SHARE = 1e-3
 _CHOICE = 2
 """Large pieces to choose from, as a multiple of what has to stream."""
@@ -49,7 +50,8 @@ class Choice:
     """Of the ring that all others pass through."""
 
 
-def choose(costs: Sequence[PieceCost], order: Sequence[int], *, budget_bytes: int, ring_bytes: int) -> Choice:
+@functools.lru_cache(8)  # a model that is loaded again, or that memory ran out for, asks the same again
+def choose(costs: tuple[PieceCost, ...], order: tuple[int, ...], *, budget_bytes: int, ring_bytes: int) -> Choice:
     """What to keep on the device and how large a ring to have, so that little is copied, and hides behind the compute.
 
     Where a pass uses pieces again, a ring in which they are still there then may be worth more than the pieces that
@@ -71,23 +73,25 @@ def choose(costs: Sequence[PieceCost], order: Sequence[int], *, budget_bytes: in
         return Choice(kept, window_bytes)
 
     uses = collections.Counter(order)
-    choices = [chosen(ring_bytes, (piece for piece in range(len(costs)) if uses[piece] > 1))]
-    if len(order) > len(costs):
-        fewest_bytes = float("inf")
-        windows = useful_windows(order, sizes, max(1, ring_bytes // 8))
-        for window_bytes in (ring_bytes, *windows):
-            if not ring_bytes <= window_bytes <= ring_bytes + budget_bytes:
-                continue
-            plan = plan_ring(order, sizes, window_bytes)
-            if plan.copied_bytes(sizes) < fewest_bytes:
-                fewest_bytes = plan.copied_bytes(sizes)
-                copies = collections.Counter(stay.piece for stay in plan.stays)
-                dearest = sorted(copies, key=lambda piece: -copies[piece])
-                choices.append(chosen(window_bytes, (piece for piece in dearest if copies[piece] > 1)))
+    plain = chosen(ring_bytes, (piece for piece in range(len(costs)) if uses[piece] > 1))
+    if len(order) == len(costs):
+        return plain
+    choices = [plain]
+    fewest_bytes = float("inf")
+    most_bytes = ring_bytes + budget_bytes
+    step_bytes = max(1, ring_bytes // 8)
+    windows = useful_windows(order, sizes, least_bytes=ring_bytes, most_bytes=most_bytes, step_bytes=step_bytes)
+    for window_bytes in (ring_bytes, *windows):
+        copies = copies_of(order, sizes, window_bytes)
+        copied_bytes = sum(sizes[piece] * count for piece, count in copies.items())
+        if copied_bytes < fewest_bytes:
+            fewest_bytes = copied_bytes
+            dearest = sorted(copies, key=lambda piece: -copies[piece])
+            choices.append(chosen(window_bytes, (piece for piece in dearest if copies[piece] > 1)))
 
     def copied(choice: Choice) -> int:
         streamed = [piece for piece in order if piece not in choice.resident]
-        return plan_ring(streamed, sizes, choice.ring_bytes).copied_bytes(sizes)
+        return sum(sizes[piece] * count for piece, count in copies_of(streamed, sizes, choice.ring_bytes).items())
 
     return min(choices, key=copied)
 
@@ -121,15 +125,19 @@ def choose_resident(
     if wanted_bytes <= 0:
         return frozenset(range(len(costs)))
     kept |= _small(costs, wanted_bytes, kept)
-    low, high = 0.0, 1.0
-    while high < 1e18 and _size(costs, _streamed(costs, high, ring_bytes, kept)) < wanted_bytes:
-        high *= 4
-    streamed = _streamed(costs, high, ring_bytes, kept)
+    least_seconds = max(_MINIMUM_SHARE * sum(cost.seconds for cost in costs) / len(costs), 1e-9)
+    seconds = [max(cost.seconds, least_seconds) for cost in costs]
+    sizes = [float("inf") if index in kept else cost.size_bytes for index, cost in enumerate(costs)]
+    low, high = 0.0, wanted_bytes / sum(seconds)
+    streamed = _streamed(sizes, seconds, high, ring_bytes)
+    while high < 1e18 and _size(costs, streamed) < wanted_bytes:
+        low, high = high, high * 4
+        streamed = _streamed(sizes, seconds, high, ring_bytes)
     if _size(costs, streamed) < wanted_bytes:
         return kept
     for _ in range(_SEARCH_STEPS):
         middle = (low + high) / 2
-        candidate = _streamed(costs, middle, ring_bytes, kept)
+        candidate = _streamed(sizes, seconds, middle, ring_bytes)
         if _size(costs, candidate) >= wanted_bytes:
             high, streamed = middle, candidate
         else:
@@ -157,16 +165,22 @@ def _size(costs: Sequence[PieceCost], indices: Collection[int]) -> int:
     return sum(costs[index].size_bytes for index in indices)
 
 
-def _streamed(costs: Sequence[PieceCost], rate: float, ring_bytes: int, kept: Collection[int]) -> list[int]:
-    """What a bucket that fills at `rate` bytes a second lets through; the second of two passes, the steady one."""
-    least_seconds = max(_MINIMUM_SHARE * sum(cost.seconds for cost in costs) / max(len(costs), 1), 1e-9)
+def _streamed(sizes: Sequence[float], seconds: Sequence[float], rate: float, ring_bytes: int) -> list[int]:
+    """What a bucket that fills at `rate` bytes a second lets through; the second of two passes, the steady one.
+
+    Args:
+        sizes: of the pieces, in bytes; infinite where one is not to be streamed.
+        seconds: their compute time.
+    """
     level = float(ring_bytes)
     streamed: list[int] = []
     for _ in range(2):
         streamed = []
-        for index, cost in enumerate(costs):
-            if index not in kept and cost.size_bytes <= level:
+        for index, size in enumerate(sizes):
+            if size <= level:
                 streamed.append(index)
-                level -= cost.size_bytes
-            level = min(level + rate * max(cost.seconds, least_seconds), ring_bytes)
+                level -= size
+            level += rate * seconds[index]
+            if level > ring_bytes:  # `min` would take longer than all the rest
+                level = ring_bytes
     return streamed
