@@ -204,6 +204,45 @@ def test_a_layer_that_others_use_between_passes_costs_the_next_pass_nothing(sim:
     assert sum(copy.bytes for copy in weight_copies(sim)) == copied_bytes
 
 
+def test_a_layer_used_once_more_than_learnt_costs_its_own_copy_alone(sim: xpu_sim.Simulation) -> None:
+    """It is used again at the very end, which is no reason to give up what comes before."""
+    order, setting = [*range(BLOCKS), 0], Setting(0.0)
+    for _ in range(LEARNING_PASSES + 2):
+        setting.check(order=order)
+    sim.reset_statistics()
+    setting.check(order=[0, *order])
+    own_bytes = sum(leaf.size_bytes for leaf in setting.leaves if leaf.name.startswith("blocks.0."))
+    assert sum(copy.bytes for copy in weight_copies(sim) if not copy.stream) <= own_bytes
+
+
+def test_more_memory_in_the_middle_of_a_pass_leaves_nothing_on_the_device(
+    sim: xpu_sim.Simulation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xpu_utils.streaming.stream.PIECES_PER_RING", 1)  # one ends in the middle of a block
+    for block in range(3, BLOCKS):
+        setting = Setting(0.3)
+        setting.settle()
+
+        def grow(*_: object, setting: Setting = setting) -> None:
+            setting.stream.set_budget(int(0.6 * setting.total_bytes))
+
+        setting.network.blocks[block].norm.register_forward_pre_hook(grow)
+        setting.check()
+        setting.stream.remove()
+        assert all(leaf.module.weight.device.type == "cpu" for leaf in setting.leaves)
+
+
+def test_what_becomes_resident_is_copied_from_where_it_is_locked(sim: xpu_sim.Simulation) -> None:
+    setting = Setting(0.0)
+    setting.settle()
+    setting.stream.set_budget(setting.total_bytes)
+    sim.reset_statistics()
+    setting.check()
+    own = {source.data_ptr() for leaf in setting.leaves for source, _ in leaf.copies()}
+    assert setting.stream.resident_bytes == setting.total_bytes
+    assert {copy.host_address for copy in weight_copies(sim)} <= own
+
+
 def test_less_memory_takes_effect_at_once_and_more_with_the_next_pass(sim: xpu_sim.Simulation) -> None:
     setting = Setting(0.9)
     setting.settle()

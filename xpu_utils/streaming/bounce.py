@@ -27,17 +27,21 @@ class Bounce:
         Raises:
             PinnedMemoryError: see `PinnedPool.slab`.
         """
+        self._pool = pool
         buffers = pool.slab(2 * BUFFER_BYTES, device).split(BUFFER_BYTES)
         self._turns = itertools.cycle((buffer, torch.Event(device)) for buffer in buffers)
         self._executor = concurrent.futures.ThreadPoolExecutor(_THREADS, "xpu-bounce")
 
     def copy(self, target: torch.Tensor, source: torch.Tensor) -> None:
-        """Queues copies on the current stream; the source has been read when this returns.
+        """Queues copies on the current stream; a source that is not page-locked has been read when this returns.
 
         Args:
             target: on the device; uint8, 1-D.
             source: on the host, of the same size.
         """
+        if self._pool.holds(source):
+            target.copy_(source, non_blocking=True)
+            return
         pieces = zip(target.split(BUFFER_BYTES), source.split(BUFFER_BYTES), strict=True)
         for (there, here), (buffer, read) in zip(pieces, self._turns, strict=False):
             read.synchronize()

@@ -31,6 +31,12 @@ class Ring:
         for use, index in enumerate(plan.stay_of):
             for leaf in self._stays[index].leaves:
                 self._uses[leaf].append(use)
+        self._asked = [-1] * len(plan.stays)
+        """For each stay, the use of the same pass that unlocks it; -1 where that was before the pass."""
+        for use, unlocked in enumerate(plan.unlocks):
+            for index in unlocked:
+                if plan.stays[index].first > use:
+                    self._asked[index] = use
         self._ready = [torch.Event(storage.device) for _ in self._stays]
         self._released = [torch.Event(storage.device) for _ in plan.unlocks]
         self._current: int | None = None
@@ -70,9 +76,11 @@ class Ring:
         if coming == len(uses) or not self._primed:
             return False
         use = uses[coming]
+        index = self._plan.stay_of[use]
+        if coming and self._asked[index] >= self._expected:
+            return False  # used once more, most likely: to jump to a use so far ahead would give all between up
         while self._expected < use:
             self._give_up(self._expected)
-        index = self._plan.stay_of[use]
         self._compute_stream.wait_event(self._ready[index])
         self._stays[index].swap()
         self._current = use

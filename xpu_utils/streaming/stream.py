@@ -69,6 +69,8 @@ class WeightStream:
         self._storage: torch.Tensor | None = None
         self._ring: Ring | None = None
         """In that memory; None where it has to be planned first."""
+        self._more = False
+        """The budget has room for more since the ring was planned."""
         self._handles: list[Any] = []
         self._leaf_handles: list[Any] = []
         self._learning: list[Leaf] | None = None
@@ -121,7 +123,7 @@ class WeightStream:
     @property
     def settled(self) -> bool:
         """Whether all is learnt and the resident part was chosen accordingly."""
-        return self._ring is not None
+        return self._ring is not None and not self._more
 
     @property
     def resident(self) -> frozenset[int]:
@@ -199,7 +201,7 @@ class WeightStream:
             if installed:
                 self.install()
         else:
-            self._ring = None
+            self._more = True  # a pass that is under way ends with the ring that it began with
         return before_bytes - self._taken_bytes
 
     # What is learnt
@@ -236,7 +238,7 @@ class WeightStream:
     def _settle(self, choice: Choice) -> None:
         """Makes pieces resident and plans a ring for the others."""
         self._restore_used()
-        self._ring = None
+        self._ring, self._more = None, False
         for index in self._resident.keys() - choice.resident:
             self._resident.pop(index).restore()
         self._lock(index for index in range(len(self._pieces)) if index not in choice.resident)
@@ -330,7 +332,7 @@ class WeightStream:
             self._timer = PassTimer(self.device)
             self._bounce = self._new_bounce()
             return
-        if self._ring is None:
+        if not self.settled:
             self._settle(self._chosen())
             self._hook_leaves()
         assert self._ring is not None
