@@ -43,13 +43,34 @@ def _only(room_bytes: int) -> None:
     model_management.get_free_memory = free
 
 
+def _loaded() -> Any:
+    model, _ = loading.load_diffusion_model(
+        "sd15-tiny-unet.safetensors", "default", placement_for("xpu:0", "fp32", "auto")
+    )
+    return model
+
+
+def case_driver() -> Any:
+    """Of a prompt before, in and after a driver's failures with memory free: the conditions a call, and the latent's
+    equality with the first."""
+    model, batches, latents = _loaded(), [], []
+    hook = model.model.diffusion_model.register_forward_pre_hook(lambda _, given: batches[-1].append(len(given[0])))
+    for failures in (0, 4, 0):
+        if failures:
+            xpu_sim.current().add_fault("convolution", "out_of_memory", nth=5, times=failures)
+        batches.append([])
+        latents.append(_sampled(model))
+        xpu_sim.current().clear_faults()
+    hook.remove()
+    unload(model)
+    return {"batches": batches, "equal": [torch.equal(latent, latents[0]) for latent in latents]}
+
+
 def case_prompts() -> Any:
     """Of each prompt, how many allocations failed and whether the latent is that of a card with room."""
     model_management.minimum_inference_memory = lambda: 1 << 20  # tiny models take less than ComfyUI's least
     model_management.extra_reserved_memory = lambda: 0
-    model, _ = loading.load_diffusion_model(
-        "sd15-tiny-unet.safetensors", "default", placement_for("xpu:0", "fp32", "auto")
-    )
+    model = _loaded()
     model.model.memory_required = lambda *_, **__: 1 << 20
     expected = _sampled(model)
     torch.xpu.reset_peak_memory_stats(0)

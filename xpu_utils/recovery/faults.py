@@ -32,10 +32,18 @@ LOSSES = frozenset({FaultKind.DEVICE_LOST, FaultKind.NO_ANSWER})
 NO_ROOM = frozenset({FaultKind.OUT_OF_MEMORY, FaultKind.ALLOCATION_TOO_LARGE})
 """After these it goes on with less."""
 
+_UNITS = {"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+
 
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, or its type where it has none, as a MemoryError mostly has."""
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def requested_bytes(message: str) -> int:
+    """What an allocation that failed had asked for, by PyTorch's message; 0 where that does not say."""
+    found = re.search(r"[Tt]ried to allocate ([\d.]+) (bytes|KiB|MiB|GiB)", message)
+    return int(float(found[1]) * _UNITS[found[2]]) if found else 0
 
 
 class NotFiniteError(RuntimeError):

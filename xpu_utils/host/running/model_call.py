@@ -22,7 +22,7 @@ from comfy.patcher_extension import WrappersMP
 from ...calls import Call
 from ...cpu.threads import HostThreads
 from ...precision import INT8, name_of
-from ...recovery.faults import NO_ROOM, FaultKind, NotFiniteError
+from ...recovery.faults import NO_ROOM, NotFiniteError
 from ...recovery.ladder import Failure, LadderExhaustedError, Rung, RungAction
 from ...weights.check import first_not_finite, tensors_in
 from .. import hooks
@@ -53,7 +53,7 @@ THREADS_HOOK = hooks.named("threads between steps")
 
 STAGE = "sample"
 
-_PREPARE = ("model", "noise_shape")
+_PREPARE = ("model", "noise_shape", "conds")
 _SAMPLE = ("model_wrap", "sigmas", "extra_args", "callback", "noise", "latent_image", "denoise_mask")
 _LATENTS = ("noise", "latent_image", "denoise_mask")
 _COND_BATCH = ("model", "conds", "x_in", "timestep", "model_options")
@@ -132,7 +132,7 @@ class SamplingRun:
         """Set by a failure: each condition is a batch of its own."""
         self._split = Split(self.patcher, STAGE)
         self._budget_bytes: int | None = None
-        self._room = Room(self.patcher)
+        self._room = Room(self.patcher, STAGE)
         self._conditions = DeviceConditions()
         self._companions = Companions(guider)
         self._patches = Patches(self.patcher, guider.model_options)
@@ -159,8 +159,9 @@ class SamplingRun:
         return self._recovery.carry_on(start, self._rungs(), on_failure=on_failure, what=what)
 
     def prepare(self, executor: Callable[..., Any], call: Call) -> Any:
-        """Loads as ComfyUI does; where memory ran out in such a run before, it begins as that one ended."""
-        need = self._room.begin(call.get("noise_shape"))
+        """Loads as ComfyUI does; where memory ran out in such a run before, by what that one has taught."""
+        controls = sum(1 for _ in self._companions.controls())
+        need = self._room.begin(call.get("noise_shape"), call.get("conds"), controls)
         if need is not None:
             self._budget_bytes = self._budget_bytes or need.attention_bytes
             self._one_by_one |= need.alone
@@ -398,7 +399,8 @@ class SamplingRun:
     def _on_failure(self, failure: Failure) -> Failure:
         if failure.kind not in NO_ROOM:
             self._split.end()
-        self._room.short |= failure.kind is FaultKind.OUT_OF_MEMORY
         self._conditions.forget()
         self._patches.take_back()
-        return self._recovery.on_failure(failure)
+        failure = self._recovery.on_failure(failure)
+        self._room.ran_out(failure)
+        return failure
