@@ -10,7 +10,9 @@ from typing import Any
 import torch
 
 from ...recovery.faults import is_lost
-from ..target import HOST
+from ...weights.check import first_not_finite, tensors_in
+from ..target import HOST, unload
+from .companions import chain
 
 CONDITION_LISTS = 16
 """Lists of conditions kept on the device between steps."""
@@ -83,3 +85,22 @@ def _remember(group: Any, time: Callable[[torch.Tensor], object]) -> None:
     last = getattr(group, "_curr_t", None)
     if isinstance(last, torch.Tensor) and last.device != HOST:
         group._curr_t = time(last)
+
+
+def damaged(conds: Iterable[Any], patcher: Any) -> str:
+    """Why a model call cannot answer numbers: a file that is damaged; empty where none is."""
+    entries = [entry for cond in conds for entry in cond or ()]
+    for entry in entries:
+        given = tensors_in([entry.get(name) for name in ("cross_attn", "pooled_output")])
+        if first_not_finite(("", tensor) for tensor in given) is not None:
+            return "The conditioning holds NaN: the text encoder's file is damaged, load another one."
+    controls = [control for entry in entries for control in chain(entry.get("control"))]
+    for net in (net for control in controls for net in control.get_models()):
+        weight = first_not_finite(net.model.state_dict())
+        if weight:
+            return f"The ControlNet's weights hold NaN ({weight}): its file is damaged, download it again."
+    weight = first_not_finite(patcher.model_state_dict())
+    if weight:
+        unload(patcher)
+        return f"The model's weights hold NaN ({weight}): its file is damaged, download it again."
+    return ""

@@ -24,7 +24,6 @@ from ...cpu.threads import HostThreads
 from ...precision import INT8, name_of
 from ...recovery.faults import NO_ROOM, NotFiniteError
 from ...recovery.ladder import Failure, LadderExhaustedError, Rung, RungAction
-from ...weights.check import first_not_finite, tensors_in
 from .. import hooks
 from ..attention import BUDGET, OVERRIDE, placed_attention, smaller_budget_bytes
 from ..inventory import runs_on
@@ -36,11 +35,11 @@ from ..recovery.patches import Patches
 from ..recovery.rungs import Recovery, asked_in_fp32
 from ..recovery.weights import recover
 from ..streaming import stream_of
-from ..target import HOST, unload
+from ..target import HOST
 from .batching import at_most, conditions_together, one_condition_a_batch
 from .carried import carried_to
-from .companions import Companions, chain
-from .conditions import DeviceConditions, count, keyframes_on_host, moved
+from .companions import Companions
+from .conditions import DeviceConditions, count, damaged, keyframes_on_host, moved
 from .copies import whole_again
 from .cpu_controls import ControlsOnCpu
 from .noise import drawn_where_comfyui_does
@@ -281,27 +280,10 @@ class SamplingRun:
             raise ValueError(
                 f"The latent is NaN before sampling step {step}: look at the node that made it and at its inputs."
             )
-        culprit = self._damaged_input(conds)
+        culprit = damaged(conds, self.patcher)
         if culprit:
             raise ValueError(culprit)
         raise NotFiniteError(f"the model answered NaN or infinity at sampling step {step}")
-
-    def _damaged_input(self, conds: list[Any]) -> str:
-        entries = [entry for cond in conds for entry in cond or ()]
-        for entry in entries:
-            given = tensors_in([entry.get(name) for name in ("cross_attn", "pooled_output")])
-            if first_not_finite(("", tensor) for tensor in given) is not None:
-                return "The conditioning holds NaN: the text encoder's file is damaged, load another one."
-        controls = [control for entry in entries for control in chain(entry.get("control"))]
-        for patcher in (patcher for control in controls for patcher in control.get_models()):
-            weight = first_not_finite(patcher.model.state_dict())
-            if weight:
-                return f"The ControlNet's weights hold NaN ({weight}): its file is damaged, download it again."
-        weight = first_not_finite(self.patcher.model_state_dict())
-        if weight:
-            unload(self.patcher)
-            return f"The model's weights hold NaN ({weight}): its file is damaged, download it again."
-        return ""
 
     # -- rungs
 
