@@ -11,7 +11,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, ViewportSize, expect, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Page,
+    ViewportSize,
+    WebError,
+    expect,
+    sync_playwright,
+)
 
 from tests.harness.front_ends import FRONT_ENDS, ensure_front_end
 from tests.harness.hosts import ROOT
@@ -82,6 +91,7 @@ def page(browser: Browser, server: Server) -> Iterator[Page]:
 
 
 ERRORS: list[str] = []
+OURS = re.compile(r"/extensions/xpu-nodes|/xpu/")
 DESKTOP: ViewportSize = {"width": 1280, "height": 800}
 
 
@@ -92,14 +102,21 @@ def new_context(browser: Browser, server: Server, front_end: str | None) -> Brow
         ensure_front_end(front_end)
         context.add_cookies([{"name": "front-end", "value": front_end, "url": f"http://{server.address}"}])
     context.on("console", _note)
-    context.on("weberror", lambda error: ERRORS.append(f"{error.error} {error.error.stack}"))
+    context.on("weberror", _note_uncaught)
     return context
 
 
 def _note(message: ConsoleMessage) -> None:
     """Keeps the errors that concern us: the host has some of its own, such as files that a new user lacks."""
-    if message.type == "error" and re.search(r"/extensions/xpu-nodes|/xpu/", f"{message.location} {message.text}"):
+    if message.type == "error" and OURS.search(f"{message.location} {message.text}"):
         ERRORS.append(f"{message.text} ({message.location.get('url')})")
+
+
+def _note_uncaught(error: WebError) -> None:
+    """Keeps what was thrown, but where a front end could not fetch a file of its own."""
+    text = f"{error.error} {error.error.stack}"
+    if OURS.search(text) or "Failed to fetch" not in text:
+        ERRORS.append(text)
 
 
 @pytest.fixture(autouse=True)
