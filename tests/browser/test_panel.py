@@ -228,14 +228,20 @@ def test_a_report_names_no_folder_and_no_user(page: Page) -> None:
     answers: dict[str, object] = {"jobs": {"jobs": [job]}, "hooks": {"hooks": hooks}, "devices": inventory}
     for name, data in answers.items():
         page.route(re.compile(f"/xpu/{name}"), answer_with(data))
-    page.evaluate(
+    report = page.evaluate(
         """async (why) => {
             const {samples} = await import('/extensions/xpu-nodes/connection.js');
-            samples.at(-1).devices[0].missing.x = why;
+            const {report} = await import('/extensions/xpu-nodes/report.js');
+            const last = structuredClone(samples.at(-1));
+            last.devices[0].missing.x = why;
+            last.taken_at = Infinity;  // no newer one comes before the report has read it
+            samples.push(last);
+            const text = await report();
+            samples.splice(samples.indexOf(last), 1);
+            return text;
         }""",
         named,
     )
-    report = page.evaluate("async () => (await import('/extensions/xpu-nodes/report.js')).report()")
     for name in answers:
         page.unroute(re.compile(f"/xpu/{name}"))
     assert report.count("sd15.safetensors") == 8
