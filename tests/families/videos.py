@@ -118,7 +118,7 @@ FAMILIES = (
     Family("CosmosI2V", {**COSMOS, "in_channels": 17}, VIDEO, TEXT),
     Family("CosmosI2VPredict2", {**PREDICT2, "in_channels": 17}, VIDEO, TEXT),
     Family("WAN21_T2V", WAN, VIDEO, TEXT),
-    Family("WAN21_CausalAR_T2V", WAN, VIDEO, TEXT),
+    Family("WAN21_CausalAR_T2V", WAN, (1, 16, 3, 8, 8), TEXT, cfg=1.0, sampler="ar_video"),
     Family("WAN21_I2V", {**WAN, "in_dim": 36}, VIDEO, TEXT, {"clip_vision_output": seen(1280)}),
     Family("WAN21_FunControl2V", {**WAN, "in_dim": 48}, VIDEO, TEXT, {"clip_vision_output": seen(1280)}),
     Family("WAN21_Vace", {**WAN, "vace_layers": 1, "vace_in_dim": 96}, VIDEO, TEXT),

@@ -28,6 +28,7 @@ from ..inventory import runs_on
 from ..neighbours import pack_name
 from ..prompts import execute_all_anew
 from ..target import HOST
+from .carried import STATE
 
 MOST_MOVES = 3
 """How often all that is reached is moved in one run: a node may make it anew elsewhere each time."""
@@ -146,7 +147,7 @@ class Patches:
         """What the functions hold that compute on the model's device."""
         within = self._options.get("transformer_options", {})
         wrappers = within.get("wrappers", {})
-        around = [wrappers, within.get("callbacks")]
+        around = [wrappers, within.get("callbacks"), within.get(STATE)]  # which no copy would be true of for long
         roots = [within, self._options.get("model_function_wrapper"), *map(wrappers.get, _IN_THE_MODEL)]
         of_the_run = [(id(within), name) for name in _OF_THE_RUN]
         found = held_by(roots, spared=lambda owner: any(owner is one for one in around) or self._spared(owner))

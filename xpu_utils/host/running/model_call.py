@@ -31,13 +31,13 @@ from ..placing.apply import apply
 from ..placing.deciding import decide, subject_at_work
 from ..placing.formats import WorkFormat, compute_dtype
 from ..placing.placed import placement_of
+from ..recovery.carried import Carried
 from ..recovery.patches import Patches
 from ..recovery.rungs import Recovery, asked_in_fp32
 from ..recovery.weights import recover
 from ..streaming import stream_of
 from ..target import HOST
 from .batching import at_most, conditions_together, one_condition_a_batch
-from .carried import carried_to
 from .companions import Companions
 from .conditions import DeviceConditions, count, damaged, keyframes_on_host, moved
 from .copies import whole_again
@@ -132,6 +132,7 @@ class SamplingRun:
         self._split = Split(self.patcher, STAGE)
         self._budget_bytes: int | None = None
         self._room = Room(self.patcher, STAGE)
+        self._carried = Carried()
         self._conditions = DeviceConditions()
         self._companions = Companions(guider)
         self._patches = Patches(self.patcher, guider.model_options)
@@ -216,12 +217,15 @@ class SamplingRun:
         }
         step = self._step(timestep)
 
+        def on_device(call: Call) -> list[torch.Tensor]:
+            return self._on_device(executor, call, step)
+
         def attempt() -> list[torch.Tensor]:
             with self._threads_within_a_call():
                 if not self._loaded:
                     self._recovery.watched(self._load, "load")
-                work = functools.partial(self._on_device, executor, call, step)
-                with carried_to(self.patcher.load_device, compute_dtype(self.patcher), call.get("model_options")):
+                with self._carried.to(self.patcher.load_device, compute_dtype(self.patcher), call, on_device):
+                    work = functools.partial(on_device, call)
                     answers = self._room.measured(work, attention_bytes=self._budget_bytes, alone=self._one_by_one)
                     self._check_finite(answers, x, conds, step)
             return answers
