@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import inspect
 import os
 import tempfile
@@ -24,16 +25,23 @@ from xpu_utils.host.inventory import placement_for
 from xpu_utils.host.loading.load import load_diffusion_model
 from xpu_utils.host.running.sampling import place_model
 from xpu_utils.machine.cache import DIRECTORY_VARIABLE
+from xpu_utils.selftest import products
 from xpu_utils.selftest.gates import GateTests
-from xpu_utils.selftest.products import Product
+from xpu_utils.selftest.products import Product, check_product
 
 FOLDER = Path(tempfile.mkdtemp())
-NAME = "model.safetensors"
-formats._write("mixed-fp8", FOLDER / NAME)
+BY_FORMAT = "disabled" in inspect.signature(getattr(comfy.ops, "mixed_precision_ops", lambda: None)).parameters
+FILES = {"fp8_e4m3": "mixed-fp8", **({"nvfp4": "nvfp4", "mxfp8": "mxfp8"} if BY_FORMAT else {})}
+"""By format, the name that `tests.families.formats` has for it; the host's other formats are always computed in."""
+for kind in FILES.values():
+    formats._write(kind, FOLDER / f"{kind}.safetensors")
+NAME = "mixed-fp8.safetensors"
 folder_paths.add_model_folder_path("diffusion_models", str(FOLDER))
 
-FASTER = Product("fp8_e4m3", relative_error=0.002, seconds=1.0, unpacked_seconds=2.0)
 SLOWER = Product("fp8_e4m3", relative_error=0.002, seconds=2.0, unpacked_seconds=1.0)
+multiplied: list[str] = []
+"""The products of blocks that were asked for: no CPU has them, and the simulated devices have what it has."""
+products.HOPELESS = 0  # the times of large layers are not the point
 
 
 @contextlib.contextmanager
@@ -54,16 +62,41 @@ def found(product: Product) -> GateTests:
     return GateTests(check=lambda device, name: product)
 
 
-def sampled(device: str, model: Any = None) -> dict[str, Any]:
-    """What a model, or the file, gives on a device; and how often that multiplied in fp8."""
+def faster(name: str = "fp8_e4m3") -> GateTests:
+    return found(Product(name, relative_error=0.002, seconds=1.0, unpacked_seconds=2.0))
+
+
+def multiply_blocks() -> None:
+    """Gives comfy-kitchen products of blocks, by what the numbers stand for."""
+    import comfy_kitchen as kitchen
+
+    def multiply(x: Any, weights: Any, bias: Any = None) -> Any:
+        multiplied.append("")
+        return torch.nn.functional.linear(x, weights, bias)
+
+    def nvfp4(a: Any, b: Any, *, bias: Any = None, out_dtype: Any, **scales: Any) -> Any:
+        by_side = {side: (scales[f"tensor_scale_{side}"], scales[f"block_scale_{side}"]) for side in "ab"}
+        x, weights = (kitchen.dequantize_nvfp4(one, *by_side[side], out_dtype) for one, side in ((a, "a"), (b, "b")))
+        return multiply(x, weights, bias)
+
+    def mxfp8(a: Any, b: Any, *, block_scale_a: Any, block_scale_b: Any, bias: Any = None, out_dtype: Any) -> Any:
+        pairs = ((a, block_scale_a), (b, block_scale_b))
+        return multiply(*(kitchen.dequantize_mxfp8(*pair, out_dtype) for pair in pairs), bias)
+
+    kitchen.scaled_mm_nvfp4, kitchen.scaled_mm_mxfp8 = nvfp4, mxfp8
+
+
+def sampled(device: str, model: Any = None, *, name: str = NAME, resident: str = "all") -> dict[str, Any]:
+    """What a model, or a file, gives on a device; and how often that multiplied in the file's format."""
     if model is None:
-        model, _ = load_diffusion_model(NAME, "default", placement_for(device, "auto", "all"))
+        model, _ = load_diffusion_model(name, "default", placement_for(device, "auto", resident))
     xpu_sim.current().reset_statistics()
+    multiplied.clear()
     latent = torch.zeros(formats.SD3_256.latent)
     noise = comfy.sample.prepare_noise(latent, 7)
     text = conditioning(formats.SD3_256, 1)
     answer = comfy.sample.sample(model, noise, 2, 1.0, "euler", "normal", text, text, latent, disable_pbar=True, seed=7)
-    products = xpu_sim.current().statistics().devices[0].count("_scaled_mm*")
+    products = xpu_sim.current().statistics().devices[0].count("_scaled_mm*") + len(multiplied)
     (hook,) = (hook for hook in hooks.listed() if hook.name == gates.HOOK)
     return {"model": model, "answer": answer.cpu(), "products": products, "state": hook.state.value, "why": hook.reason}
 
@@ -88,7 +121,7 @@ def case_gates() -> Any:
     with tested_as(found(SLOWER)):
         answers["slower"] = sampled("xpu:0")
         answers["slower, on the CPU"] = on_cpu(answers["slower"]["model"])
-    with tested_as(found(FASTER)):
+    with tested_as(faster()):
         answers["faster"] = sampled("xpu:0")
         answers["carried to the CPU"] = on_cpu(answers["faster"]["model"])
     xpu_sim.current().set_faults([xpu_sim.Fault(operator="aten::_scaled_mm*", kind="wrong_result", times=None)])
@@ -97,7 +130,7 @@ def case_gates() -> Any:
     xpu_sim.current().set_faults([])
     plain = answers["slower"]["answer"].double()
     return {
-        "by format": "disabled" in inspect.signature(comfy.ops.mixed_precision_ops).parameters,
+        "by format": BY_FORMAT,
         "the host's answer afterwards": bool(model_management.supports_fp8_compute(torch.device("xpu:0"))),
         **{
             name: {
@@ -105,5 +138,43 @@ def case_gates() -> Any:
                 "distance": float((answer["answer"].double() - plain).norm() / plain.norm()),
             }
             for name, answer in answers.items()
+        },
+    }
+
+
+def case_streamed() -> Any:
+    """By format: the device's product before and after it has any, and what an open gate gives, whatever happens."""
+    if not BY_FORMAT:
+        return {}
+    device = placement_for("xpu:0", "auto").device
+    lacking = {name: check_product(device, name) for name in FILES}
+    multiply_blocks()
+    return {
+        name: {
+            "tested": [[product.right, product.problem] for product in (lacking[name], check_product(device, name))],
+            **streamed(name, f"{kind}.safetensors"),
+        }
+        for name, kind in FILES.items()
+    }
+
+
+def streamed(name: str, file: str) -> dict[str, Any]:
+    with tested_as(found(dataclasses.replace(SLOWER, format=name))):
+        shut = sampled("xpu:0", name=file)
+    with tested_as(faster(name)):
+        all_there = sampled("xpu:0", name=file)
+        answers = {"streamed": sampled("xpu:0", name=file, resident="10%")}
+        for fault in ("out_of_memory", *(["device_lost"] if name == [*FILES][-1] else ())):
+            xpu_sim.current().set_faults([xpu_sim.Fault(operator="native_layer_norm", kind=fault, nth=5)])
+            answers[fault] = sampled("xpu:0", name=file, resident="10%")
+            answers[fault]["fired"] = xpu_sim.current().statistics().faults_fired == (1,)
+            xpu_sim.current().clear_faults()
+    plain = shut["answer"].double()
+    return {
+        "products": [shut["products"], all_there["products"]],
+        "distance": float((all_there["answer"].double() - plain).norm() / plain.norm()),
+        "equal": {
+            how: torch.equal(one["answer"], all_there["answer"]) and one["products"] > 0 and one.get("fired", True)
+            for how, one in answers.items()
         },
     }

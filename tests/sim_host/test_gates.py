@@ -15,7 +15,7 @@ from .worker import answers
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory, host: Path) -> Any:
     base = tmp_path_factory.mktemp("gates")
-    devices = ["arc-b580", {"preset": "arc-b580", "total_bytes": 64 << 20}]
+    devices = ["arc-b580", {"preset": "arc-b580", "total_bytes": 64 << 20}, "arc-b580"]
     return answers("gates_cases", {"devices": devices}, base, host, host_environment())
 
 
@@ -46,6 +46,19 @@ def test_a_device_that_is_wrong_or_slower_computes_what_the_weights_stand_for(
 def test_a_model_that_leaves_for_the_cpu_takes_no_gate_with_it(found: Any) -> None:
     assert found["carried to the CPU"]["distance"] == found["slower, on the CPU"]["distance"]
     assert not found["the host's answer afterwards"]
+
+
+@pytest.mark.parametrize("name", ["fp8_e4m3", "nvfp4", "mxfp8"])
+def test_an_open_gate_gives_the_same_however_much_streams_and_whatever_fails(told: Any, name: str) -> None:
+    if not told["gates"]["by format"]:
+        assert told["streamed"] == {}
+        return
+    found = told["streamed"][name]
+    assert found["tested"][0] == ([True, ""] if name == "fp8_e4m3" else [False, "CPU does not support swizzle."])
+    assert found["tested"][1] == [True, ""], "by products of what the numbers stand for"
+    assert found["products"][0] == 0 < found["products"][1]
+    assert 0 < found["distance"] < 0.2
+    assert {*found["equal"].values()} == {True}, found["equal"]
 
 
 def test_a_loader_says_before_it_reads_what_will_happen(told: Any) -> None:

@@ -1,7 +1,7 @@
 """Has ComfyUI multiply in a quantised file's own format on devices where that was tested right and faster.
 
-Newer hosts ask whether a device can (`supports_fp8_compute`, and `supports_int8_compute` since 0.38) when they build a
-model, and answer no for all but NVIDIA's; what is then computed is what the weights stand for.
+Newer hosts ask whether a device can (`supports_fp8_compute` and the like, for int8 since 0.38) when they build a model,
+and answer no for all but NVIDIA's; what is then computed is what the weights stand for.
 """
 
 from __future__ import annotations
@@ -16,23 +16,35 @@ import comfy.ops
 
 from ..machine.devices import Device
 from ..selftest.gates import is_open, known, product
-from ..selftest.products import Product
+from ..selftest.products import FORMATS, Product
 from . import hooks
 from .neighbours import computes_quantised
 
 HOOK = hooks.named("quantised products")
 
-QUESTIONS = {"supports_fp8_compute": "fp8_e4m3", "supports_int8_compute": "int8"}
+QUESTIONS = {
+    "supports_fp8_compute": "fp8_e4m3",
+    "supports_nvfp4_compute": "nvfp4",
+    "supports_mxfp8_compute": "mxfp8",
+    "supports_int8_compute": "int8",
+}
 """The host's questions, and the formats of `products.FORMATS` that they are about."""
 LAYOUTS: Mapping[str, str] = {
     "TensorCoreFP8Layout": "fp8_e4m3",
     "TensorCoreFP8E4M3Layout": "fp8_e4m3",
     "TensorCoreFP8E5M2Layout": "fp8_e5m2",
+    "TensorCoreNVFP4Layout": "nvfp4",
+    "TensorCoreMXFP8Layout": "mxfp8",
     "TensorWiseINT8Layout": "int8",
 }
 """The host's names for how layers hold their weights."""
-_OPENED = ("fp8_e4m3", "fp8_e5m2")
-"""Formats that hosts compute in where they were told to only; the others they try anywhere."""
+_OPENED = {
+    **{name: question for question, name in QUESTIONS.items() if name != "int8"},
+    "fp8_e5m2": "supports_fp8_compute",
+}
+"""Formats that hosts compute in where they were told to only, by which answer; the others they try anywhere."""
+_CAST = ("fp8_e4m3", "fp8_e5m2")
+"""Formats that without scales are a way of storing only."""
 
 
 @contextmanager
@@ -65,7 +77,7 @@ def ways(device: Device, formats: Collection[str]) -> tuple[Product, ...]:
 
 def _asked(device: Device, formats: Collection[str]) -> dict[str, str]:
     """The questions about these formats that the host answers with no for a device, where a yes may help."""
-    stored = {name.removeprefix("scaled ") for name in formats if name.startswith("scaled") or name == "int8"}
+    stored = {name.removeprefix("scaled ") for name in formats if name not in _CAST} & FORMATS.keys()
     questions = {question: name for question, name in QUESTIONS.items() if name in stored}
     if not questions or device.type == "cpu" or hooks.switched_off(HOOK):
         return {}
@@ -105,13 +117,13 @@ def _formats(model: Any) -> set[str]:
 
 def _is_shut(device: Device, name: str) -> bool:
     if name in _OPENED:
-        return not (_the_host_opens(device) or is_open(device, name))
+        return not (_the_host_opens(device, _OPENED[name]) or is_open(device, name))
     if device.type == "cpu":  # which computes as with the stock nodes
         return False
     found = product(device, name)
     return found.relative_error is not None and not found.right
 
 
-def _the_host_opens(device: Device) -> bool:
-    question = getattr(model_management, "supports_fp8_compute", None)
+def _the_host_opens(device: Device, name: str) -> bool:
+    question = getattr(model_management, name, None)
     return question is not None and bool(question(device.torch_device))

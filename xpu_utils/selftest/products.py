@@ -18,6 +18,8 @@ from .. import int8
 from ..machine.devices import Device
 from ..machine.timing import median_seconds
 from ..recovery.faults import first_line
+from . import blocks
+from .blocks import Packed
 from .operations import TOLERANCES
 
 CHECKED = (32, 256, 256)
@@ -84,15 +86,11 @@ class Product:
         return f"{self.format} {self.way.value} ({why})"
 
 
-Packed = tuple[torch.Tensor, torch.Tensor]
-"""Numbers in a format, and the scale of all of them."""
-
-
 @dataclasses.dataclass(frozen=True)
 class _Format:
     pack: Callable[[torch.Tensor], Packed]
     """Weights (columns, inner)."""
-    unpack: Callable[[torch.Tensor, torch.Tensor, torch.dtype], torch.Tensor]
+    unpack: Callable[[Packed, torch.dtype], torch.Tensor]
     round: Callable[[torch.Tensor], Packed] | None = None
     """Activations (rows, inner), as ComfyUI rounds them; None where there is no product in this format."""
     multiply: Callable[[Packed, Packed, torch.dtype], torch.Tensor] | None = None
@@ -109,8 +107,9 @@ def _pack(numbers: torch.Tensor, *, dtype: torch.dtype) -> Packed:
     return (scaled if dtype.is_floating_point else scaled.round()).clamp(-largest, largest).to(dtype), scale
 
 
-def _unpack(packed: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    return packed.to(dtype) * scale.to(dtype)
+def _unpack(packed: Packed, dtype: torch.dtype) -> torch.Tensor:
+    numbers, scale = packed
+    return numbers.to(dtype) * scale.to(dtype)
 
 
 def _cut(numbers: torch.Tensor, *, dtype: torch.dtype) -> Packed:
@@ -120,14 +119,15 @@ def _cut(numbers: torch.Tensor, *, dtype: torch.dtype) -> Packed:
 
 
 def _pack_nibbles(numbers: torch.Tensor) -> Packed:
-    """Two numbers of 4 bits a byte, as nvfp4, w4a8 and GGUF's formats have them."""
+    """Two numbers of 4 bits a byte, as w4a8 and GGUF's formats have them."""
     scale = (numbers.abs().amax().float() / 7).clamp_min(1e-12)
     values = ((numbers / scale).round() + 8).clamp(0, 15).to(torch.uint8)
     return values[:, ::2] << 4 | values[:, 1::2], scale
 
 
-def _unpack_nibbles(packed: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    values = torch.stack((packed >> 4, packed & 15), -1).flatten(-2)
+def _unpack_nibbles(packed: Packed, dtype: torch.dtype) -> torch.Tensor:
+    numbers, scale = packed
+    values = torch.stack((numbers >> 4, numbers & 15), -1).flatten(-2)
     return (values.to(dtype) - 8) * scale.to(dtype)
 
 
@@ -156,7 +156,7 @@ def _pack_channels(numbers: torch.Tensor, *, columns: bool) -> Packed:
 
 
 def _multiply_channels(x: Packed, weights: Packed, dtype: torch.dtype) -> torch.Tensor:
-    return int8.product(x, (weights[0], weights[1].flatten()), dtype)
+    return int8.product((x[0], x[1]), (weights[0], weights[1].flatten()), dtype)
 
 
 HELD_IN_INT8 = "int8 by channel"
@@ -188,19 +188,24 @@ def _held(tokens: int, *, columns: bool) -> dict[str, _Format]:
 
 
 _INT8 = functools.partial(_pack, dtype=torch.int8)
+_BLOCKS = {
+    "nvfp4": _Format(blocks.pack_nvfp4, blocks.unpack_nvfp4, blocks.pack_nvfp4, blocks.multiply_nvfp4),
+    "mxfp8": _Format(blocks.pack_mxfp8, blocks.unpack_mxfp8, blocks.pack_mxfp8, blocks.multiply_mxfp8),
+}
 FORMATS: Mapping[str, _Format] = {
     "fp8_e4m3": _fp8(torch.float8_e4m3fn),
     "fp8_e5m2": _fp8(torch.float8_e5m2),
     "int8": _Format(_INT8, _unpack, _INT8, _multiply_int8),
     **_held(4096, columns=False),
+    **(_BLOCKS if blocks.INSTALLED else {}),
     "4 bits": _Format(_pack_nibbles, _unpack_nibbles),
 }
 """By the name that users are told."""
 _ON_CPUS = _held(1024, columns=True)
 """Laid out as a CPU reads them; so few tokens tell as much there."""
 
-_FAILURES = (RuntimeError, TypeError, ValueError)
-"""What PyTorch raises for a missing kernel or format."""
+_FAILURES = (RuntimeError, TypeError, ValueError, AttributeError)
+"""What PyTorch and comfy-kitchen raise for a missing kernel or format."""
 
 
 def check_product(device: Device, name: str, *, compute: torch.dtype = torch.bfloat16) -> Product:
@@ -213,18 +218,18 @@ def check_product(device: Device, name: str, *, compute: torch.dtype = torch.bfl
     if device.type == "cpu":
         form = _ON_CPUS.get(name, form)
     x, weights = _drawn(CHECKED)
-    packed = form.pack(weights)
-    plain = form.unpack(*packed, torch.float32)
     try:
+        packed = form.pack(weights)
+        plain = form.unpack(packed, torch.float32)
         x_there, packed_there = x.to(target, compute), _to(packed, target)  # nothing is packed there
-        wrong = _error(form.unpack(*packed_there, compute), plain)
+        wrong = _error(form.unpack(packed_there, compute), plain)
     except _FAILURES as failure:
         return Product(name, unpack_problem=first_line(failure)[:200])
     if wrong > _TOLERANCE:
         return Product(name, unpack_problem=f"what its bytes stand for is wrong by {wrong:.2g}")
     if form.round is None or form.multiply is None:
         return Product(name, problem="there is no product in this format")
-    expected = _unpack(*form.round(x.to(compute)), torch.float32) @ plain.T
+    expected = form.unpack(form.round(x.to(compute)), torch.float32) @ plain.T
     try:
         error = _error(form.multiply(form.round(x_there), packed_there, compute), expected)
         seconds, unpacked_seconds = _times(device, form, x_there, packed_there)
@@ -237,8 +242,7 @@ def check_product(device: Device, name: str, *, compute: torch.dtype = torch.bfl
 
 
 def _to(packed: Packed, device: torch.device) -> Packed:
-    numbers, scale = packed
-    return numbers.to(device), scale.to(device)
+    return tuple(tensor.to(device) for tensor in packed)
 
 
 def _drawn(shape: tuple[int, int, int]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -258,7 +262,7 @@ def _times(device: Device, form: _Format, x: torch.Tensor, packed: Packed) -> tu
         return form.round and form.multiply and form.multiply(form.round(x), packed, x.dtype)
 
     def unpacked() -> object:
-        return F.linear(x, form.unpack(*packed, x.dtype))
+        return F.linear(x, form.unpack(packed, x.dtype))
 
     calls = 1 if device.type == "cpu" else _QUEUED
 
