@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import queue
+import subprocess
 import sys
 import threading
 import weakref
@@ -13,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
+from tests.harness.hosts import ROOT
 from tests.xpu_sim import Simulation
 from xpu_utils.recovery import watch
 from xpu_utils.recovery.faults import FaultKind, NoAnswerError, classify
@@ -176,6 +178,35 @@ def test_who_looks_leaves_a_function_its_own_view_of_its_variables() -> None:
     mine["other"] = 1
     watch.position(sys._getframe())
     assert mine["other"] == 1
+
+
+COLLECTING = """
+import gc, threading, time
+from xpu_utils.recovery.watch import current_frames
+
+class Garbage:
+    def __init__(self):
+        self.itself = self
+    def __del__(self):
+        time.sleep(0)  # others run meanwhile
+
+def begin_and_end():
+    while True:
+        threading.Thread(target=int).start()
+
+gc.set_threshold(5)
+for _ in range(4):
+    threading.Thread(target=begin_and_end, daemon=True).start()
+for _ in range(100):
+    for _ in range(20):
+        Garbage()
+    current_frames()
+"""
+
+
+def test_who_looks_where_threads_are_does_not_wait_for_what_is_collected() -> None:
+    """Up to Python 3.11.8 that holds up all threads for good."""
+    subprocess.run([sys.executable, "-c", COLLECTING], cwd=ROOT, timeout=60, check=True)
 
 
 def test_a_limit_is_learnt_from_what_the_same_work_took() -> None:

@@ -13,6 +13,7 @@ import contextlib
 import contextvars
 import ctypes
 import functools
+import gc
 import inspect
 import logging
 import os
@@ -166,6 +167,24 @@ def _smallest_work(device: torch.device) -> None:
     torch.ones(1, device=device).add_(1).cpu()
 
 
+_asking = threading.Lock()
+
+
+def current_frames() -> dict[int, types.FrameType]:
+    """Where every thread is, by its identifier.
+
+    While it is found out nothing is collected: up to 3.11.8 Python then waits for itself, with all threads (gh-106883).
+    """
+    with _asking:
+        collects = gc.isenabled()
+        gc.disable()
+        try:
+            return sys._current_frames()
+        finally:
+            if collects:
+                gc.enable()
+
+
 Position = list[tuple[int, int, tuple[int, ...]]]
 
 
@@ -313,7 +332,7 @@ class _Worker(threading.Thread):
         return False
 
     def _position(self) -> Position:
-        return position(sys._current_frames().get(self.ident or 0))
+        return position(current_frames().get(self.ident or 0))
 
     def leave_behind(self, task: _Task[Any]) -> None:
         """Undoes what the work has changed for its time, and has it end as soon as its call comes back, if it does."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import sys
 import threading
 import time
 import types
@@ -18,7 +17,16 @@ from server import PromptServer
 from ...machine.last_words import own_book
 from ...recovery.faults import FaultKind
 from ...recovery.jobs import Fault, record_fault
-from ...recovery.watch import LOOK_SECONDS, NEW_WORK, PATIENCE, Position, position, silent, waits_for_watched
+from ...recovery.watch import (
+    LOOK_SECONDS,
+    NEW_WORK,
+    PATIENCE,
+    Position,
+    current_frames,
+    position,
+    silent,
+    waits_for_watched,
+)
 from ..inventory import host_inventory
 
 _WORKER = "prompt_worker"
@@ -81,7 +89,7 @@ def _position(server: PromptServer) -> Position | None:
     """Where the thread that runs prompts is; None while it runs none, or waits for work that is watched."""
     if not server.prompt_queue.get_tasks_remaining():
         return None
-    for frame in sys._current_frames().values():
+    for frame in current_frames().values():
         if _runs_prompts(frame):
             return None if waits_for_watched(frame) else position(frame)
     return None
