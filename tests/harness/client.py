@@ -46,8 +46,9 @@ ANSWER_S = 300
 class Client:
     """Talks to one ComfyUI server."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, log: Callable[[], str] = lambda: "not known") -> None:
         self.address = address
+        self._log = log
         self.id = uuid.uuid4().hex
 
     def get(self, path: str) -> Any:
@@ -115,7 +116,9 @@ class Client:
                     on_event(kind, data)
                 if kind in ("execution_success", "execution_error", "execution_interrupted"):
                     return self._result(prompt_id, kind, data, tuple(events))
-            raise TimeoutError(f"The prompt did not end within {timeout_s:.0f} s.")
+            raise TimeoutError(
+                f"The prompt did not end within {timeout_s:.0f} s; the server's log ends:\n{self._log()[-3000:]}"
+            )
         finally:
             socket.close()
 

@@ -62,7 +62,7 @@ class Server:
         self.address = address
         self.base = base
         self.log = log
-        self.client = Client(address)
+        self.client = Client(address, self.log_text)
 
     def log_text(self) -> str:
         return self.log.read_text(encoding="utf-8", errors="replace")

@@ -8,11 +8,13 @@ import io
 import os
 import shutil
 import tempfile
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import comfy.model_management
+import comfy.model_patcher
 import comfy.utils
 import folder_paths
 import torch
@@ -24,6 +26,7 @@ from xpu_utils.host import hooks
 from xpu_utils.host.inventory import placement_for
 from xpu_utils.host.loading import load as loaders
 from xpu_utils.host.loading import straight as reading
+from xpu_utils.host.memory import apply_unloading_hook
 from xpu_utils.weights import spans as file_pieces
 from xpu_utils.weights.check import CheckpointError
 from xpu_utils.weights.header import LoadError, entries
@@ -330,6 +333,24 @@ def case_progress() -> dict[str, Any]:
         comfy.utils.set_progress_bar_global_hook(None)
     size_bytes = (MODELS / "checkpoints" / CHECKPOINT).stat().st_size
     return {"updates": len(seen), "ordered": seen == sorted(seen), "last": seen[-1] == (size_bytes, size_bytes)}
+
+
+def case_unloading_what_only_refers_to_itself() -> int:
+    """How many models are loaded after all were unloaded, while Python collected one of them."""
+    layer = torch.nn.Linear(4, 4)
+    patcher = comfy.model_patcher.ModelPatcher(layer, torch.device("xpu:0"), torch.device("cpu"))
+    patcher.itself = patcher  # as an error's frames do
+    comfy.model_management.load_models_gpu([patcher])
+    loaded = comfy.model_management.current_loaded_models[0]
+    loaded.model_finalizer = types.SimpleNamespace(detach=gc.collect)
+    del layer, patcher
+    stock = comfy.model_management.free_memory
+    apply_unloading_hook()
+    try:
+        comfy.model_management.unload_all_models()
+    finally:
+        comfy.model_management.free_memory = stock
+    return len(comfy.model_management.current_loaded_models)
 
 
 def case_another_pack() -> dict[str, Any]:

@@ -28,7 +28,7 @@ from xpu_utils.calls import StandIn
 from xpu_utils.host import cpu_engine
 from xpu_utils.host.inventory import placement_for
 from xpu_utils.host.loading.straight import straight
-from xpu_utils.host.memory import apply_free_memory_hook
+from xpu_utils.host.memory import apply_free_memory_hook, apply_unloading_hook
 from xpu_utils.host.recovery import emptying
 from xpu_utils.host.recovery import lost as health
 from xpu_utils.host.running.clip import place_clip
@@ -254,6 +254,7 @@ def case_functions() -> Any:
     found = {}
     for module, name, put, arguments, answer in (
         (model_management, "get_free_memory", apply_free_memory_hook, (torch.device("cpu"),), 1),
+        (model_management, "free_memory", apply_unloading_hook, (1.0,), []),
         (latent_preview, "get_previewer", apply_preview_hook, (torch.device("xpu:0"), "format"), previewer),
         (model_management, "soft_empty_cache", emptying.apply_cache_hook, (), None),
         (model_management, "soft_empty_cache", cpu_engine._give_back_with_the_cache, (), None),

@@ -142,6 +142,10 @@ def test_the_progress_bar_counts_the_files_bytes(found: Any) -> None:
     assert 3 < found["progress"]["updates"] < 110
 
 
+def test_a_model_that_is_collected_meanwhile_is_unloaded(found: Any) -> None:
+    assert found["unloading_what_only_refers_to_itself"] == 0
+
+
 def test_a_reader_of_another_pack_is_left_in_charge(found: Any) -> None:
     told = found["another_pack"]
     assert told["called"] == 1

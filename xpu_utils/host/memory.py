@@ -17,12 +17,13 @@ from ..memory.free import count_as_ours, read_memory
 from ..recovery.faults import first_line
 from ..telemetry.readings import Unavailable
 from . import neighbours
-from .hooks import State, named, put, reaches, record, switched_off
+from .hooks import State, named, put, put_for_good, reaches, record, switched_off
 from .inventory import host_inventory
 from .target import HOST
 
 FREE_MEMORY_HOOK = named("free memory")
 FRACTION_HOOK = named("memory fraction")
+UNLOADING_HOOK = named("unloading")
 
 
 def apply_free_memory_hook() -> None:
@@ -139,6 +140,26 @@ def _limit(device: Device, fraction: float) -> str:
     except (RuntimeError, ValueError) as error:
         return first_line(error)
     return ""
+
+
+def apply_unloading_hook() -> None:
+    """Has every model in ComfyUI's list live until `free_memory`, which goes through that list by number, is done.
+
+    What an error or an interrupt leaves refers to itself. Where Python collects that while its model is unloaded,
+    ComfyUI takes the model out of the list in the middle, and the thread that runs prompts ends with "pop from empty
+    list".
+    """
+    if switched_off(UNLOADING_HOOK):
+        return
+    stock: Callable[..., Any] = model_management.free_memory
+
+    @functools.wraps(stock)
+    def free_memory(*arguments: Any, **keywords: Any) -> Any:
+        _held = [loaded.model for loaded in model_management.current_loaded_models]
+        return stock(*arguments, **keywords)
+
+    does = "a model that nobody else holds lives until it is unloaded"
+    put_for_good(UNLOADING_HOOK, model_management, "free_memory", free_memory, does)
 
 
 def host_room_bytes(patcher: Any) -> float:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 
+from . import memory
 from .hooks import State, check_left_out, named, record, switched_off
-from .memory import FRACTION_HOOK, FREE_MEMORY_HOOK, apply_free_memory_hook, apply_memory_fraction
 from .protecting import switch
 from .recovery import emptying, restart
 from .running import preview
@@ -28,8 +28,9 @@ def list_operator_fallback() -> None:
 
 HOOKS: Mapping[str, Callable[[], None]] = {
     FALLBACK_HOOK: list_operator_fallback,
-    FREE_MEMORY_HOOK: apply_free_memory_hook,
-    FRACTION_HOOK: apply_memory_fraction,
+    memory.FREE_MEMORY_HOOK: memory.apply_free_memory_hook,
+    memory.FRACTION_HOOK: memory.apply_memory_fraction,
+    memory.UNLOADING_HOOK: memory.apply_unloading_hook,
     emptying.HOOK: emptying.apply_cache_hook,
     preview.HOOK: preview.apply_preview_hook,
     switch.HOOK: switch.install_switch,
