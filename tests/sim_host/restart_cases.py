@@ -6,6 +6,7 @@ import asyncio
 import json
 import tempfile
 import threading
+import time
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -140,6 +141,38 @@ def case_a_restart_that_fails_leaves_no_file() -> Any:
         with mock.patch.object(restart.logging, "error") as said:
             restart.restart()
         return [left(server), "could not be restarted" in said.call_args.args[0]]
+
+
+def case_prompts_wait_for_a_thread_that_has_ended() -> Any:
+    """Why a restart helps: while the thread runs them, after it, and when none wait any more."""
+    fails = threading.Event()
+
+    def prompt_worker() -> None:
+        fails.wait(60)
+
+    def reasons(are_there: bool) -> str:
+        deadline = time.monotonic() + 60
+        while bool(restart.reason()) != are_there and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return restart.reason()
+
+    with started() as server, mock.patch.object(stuck, "LOOK_SECONDS", 0.01):
+        looked = mock.patch.object(stuck, "position", side_effect=stuck.position)
+        server.prompt_queue.put(queue_item(0, "a"))
+        threading.Thread(target=prompt_worker, daemon=True).start()
+        with looked as position:
+            looking = threading.Thread(target=stuck._look, args=(server,), daemon=True)
+            looking.start()
+            while position.call_count < 3:
+                time.sleep(0.01)
+            said = [restart.reason()]
+            fails.set()
+            said.append(reasons(True))
+            server.prompt_queue.wipe_queue()
+            said.append(reasons(False))
+            with mock.patch.object(stuck, "_position", side_effect=SystemExit):
+                looking.join(60)
+            return said
 
 
 def case_the_end_of_the_look_out_is_said() -> Any:

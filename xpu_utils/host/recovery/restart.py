@@ -47,9 +47,8 @@ def reason() -> str:
     """Why a restart helps; empty where it does not."""
     if hooks.switched_off(HOOK):
         return ""
-    hanging = stuck.stuck()
-    if hanging is not None:
-        return f"{hanging}."
+    if stuck.stuck():
+        return f"{stuck.stuck()}."
     return " ".join(f"{device} is lost: {message}." for device, message in lost_devices().items())
 
 

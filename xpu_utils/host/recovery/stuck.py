@@ -1,11 +1,10 @@
-"""A prompt that hangs in what nobody watches, as a node that calls a device by itself: found, and said.
+"""Prompts that do not go on: one hangs in what nobody watches, or the thread that runs them has ended. It is said.
 
 Nothing in the process can end that; a restart does, see `restart`.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import threading
 import time
@@ -33,24 +32,15 @@ _WORKER = "prompt_worker"
 """ComfyUI's function that takes prompts from the queue, on a thread of its own."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Stuck:
-    """What hangs."""
+_NOWHERE: Position = []
+"""Where no thread runs prompts although some wait."""
 
-    device: str
-    stage: str
-    """The type of the node that is executed."""
-    seconds: float
-
-    def __str__(self) -> str:
-        return f"{self.device} has given no answer for {self.seconds:.0f} s to {self.stage}, where nothing can end it"
+_SAID = "XPU Nodes: %s: restart ComfyUI from the XPU tab, or by POST /xpu/restart, with its queue."
+_stuck = ""
 
 
-_stuck: Stuck | None = None
-
-
-def stuck() -> Stuck | None:
-    """What hangs now."""
+def stuck() -> str:
+    """Why prompts do not go on now; empty while they do."""
     return _stuck
 
 
@@ -69,30 +59,36 @@ def _look(server: PromptServer) -> None:
 def _look_on(server: PromptServer) -> None:
     global _stuck
     was_at: Position | None = None
-    still_seconds = 0.0
+    still_seconds, ran = 0.0, False
     while True:
         time.sleep(LOOK_SECONDS)
         at = _position(server)
+        ran = ran or bool(at)
         if at is None or at != was_at:
             was_at, still_seconds = at, 0.0
-            if _stuck is not None:
-                _stuck = None
+            if _stuck:
+                _stuck = ""
                 logging.info("XPU Nodes: the prompt that hung goes on.")
             continue
         still_seconds += LOOK_SECONDS
-        if _stuck is None and 0 < PATIENCE.least_seconds <= still_seconds:
+        if _stuck:
+            continue
+        if at == _NOWHERE and ran:
+            _stuck = "ComfyUI's thread that runs prompts has ended by an error"
+            logging.error(_SAID, _stuck)
+        elif at and 0 < PATIENCE.least_seconds <= still_seconds:
             _stuck = _found(server, at, still_seconds)
             still_seconds = 0.0
 
 
 def _position(server: PromptServer) -> Position | None:
-    """Where the thread that runs prompts is; None while it runs none, or waits for work that is watched."""
+    """Where the thread that runs prompts is; None while there are none, or it waits for work that is watched."""
     if not server.prompt_queue.get_tasks_remaining():
         return None
     for frame in current_frames().values():
         if _runs_prompts(frame):
             return None if waits_for_watched(frame) else position(frame)
-    return None
+    return _NOWHERE
 
 
 def _runs_prompts(frame: types.FrameType) -> bool:
@@ -102,17 +98,18 @@ def _runs_prompts(frame: types.FrameType) -> bool:
     return outer is not None
 
 
-def _found(server: PromptServer, at: Position, still_seconds: float) -> Stuck | None:
+def _found(server: PromptServer, at: Position, still_seconds: float) -> str:
     """Asks the devices, long enough for what a busy one has to do first."""
     limit_seconds = (NEW_WORK - 1) * PATIENCE.least_seconds
     devices = silent([device.torch_device for device in host_inventory().accelerators], limit_seconds)
     if not devices or _position(server) != at:
-        return None
+        return ""
     prompt_id, node_id, node = _executed(server)
-    found = Stuck(str(devices[0]), str(node.get("class_type", "ComfyUI")), still_seconds + limit_seconds)
-    logging.error("XPU Nodes: %s: restart ComfyUI from the XPU tab, or by POST /xpu/restart, with its queue.", found)
-    own_book().note_silent(found.device, found.stage, node_id)
-    fault = Fault(FaultKind.NO_ANSWER.value, found.device, found.stage, message=str(found), node_id=node_id, hangs=True)
+    device, stage, seconds = str(devices[0]), str(node.get("class_type", "ComfyUI")), still_seconds + limit_seconds
+    found = f"{device} has given no answer for {seconds:.0f} s to {stage}, where nothing can end it"
+    logging.error(_SAID, found)
+    own_book().note_silent(device, stage, node_id)
+    fault = Fault(FaultKind.NO_ANSWER.value, device, stage, message=found, node_id=node_id, hangs=True)
     record_fault(prompt_id, fault)
     return found
 
