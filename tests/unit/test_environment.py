@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness import environment
-from tests.harness.hosts import ROOT
+from tests.harness.hosts import ROOT, SITE
 
 SHOW = "import importlib.util, tqdm; print(importlib.util.find_spec('torch').origin); print(tqdm.VERSION)"
 
@@ -114,3 +114,19 @@ def test_requirements_that_cannot_be_installed_are_named_in_one_sentence(comfyui
     assert len(str(told.value).splitlines()) == 1
     with pytest.raises(ValueError, match="comfy-not-there"):  # a half-made environment is not taken for a whole one
         environment.host_python(comfyui)
+
+
+THREADS = """
+import concurrent.futures, kornia.contrib
+with concurrent.futures.ThreadPoolExecutor(4) as pool:
+    print(*pool.map(lambda _: kornia.contrib.last, range(4)))
+"""
+
+
+def test_a_module_that_is_executed_on_demand_is_whole_for_every_thread(tmp_path: Path) -> None:
+    (tmp_path / "kornia").mkdir()
+    (tmp_path / "kornia" / "__init__.py").touch()
+    (tmp_path / "kornia" / "contrib.py").write_text("import time\ntime.sleep(0.2)\nlast = 1\n")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (SITE, tmp_path)))}
+    done = subprocess.run([sys.executable, "-c", THREADS], env=environment, capture_output=True, text=True)
+    assert done.stdout.split() == ["1"] * 4, done.stderr
