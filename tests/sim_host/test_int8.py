@@ -20,7 +20,7 @@ CLOSE = 0.1
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory, host: Path) -> Any:
-    ensure_models("sd15-tiny-unet", "lora-sd15-tiny", "vae-sd15")
+    ensure_models("sd15-tiny-unet", "lora-sd15-tiny", "vae-sd15", "emoji")
     base = tmp_path_factory.mktemp("int8")
     environment = {**host_environment(), DIRECTORY_VARIABLE: str(base)}  # a self-test finds something wrong here
     return answers("int8_cases", {"devices": ["arc-b580", "arc-a770"]}, base, host, environment)
@@ -35,6 +35,10 @@ def test_a_loaded_model_holds_its_blocks_in_half_the_memory_and_stays_close(foun
     assert told["held"] < 0.52
     assert told["size"] < 0.85, "most of this network is convolutions"
     assert 0 < told["error"] < CLOSE
+
+
+def test_a_picture_of_a_trained_model_stays_close_with_every_layer_in_int8(found: Any) -> None:
+    assert found["a_picture"] > 34
 
 
 def test_what_streams_answers_what_is_resident_to_the_bit(found: Any) -> None:

@@ -12,7 +12,7 @@ from ..placement import Placement
 from ..precision import INT8
 from ..selftest.gates import product
 from ..selftest.products import Way, held_in_int8
-from ..weights.int8_layers import Holding, Int8Layer, Int8Use, eligible, hold, holds_int8
+from ..weights.int8_layers import LARGEST_LOSS, Holding, Int8Layer, Int8Use, eligible, hold, holds_int8
 from .cpu_engine import LINEARS, stop_if_asked
 from .inventory import host_inventory
 
@@ -45,13 +45,15 @@ def hold_in_int8(network: torch.nn.Module, device: torch.device, *, for_good: bo
 
 
 def told(model: Any, device: Device) -> str:
-    """How many of the layers that a MODEL holds in int8, or will when it works, compute in it on a device."""
+    """How many layers of a MODEL are held in int8, or will be when it works, and how they compute on a device."""
     network = model.model.diffusion_model
     held = [layer for layer in network.modules() if isinstance(layer, Int8Layer)]
-    layers = held or [layer for _, layer in eligible(network, LINEARS)]
+    others = [layer for _, layer in eligible(network, LINEARS)]
+    left = f", {len(others)} more would lose over {LARGEST_LOSS:.0%} and stay as they are" if held and others else ""
+    layers = held or others
     computing = sum(_products(device.torch_device, layer.in_features, layer.out_features) for layer in layers)
-    others = "" if computing == len(layers) else f", the others in floats, which is faster on {device.id}"
-    return f"{computing} of {len(layers)} layers held in int8 compute in it{others}"
+    rest = "" if computing == len(layers) else f", the others in floats, which is faster on {device.id}"
+    return f"{computing} of {len(layers)} layers held in int8 compute in it{rest}{left}"
 
 
 @functools.lru_cache(maxsize=256)

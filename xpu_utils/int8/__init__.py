@@ -1,4 +1,7 @@
-"""Linear layers in int8: weights with a scale for each output channel, inputs with one for each token."""
+"""Linear layers in int8: weights with a scale for each output channel, inputs with one for each token.
+
+The channels in are mixed first, see `mixing`.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+
+from .mixing import mixed, order
 
 FEWEST_TOKENS = 32
 """Fewer are computed with floating-point weights: cuBLAS takes no 16, and it is reading the weights that costs then."""
@@ -28,7 +33,7 @@ Scaled = tuple[torch.Tensor, torch.Tensor]
 
 
 def pack(weight: torch.Tensor, *, columns: bool = False) -> torch.Tensor:
-    """Quantises (out, in) to int8: the values, and below them the bytes of their scales.
+    """Quantises (out, in) to int8, mixed: the values, and below them the bytes of their scales.
 
     One plain tensor is what a host moves, patches, backs up and streams without knowing what it is. NaN stays NaN.
 
@@ -36,7 +41,7 @@ def pack(weight: torch.Tensor, *, columns: bool = False) -> torch.Tensor:
         columns: lays the values out as (in, out), of which a CPU's product is the fastest; else as (out, in).
     """
     out = len(weight)
-    values = weight.detach().float()
+    values = mixed(weight.detach().float()).mul_(order(weight.shape[1]))
     scales = values.abs().amax(1).div_(127).clamp_min_(torch.finfo(torch.float32).tiny)
     values = (values / scales[:, None]).round_()
     laid_out = values.t() if columns else values
@@ -48,7 +53,7 @@ def pack(weight: torch.Tensor, *, columns: bool = False) -> torch.Tensor:
 
 
 def unpacked(packed: torch.Tensor, out: int, *, columns: bool = False) -> Scaled:
-    """What `pack` made of a weight of `out` rows: values (out, in), and scales (out,)."""
+    """What `pack` made of a weight of `out` rows: values (out, in), mixed, and scales (out,)."""
     rows = len(packed) - 4 if columns else out
     values = packed[:rows]
     scales = packed[rows:].flatten()[: 4 * out].view(torch.float32)
@@ -57,6 +62,11 @@ def unpacked(packed: torch.Tensor, out: int, *, columns: bool = False) -> Scaled
 
 def dequantised(packed: torch.Tensor, out: int, dtype: torch.dtype, *, columns: bool = False) -> torch.Tensor:
     """The weight (out, in) that `pack` was given, rounded."""
+    return mixed(_scaled(packed, out, torch.float32, columns=columns)).to(dtype)
+
+
+def _scaled(packed: torch.Tensor, out: int, dtype: torch.dtype, *, columns: bool) -> torch.Tensor:
+    """The weight as it is multiplied with inputs that are mixed."""
     values, scales = unpacked(packed, out, columns=columns)
     scales = scales.to(_between(dtype))
     return torch.mul(values, scales[:, None], out=torch.empty_like(values, dtype=dtype))
@@ -75,12 +85,16 @@ def loss(weight: torch.Tensor, packed: torch.Tensor, *, columns: bool = False) -
 
 
 def per_token(given: torch.Tensor) -> Scaled:
-    """Quantises (tokens, in): int8 values, and scales (tokens, 1) in fp32. What is not finite stays so by its scale."""
+    """Quantises (tokens, in), mixed: int8 values, and scales (tokens, 1) in fp32.
+
+    A token that is not finite has a scale that is not.
+    """
     if torch.compiler.is_compiling():
         return _per_token(given)
     if given.device.type != "cpu":
         kernels = _kernels(given.device)
-        quantised: Scaled = kernels.per_token(given) if kernels else _per_token(given)
+        fits = kernels and kernels.fits(given.shape[1])
+        quantised: Scaled = kernels.per_token(given) if fits else _per_token(given)
         return quantised
     tokens = max(1, _PIECE * torch.get_num_threads() // given.shape[1])
     values, scales = zip(*map(_per_token, given.split(tokens)), strict=True)
@@ -88,8 +102,7 @@ def per_token(given: torch.Tensor) -> Scaled:
 
 
 def _per_token(given: torch.Tensor) -> Scaled:
-    if given.dtype == torch.float16:  # has no room for the inverse of a small scale
-        given = given.float()
+    given = mixed(given.float() if given.dtype == torch.float16 else given)  # of a small scale fp16 holds no inverse
     largest = given.abs()
     if given.device.type == "cpu" and given.dtype == torch.bfloat16:  # ordered as integers are, which is faster
         largest = largest.view(torch.int16).amax(-1, keepdim=True).view(given.dtype)
@@ -180,6 +193,10 @@ def _kernels(device: torch.device) -> Any:
             answer = kernels.product((narrow, ones[:, None]), (narrow, ones), torch.float32, ones)
             if not torch.equal(answer.cpu(), (values @ values.t()).float() + 1):
                 raise ArithmeticError("the sums are wrong")
+            given = values.to(device, torch.bfloat16)
+            tokens, token_scales = kernels.per_token(given)
+            if bool(((tokens * token_scales - mixed(given.float())).abs() > token_scales).any()):
+                raise ArithmeticError("quantised values are wrong")
     except Exception as problem:  # noqa: BLE001 (whatever its compiler, or the one for C that it calls, raises)
         logging.info("XPU Nodes: int8 products on %s are PyTorch's own, not Triton's: %s", device, problem)
         return None
@@ -190,4 +207,4 @@ def linear_by_floats(
     given: torch.Tensor, packed: torch.Tensor, out: int, bias: torch.Tensor | None, *, columns: bool = False
 ) -> torch.Tensor:
     """As `linear`, but for the inputs, which stay as they are."""
-    return F.linear(given, dequantised(packed, out, given.dtype, columns=columns), bias)
+    return F.linear(mixed(given), _scaled(packed, out, given.dtype, columns=columns), bias)

@@ -1,4 +1,4 @@
-"""An int8 product in two kernels: quantising a token, and products whose sums never leave the card's registers.
+"""An int8 product in two kernels: one quantises a token, and the sums of the other never leave the card's registers.
 
 Imported only where Triton is. Those of comfy-kitchen, which newer hosts bring, tune themselves again for each number of
 tokens and lose a NaN; on a H200 its layers are slower than in bf16, and these are faster.
@@ -11,6 +11,8 @@ import triton
 import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from .mixing import matrix, order
+
 _ALIGNMENT = 16
 """Bytes, of each row: where a card's block loads can begin."""
 
@@ -21,16 +23,19 @@ _GROUP = 8
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _quantise(x, values, scales, width, stride, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+def _quantise(x, mixing, values, scales, width, stride, GROUPS: tl.constexpr, ORDER: tl.constexpr):  # type: ignore[no-untyped-def]
     row = tl.program_id(0).to(tl.int64)
-    columns = tl.arange(0, BLOCK)
+    channel = tl.arange(0, ORDER)
+    columns = tl.arange(0, GROUPS)[:, None] * ORDER + channel[None, :]
     inside = columns < width
-    given = tl.load(x + row * stride + columns, mask=inside, other=0.0).to(tl.float32)
-    largest = tl.maximum(tl.max(tl.abs(given), 0), 1e-20)
-    scaled = given * (127.0 / largest)
+    given = tl.load(x + row * stride + columns, mask=inside, other=0.0)
+    signs = tl.load(mixing + channel[:, None] * ORDER + channel[None, :])
+    mixed = tl.dot(given, signs, input_precision="ieee")
+    largest = tl.maximum(tl.max(tl.max(tl.abs(mixed), 1), 0), 1e-20)
+    scaled = mixed * (127.0 / largest)
     rounded = tl.where(scaled < 0, scaled - 0.5, scaled + 0.5).to(tl.int8)
     tl.store(values + row * width + columns, rounded, mask=inside)
-    tl.store(scales + row, largest / 127.0 + tl.sum(given * 0.0, 0))  # what is not finite stays so
+    tl.store(scales + row, largest / 127.0 + tl.sum(tl.sum(mixed * 0.0, 1), 0))  # what is not finite stays so
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -55,22 +60,29 @@ def _multiply(  # type: ignore[no-untyped-def]
     tl.store(where, result.to(answer.dtype.element_ty), mask=(m < rows)[:, None] & (n < columns)[None, :])
 
 
+def fits(width: int) -> bool:
+    """Whether `per_token` can mix so many channels: products of less than 16 are none of Triton's."""
+    return width % _ALIGNMENT == 0
+
+
 def takes(tokens: torch.Tensor, values: torch.Tensor) -> bool:
     """Whether `product` can multiply these."""
     return not any(number % _ALIGNMENT for number in (tokens.shape[1], tokens.data_ptr(), values.data_ptr()))
 
 
 def per_token(given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Quantises (tokens, in): int8 values, and scales (tokens, 1) in fp32. What is not finite stays so by its scale."""
+    """Quantises (tokens, in), mixed: int8 values, and scales (tokens, 1) in fp32, not finite where a token is not."""
     if given.stride(1) != 1:
         given = given.contiguous()
     tokens, width = given.shape
     values = torch.empty((tokens, width), dtype=torch.int8, device=given.device)
     scales = torch.empty((tokens, 1), dtype=torch.float32, device=given.device)
-    block = triton.next_power_of_2(width)
-    warps = 8 if block >= 4096 else 4
+    size = order(width)
+    groups = max(_ALIGNMENT, triton.next_power_of_2(width // size))
+    mixing = matrix(size, given.dtype, given.device)
+    warps = 8 if groups * size >= 4096 else 4
     with torch.get_device_module(given.device).device(given.device):  # Triton's launch looks at no tensor's
-        _quantise[(tokens,)](given, values, scales, width, given.stride(0), BLOCK=block, num_warps=warps)
+        _quantise[(tokens,)](given, mixing, values, scales, width, given.stride(0), groups, size, num_warps=warps)
     return values, scales
 
 

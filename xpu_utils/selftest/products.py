@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from .. import int8
+from ..int8.mixing import mixed
 from ..machine.devices import Device
 from ..machine.timing import median_seconds
 from ..recovery.faults import first_line
@@ -95,6 +96,8 @@ class _Format:
     """Activations (rows, inner), as ComfyUI rounds them; None where there is no product in this format."""
     multiply: Callable[[Packed, Packed, torch.dtype], torch.Tensor] | None = None
     """Rounded activations and packed weights to (rows, columns)."""
+    turn: Callable[[torch.Tensor], torch.Tensor] = torch.Tensor.detach
+    """What activations go through before they meet unpacked weights."""
     timed: tuple[int, int, int] = TIMED
     """As `TIMED`."""
 
@@ -180,7 +183,8 @@ def held_in_int8(inputs: int = 3072, outputs: int = 3072) -> str:
 
 def _held(tokens: int, *, columns: bool) -> dict[str, _Format]:
     """Of each size."""
-    form = _Format(functools.partial(_pack_channels, columns=columns), _unpack, int8.per_token, _multiply_channels)
+    pack = functools.partial(_pack_channels, columns=columns)
+    form = _Format(pack, _unpack, int8.per_token, _multiply_channels, mixed)
     return {
         f"{HELD_IN_INT8}{size}": dataclasses.replace(form, timed=(tokens, *channels))
         for size, channels in _SIZES.items()
@@ -262,7 +266,7 @@ def _times(device: Device, form: _Format, x: torch.Tensor, packed: Packed) -> tu
         return form.round and form.multiply and form.multiply(form.round(x), packed, x.dtype)
 
     def unpacked() -> object:
-        return F.linear(x, form.unpack(packed, x.dtype))
+        return F.linear(form.turn(x), form.unpack(packed, x.dtype))
 
     calls = 1 if device.type == "cpu" else _QUEUED
 

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..int8 import FEWEST_TOKENS, dequantised, linear, loss, pack
+from ..int8 import FEWEST_TOKENS, dequantised, linear, linear_by_floats, loss, pack
 
 LARGEST_LOSS = 0.02
 """Of a weight, relative: one of normal values loses 0.008, and the products of such add 0.009 to a call's error."""
@@ -65,10 +65,11 @@ class Int8Layer(nn.Linear):
                 bias = change(bias)
         tokens = given.shape[:-1].numel()
         patched, learns = len(self.weight_function) > 0, torch.is_grad_enabled() and given.requires_grad
-        columns = self.int8.columns
-        if tokens >= FEWEST_TOKENS and not patched and not learns and self.multiplies_on(given.device):
-            return linear(given, packed, self.out_features, bias, columns=columns)
-        weight = dequantised(packed, self.out_features, given.dtype, columns=columns)
+        out, columns = self.out_features, self.int8.columns
+        if not patched:
+            in_int8 = tokens >= FEWEST_TOKENS and not learns and self.multiplies_on(given.device)
+            return (linear if in_int8 else linear_by_floats)(given, packed, out, bias, columns=columns)
+        weight = dequantised(packed, out, given.dtype, columns=columns)
         for change in self.weight_function:
             weight = change(weight)
         return F.linear(given, weight, bias)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import comfy.model_management as model_management
@@ -18,7 +17,7 @@ from ..inventory import placement_over
 from ..placing.apply import apply
 from ..placing.deciding import decide
 from ..placing.formats import compute_dtype
-from ..placing.placed import placement_of
+from ..placing.placed import placement_of, set_placement
 from ..recovery.patches import keep
 from ..recovery.rungs import placement_after
 from ..stages import decided
@@ -90,11 +89,12 @@ def place_model(model: Any, asked: Placement, *, owned: bool = False) -> tuple[A
     )
     decision = decide(asked, subject)
     share_out(placed)
-    if decision.in_int8:
-        placement = decision.placement.noting(int8.told(placed, decision.placement.device))
-        decision = dataclasses.replace(decision, placement=placement)
     apply(decision, placed, owned=owned, watch=watch)
-    return placed, decision.placement
+    placement = decision.placement
+    if decision.in_int8:
+        placement = placement.noting(int8.told(placed, placement.device))
+        set_placement(placed, placement)
+    return placed, placement
 
 
 def _check_latent(model: Any, samples: Any, placement: Placement) -> None:
