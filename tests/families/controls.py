@@ -53,7 +53,8 @@ def subjects() -> Iterator[Subject]:
     known = kinds_of_the_host()
     for control in FAMILIES:
         if known.issuperset(control.kinds):
-            yield Subject(control.name, functools.partial(load, control), controlled, "CONTROL_NET")
+            work = functools.partial(controlled, control)
+            yield Subject(control.name, functools.partial(load, control), work, "CONTROL_NET")
 
 
 def load(control: Control) -> Controlled:
@@ -81,21 +82,16 @@ def network_of(control: Control) -> Any:
     return fill(network, SEED + 1).eval().requires_grad_(False)
 
 
-def controlled(thing: Controlled) -> torch.Tensor:
+def controlled(control: Control, thing: Controlled) -> torch.Tensor:
     """The latent that a model makes with a ControlNet, on the host."""
     from xpu_utils.host.inventory import runs_on
     from xpu_utils.host.placing.placed import placement_of
 
-    family = next(control.family for control in FAMILIES if _is_of(thing.model, control.family))
-    control = {} if thing.control is None else {"control": thing.control, "control_apply_to_uncond": True}
+    told = {} if thing.control is None else {"control": thing.control, "control_apply_to_uncond": True}
     # Stock ComfyUI has Control-LoRAs on the process's device.
     stock = placement_of(thing.model) is None
     with runs_on(thing.model.load_device) if stock else contextlib.nullcontext():
-        return sampled(family, thing.model, **control)
-
-
-def _is_of(model: Any, family: Family) -> bool:
-    return bool(type(model.model.model_config).__name__ == family.name)
+        return sampled(control.family, thing.model, **told)
 
 
 class _Coder:
@@ -145,7 +141,8 @@ def _lora(control: Control, network: Any) -> Any:
 def _adapter(control: Control, network: Any) -> Any:
     import comfy.controlnet
 
-    return comfy.controlnet.T2IAdapter(network, network.input_channels, 8, "nearest-exact", device=HOST)
+    options = {"compression_ratio": 8, "upscale_algorithm": "nearest-exact", **control.options}
+    return comfy.controlnet.T2IAdapter(network, network.input_channels, **options, device=HOST)
 
 
 _MAKERS = {"ControlLora": _lora, "T2IAdapter": _adapter}
@@ -207,6 +204,14 @@ FAMILIES = (
         "ControlNet-T2I-light", ("T2IAdapter", "load_t2i_adapter"),
         dataclasses.replace(BY_NAME["SD15"], network=FOUR, latent=(1, 4, 16, 16)), ADAPTER + "Adapter_light",
         {"cin": 192, "channels": [32, 64, 128, 128], "nums_rb": 4},
+    ),
+    Control(
+        "ControlNet-Cascade", ("T2IAdapter", "load_t2i_adapter"),
+        dataclasses.replace(
+            BY_NAME["Stable_Cascade_C"], network={**BY_NAME["Stable_Cascade_C"].network, "c_hidden": [128, 128]},
+        ),
+        "comfy.ldm.cascade.controlnet.ControlNet", {"c_in": 3, "c_proj": 128, "proj_blocks": [0, 2, 5]},
+        {"compression_ratio": 32, "upscale_algorithm": "bilinear"},
     ),
     Control(
         "ControlNet-SD3", ("ControlNet", "load_controlnet_mmdit"), BY_NAME["SD3"], "comfy.cldm.mmdit.ControlNet",

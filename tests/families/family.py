@@ -32,6 +32,8 @@ class Family:
     """Shapes of weights that the class takes from the file when it makes the model."""
     newer: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Arguments of the constructor that older hosts do not know."""
+    forget: str = ""
+    """The network's method that drops what it keeps from one run for the next, if it keeps anything."""
     cfg: float = 3.0
     sampler: str = ""
     """One that is no choice of the sampler node; empty for Euler's."""
@@ -154,6 +156,8 @@ def sampled(family: Family, model: Any, **conditions: Any) -> torch.Tensor:
 
     latent = empty_latent(family)
     noise = comfy.sample.prepare_noise(latent, SEED)
+    if family.forget:
+        getattr(model.model.diffusion_model, family.forget)()
     both = [[[text, {**told, **conditions}] for text, told in conditioning(family, seed)] for seed in (1, 2)]
     if family.sampler:
         one_step = torch.tensor([1.0, 0.0])  # between two there is noise, which stock draws on the card

@@ -49,7 +49,7 @@ def _model(family: Family) -> Subject:
         return patcher_of(build(family, dtype))
 
     work = functools.partial(sampled, family)
-    return Subject(family.name, lambda: on_host(build(family)), work, rounded=rounded)
+    return Subject(family.name, lambda: on_host(build(family)), work, rounded=rounded, keeps=bool(family.forget))
 
 
 def absent() -> list[str]:

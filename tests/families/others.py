@@ -82,7 +82,7 @@ FAMILIES = (
     Family(
         "Trellis2",
         {
-            "resolution": 32, "model_channels": 128, "cond_channels": 64, "num_blocks": 2, "num_heads": 2,
+            "resolution": 32, "model_channels": 64, "cond_channels": 64, "num_blocks": 2, "num_heads": 1,
             "init_txt_model": False, "txt_only": False,
         },
         (1, 32, 16, 16, 16),

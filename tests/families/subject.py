@@ -25,6 +25,8 @@ class Subject:
     """Answers it as ComfyUI loads it in another format; None where that is no other than the loaded one told so."""
     lora: Callable[[Any], Any] | None = None
     """Answers it with a LoRA."""
+    keeps: bool = False
+    """Whether it keeps on a card what it computed: after a loss that is computed anew, and rounds otherwise."""
 
     @property
     def streams(self) -> bool:

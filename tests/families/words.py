@@ -11,6 +11,6 @@ CHECKS = {
     "memory once": "the same after running out of memory once",
     "memory thrice": "the same after running out of memory three times",
     "bf16": "in bf16 on the CPU not further from fp32 than stock's bf16",
-    "lost, card": "the same after losing the card, on another",
+    "lost, card": "the same after losing the card, on another; but for rounding where it keeps there what it computed",
     "lost, CPU": "the same, but for rounding, after losing the last card, on the CPU",
 }
