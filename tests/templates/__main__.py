@@ -35,7 +35,7 @@ def main() -> None:
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         sent = dict(prompts(ours, host, Path(folder) / "editor"))
-        write_models(host, Path(folder) / "server" / "models")
+        write_models(host, Path(folder) / "server" / "models", sent.values())
         for name, why in ran(ours, sent, host, Path(folder) / "server"):
             found[name] = why
             print(f"{len(found)}/{len(ours)} {name}: {why or 'runs'}", flush=True)

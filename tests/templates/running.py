@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from tests.harness.swapped import BYPASSED, graphs
 from tests.harness.workflows import exchanged
 
 from .inputs import write_inputs
-from .smaller import NoStandIn, Prompt, smaller
+from .smaller import NoStandIn, Prompt, smaller, stand_ins
 
 Workflow = Mapping[str, Any]
 Answers = Iterator[tuple[str, str]]
@@ -27,16 +27,14 @@ PACKS = {PACK_NAME: ROOT, "tiny": Path(__file__).with_name("tiny_pack")}
 LIMIT_S = 240
 
 
-def write_models(host: Path, folder: Path, names: Sequence[str] = ()) -> None:
-    """Has a host's code write the tiny files.
-
-    Args:
-        names: of those that are wanted; all if none are named.
+def write_models(host: Path, folder: Path, prompts: Iterable[Prompt | str]) -> None:
+    """Has a host's code write the tiny files that prompts load; one that is a text cannot be sent.
 
     Raises:
         subprocess.CalledProcessError: it ended otherwise than by writing.
     """
-    command = [sys.executable, "-m", "tests.templates.write", str(host), str(folder), *names]
+    names = set().union(*(stand_ins(prompt) for prompt in prompts if not isinstance(prompt, str)))
+    command = [sys.executable, "-m", "tests.templates.write", str(host), str(folder), *sorted(names)]
     subprocess.run(command, cwd=ROOT, env=host_environment(), check=True)
 
 

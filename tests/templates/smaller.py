@@ -78,8 +78,19 @@ def smaller(prompt: Prompt, models: Path, known: Mapping[str, Any]) -> Prompt:
                     inputs[name] = min(value, max(limit, _least(known, entry["class_type"], name)))
     for entry in small.values():
         for name, file in list(_files(entry)):
-            entry["inputs"][name] = _stand_in(small, entry, file, models)
+            folder, stand_in = _stand_in(small, entry, file)
+            if not (models / folder / f"{stand_in}.safetensors").exists():
+                raise NoStandIn(f"ComfyUI makes no {stand_in}")
+            entry["inputs"][name] = f"{stand_in}.safetensors"
     return small
+
+
+def stand_ins(prompt: Prompt) -> set[str]:
+    """What stands for the files that a prompt loads; none where it is not run, as nothing stands for one of them."""
+    try:
+        return {_stand_in(prompt, entry, file)[1] for entry in prompt.values() for _, file in _files(entry)}
+    except NoStandIn:
+        return set()
 
 
 def _least(known: Mapping[str, Any], kind: str, name: str) -> float:
@@ -121,14 +132,13 @@ def _files(entry: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
                 raise NoStandIn(f"no tiny model stands for {value}")
 
 
-def _stand_in(prompt: Prompt, entry: Mapping[str, Any], file: str, models: Path) -> str:
+def _stand_in(prompt: Prompt, entry: Mapping[str, Any], file: str) -> tuple[str, str]:
+    """The folder of models, and what stands for a file there."""
     folder, _ = FOLDERS[entry["class_type"]]
     name = _model_of(prompt, entry) if folder == "loras" else stands_for(folder, file)
     if name is None:
         raise NoStandIn(f"no tiny model stands for {file}")
-    if not (models / folder / f"{name}.safetensors").exists():
-        raise NoStandIn(f"ComfyUI makes no {name}")
-    return f"{name}.safetensors"
+    return folder, name
 
 
 def _model_of(prompt: Prompt, entry: Mapping[str, Any]) -> str | None:

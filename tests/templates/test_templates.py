@@ -13,17 +13,18 @@ from .running import lacking, ran, write_models
 from .smaller import NoStandIn, smaller
 
 PROMPTS = json.loads(Path(__file__).with_name("prompts.json").read_text(encoding="utf-8"))
-NEEDED = ("ZImage", "QWEN3_4B", "VAE-Flux", "SDXL", "SDXLRefiner")
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("templates")
-    write_models(host_path(), folder / "models", NEEDED)
+    write_models(host_path(), folder / "models", PROMPTS.values())
     return folder
 
 
 def test_templates_run_with_our_nodes_and_tiny_models(base: Path) -> None:
+    written = {file.stem for file in (base / "models").rglob("*.safetensors")}
+    assert written == {"ZImage", "QWEN3_4B", "VAE-Flux", "SDXL", "SDXLRefiner"}
     workflows = {name: {"nodes": []} for name in PROMPTS}
     assert dict(ran(workflows, PROMPTS, host_path(), base)) == dict.fromkeys(PROMPTS, "")
 

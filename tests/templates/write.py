@@ -1,4 +1,4 @@
-"""Writes tiny model files: `python -m tests.templates.write HOST FOLDER [NAME...]`, once for each ComfyUI."""
+"""Writes tiny model files: `python -m tests.templates.write HOST FOLDER NAME...`, once for each ComfyUI."""
 
 from __future__ import annotations
 
@@ -43,11 +43,12 @@ def main() -> None:
     with torch.no_grad(), tiny_models():
         for kind, make in made.items():
             for name in sorted({stands for _, stands in FILES[kind]}):
-                if not names or name in names:
+                if name in names:
                     _write(Path(folder) / kind / f"{name}.safetensors", make)
                     if make is _model:
                         _write(Path(folder) / "loras" / f"{name}.safetensors", _lora)
-    write_model(UPSCALER, Path(folder))
+    if UPSCALER in names:
+        write_model(UPSCALER, Path(folder))
 
 
 def _write(file: Path, make: Callable[[str], Weights]) -> None:
