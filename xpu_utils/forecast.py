@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +18,42 @@ RESERVED_BYTES = int(1.2 * GIB)
 """What ComfyUI keeps free for a step's work where it does not say (`minimum_inference_memory` on Linux)."""
 STREAMED = (Content.MODEL, Content.WHOLE)
 """Parts whose weights may stream; the others are small, or work one after the other."""
+
+
+_SIZE = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})(?:x([1-9]\d{0,4}))?")
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """What a step computes, in pixels."""
+
+    width: int
+    height: int
+    frames: int | None = None
+    """Of a video."""
+    batch: int = 1
+
+    @classmethod
+    def of(cls, text: str) -> Size:
+        """From "1024x1024", of a video "832x480x81".
+
+        Raises:
+            ValueError: it is nothing of the kind.
+        """
+        found = _SIZE.fullmatch(text)
+        if found is None:
+            raise ValueError(f"{text!r} is no size, write 1024x1024, or 832x480x81 for a video of 81 frames")
+        return cls(int(found[1]), int(found[2]), int(found[3]) if found[3] else None)
+
+    @property
+    def volume(self) -> int:
+        """All pixels."""
+        return self.width * self.height * (self.frames or 1) * self.batch
+
+    def __str__(self) -> str:
+        frames = "one frame" if self.frames == 1 else f"{self.frames} frames" if self.frames else ""
+        batch = f"{self.batch} at a time" if self.batch > 1 else ""
+        return ", ".join(filter(None, (f"{self.width}x{self.height}", frames, batch)))
 
 
 @dataclasses.dataclass(frozen=True)

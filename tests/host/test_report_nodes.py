@@ -11,8 +11,11 @@ import pytest
 import torch
 
 from tests.harness.client import Result
+from tests.harness.hosts import host_environment
 from tests.harness.server import Server
 from tests.harness.workflows import REPORT, Workflow, node, text_to_image, with_our_nodes
+from xpu_utils.commands import doctor
+from xpu_utils.workers.setup import Setup
 
 from .conftest import dumped, run_ok
 
@@ -82,3 +85,26 @@ def test_free_memory_passes_its_input_through_and_what_follows_is_right(server: 
     graph["free"] = node("XPUFreeMemory", anything=["sampler", 0])
     graph["decode"]["inputs"]["samples"] = ["free", 0]
     assert torch.equal(dumped(server, graph, ["decode", 0], "freed"), expected)
+
+
+def test_a_loader_says_what_the_size_in_its_prompt_needs(server: Server, host: Path) -> None:
+    graph = {
+        "model": node("XPULoadDiffusionModel", unet_name="wan-tiny.safetensors", weight_dtype="default", device="cpu"),
+        "width": node("PrimitiveInt", value=832),
+        "latent": node("EmptyHunyuanLatentVideo", width=["width", 0], height=480, length=81, batch_size=1),
+        "smaller": node("EmptyLatentImage", width=640, height=480, batch_size=2),
+        "unused": node("EmptyLatentImage", width=4096, height=4096, batch_size=1),
+        **{f"show-{name}": node("PreviewAny", source=[name, 0]) for name in ("model", "latent", "smaller")},
+    }
+    (text,) = run_ok(server, graph).outputs["model"]["text"]
+    in_time = "temporal_downscale_ratio" in (host / "comfy" / "latent_formats.py").read_text(encoding="utf-8")
+    frames = "81 frames" if in_time else "one frame"
+    assert f"with this prompt's step at 832x480, {frames}" in text
+
+
+def test_the_doctors_command_asks_comfyui_what_a_size_needs(
+    host: Path, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", host_environment()["PYTHONPATH"])
+    work = doctor._work(models / "diffusion_models" / "wan-tiny.safetensors", "832x480", Setup(str(host)))
+    assert work["work_of"] == "with a step at 832x480, one frame"

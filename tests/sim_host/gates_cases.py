@@ -16,12 +16,17 @@ import comfy.ops
 import comfy.sample
 import folder_paths
 import torch
+from comfy.latent_formats import LatentFormat
 
 from tests import xpu_sim
 from tests.families import formats
-from tests.families.family import conditioning
+from tests.families.family import conditioning, configured
+from tests.families.listing import MODELS
+from tests.unit.test_forecast import write
+from xpu_utils.forecast import Size
 from xpu_utils.host import gates, hooks
 from xpu_utils.host.inventory import placement_for
+from xpu_utils.host.loading import work
 from xpu_utils.host.loading.load import load_diffusion_model
 from xpu_utils.host.running.sampling import place_model
 from xpu_utils.machine.cache import DIRECTORY_VARIABLE
@@ -109,6 +114,32 @@ def case_outlook() -> Any:
             load_diffusion_model(NAME, "default", placement_for(device, "auto", resident))[1].notes[0]
             for device, resident in asked
         ]
+
+
+def case_sizes() -> Any:
+    """Bytes of a step by family, and what it is said to be of, where 81 frames of 832x480 are asked for, and one."""
+    with tempfile.TemporaryDirectory() as folder:
+        return {
+            "in time": hasattr(LatentFormat, "temporal_downscale_ratio"),
+            **{
+                name: [found and (found[0], str(found[1])) for found in steps]
+                for name in SHAPES
+                for file in [shaped_as(name, Path(folder))]
+                for steps in [[work.step(file, Size(832, 480, frames)) for frames in (81, 1)]]
+            },
+        }
+
+
+SHAPES = {family.name: family for family in MODELS if family.name in ("SD3", "WAN21_T2V", "LTXV", "ACEStep")}
+
+
+def shaped_as(name: str, folder: Path) -> Path:
+    """A file with a family's names and shapes, and no numbers."""
+    config = configured(name, SHAPES[name].network)
+    config.set_inference_dtype(torch.float32, None)
+    model = config.get_model({}, "", device=torch.device("meta"))
+    shapes = {key: ("F32", tuple(weight.shape)) for key, weight in model.diffusion_model.state_dict().items()}
+    return write(folder / f"{name}.safetensors", shapes)
 
 
 def on_cpu(model: Any) -> dict[str, Any]:

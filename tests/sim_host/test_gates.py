@@ -73,3 +73,17 @@ def test_a_loader_says_before_it_reads_what_will_happen(told: Any) -> None:
         "runs where its weights are",
     )
     assert [note.endswith(outcome) for note, outcome in zip(outlooks, outcomes, strict=True)] == [True] * 4, outlooks
+
+
+def test_a_step_is_told_of_in_what_its_family_makes(told: Any) -> None:
+    """Older hosts do not say how much of a video, or how many pixels, a latent is."""
+    sizes, newer = told["sizes"], told["sizes"]["in time"]
+    said = {name: [step and step[1] for step in sizes[name]] for name in ("SD3", "LTXV", "WAN21_T2V", "ACEStep")}
+    assert said == {
+        "SD3": ["832x480", "832x480"],
+        "LTXV": ["832x480, 81 frames", "832x480, one frame"] if newer else [None, None],
+        "WAN21_T2V": ["832x480, 81 frames" if newer else "832x480, one frame", "832x480, one frame"],
+        "ACEStep": [None, None],
+    }
+    all_frames, one_frame = (step[0] for step in sizes["WAN21_T2V"])
+    assert all_frames == pytest.approx((21 if newer else 1) * one_frame, rel=1e-6)

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from xpu_utils.__main__ import main
 from xpu_utils.commands import doctor
@@ -41,6 +43,14 @@ def test_the_verb_exits_by_severity(tmp_path: Path) -> None:
         assert found == code
         assert json.loads(text)
     assert main(["doctor", "--scan-packs", str(tmp_path / "nowhere")]) == 2
+
+
+@pytest.mark.parametrize("size", ["1024", "1024x1024x81x2"])
+def test_what_is_no_size_is_refused_before_comfyui_is_asked(size: str, tmp_path: Path) -> None:
+    save_file({"a.weight": torch.ones(2, 2)}, tmp_path / "model.safetensors")
+    found, text = run_verb(str(tmp_path / "model.safetensors"), "--size", size, look=machine)
+    assert (found, text) == (2, f"doctor: {size!r} is no size, write 1024x1024, or 832x480x81 for a video of 81 frames")
+    assert run_verb("--size", "8x8", look=machine)[0] == 2, "of no file"
 
 
 def test_a_needed_device_that_is_missing_has_an_exit_code_of_its_own() -> None:

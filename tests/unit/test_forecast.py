@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xpu_utils.forecast import forecast
+from xpu_utils.forecast import Size, forecast
 from xpu_utils.machine.devices import find_devices
 from xpu_utils.weights.contents import Content, contents
 from xpu_utils.weights.header import LoadError
@@ -95,6 +95,24 @@ def test_less_memory_never_keeps_more_there(
     less, more = (forecast(file, b580(), int(times * free_gib * GIB)) for times in (1, 2))
     assert 0 <= less.stays_share <= more.stays_share <= 1
     assert less.streamed_bytes <= less.resident_bytes or layers < 2
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [
+        (Size.of("1024x768"), "1024x768"),
+        (Size.of("832x480x81"), "832x480, 81 frames"),
+        (Size(832, 480, 1, batch=4), "832x480, one frame, 4 at a time"),
+    ],
+)
+def test_a_size_is_told_in_words(size: Size, words: str) -> None:
+    assert str(size) == words
+
+
+@pytest.mark.parametrize("text", ["", "1024", "0x8", "1024x1024x1024x8", "99999999x8", "-1x8", "1024 x 1024"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is no size, write 1024x1024"):
+        Size.of(text)
 
 
 def test_a_damaged_file_is_refused(tmp_path: Path) -> None:

@@ -4,22 +4,38 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..doctor import probe
 from ..doctor.examine import as_data, as_text, attachment, examine, examine_need, examine_packs, merge
 from ..doctor.findings import exit_code
 from ..doctor.machine import Machine, look
 from ..doctor.server import DEFAULT_ADDRESS, examine_server
-from ..forecast import forecast
+from ..forecast import RESERVED_BYTES, Size, forecast
 from ..machine.devices import Device
 from ..memory.free import read_memory
 from ..telemetry.readings import Unavailable
 from ..weights.check import CheckpointError, check_header
 from ..weights.header import LoadError
+from ..workers.setup import CannotStart, Setup, comfyui_folder
 
 REPORT_FILE = Path("xpu-self-test.json")
+_ESTIMATE = """
+import json, sys
+from pathlib import Path
+*folders, file, size = sys.argv[1:]
+sys.path[:0], sys.argv[1:] = folders, ["--cpu"]
+import comfy.options
+comfy.options.enable_args_parsing()
+from xpu_utils.forecast import Size
+from xpu_utils.host.loading.work import step
+found = step(Path(file), Size.of(size))
+print(json.dumps(found and [found[0], str(found[1])]))
+"""
+"""In a process of its own: this one holds none of ComfyUI's code."""
 NEEDED_IS_MISSING = 3
 """The exit code where there is no device of the type that was needed."""
 
@@ -27,6 +43,8 @@ NEEDED_IS_MISSING = 3
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser("doctor", help="find out why a device is not used, or not well")
     parser.add_argument("file", nargs="?", type=Path, help="only say what this model file holds, and what it will need")
+    parser.add_argument("--size", metavar="WxH", help="of FILE's step, by ComfyUI's estimate: 1024x1024, 832x480x81")
+    parser.add_argument("--comfyui", default="", metavar="DIR", help="whose estimate, where it is not around this pack")
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
     parser.add_argument(
         "--self-test",
@@ -60,7 +78,9 @@ def run(
     """Exit code 0: nothing worse than a note; 1: warnings; 2: errors, or a folder or file that cannot be used; 3: no
     device of the needed type."""
     if arguments.file is not None:
-        return _foretold(arguments.file, look().inventory.devices)
+        return _foretold(arguments.file, look().inventory.devices, arguments.size, Setup.of(arguments.comfyui, ""))
+    if arguments.size is not None:
+        return 2, "doctor: --size is of a model's step, name its file as well."
     if arguments.scan_packs is not None and not arguments.scan_packs.is_dir():
         return 2, f"doctor: {arguments.scan_packs} is not a folder, name ComfyUI's custom_nodes."
     if arguments.self_test and (problem := unwritable(REPORT_FILE)):
@@ -84,13 +104,34 @@ def run(
     return code, f"{text}\n\n{REPORT_FILE} is ready to be attached." if arguments.self_test else text
 
 
-def _foretold(file: Path, devices: Sequence[Device]) -> tuple[int, str]:
+def _foretold(file: Path, devices: Sequence[Device], size: str | None, setup: Setup) -> tuple[int, str]:
     """A line for each device whose free memory is known: what will happen with a file there."""
     try:
         check_header(file)
-        return 0, "\n".join(str(forecast(file, device, read_memory(device).free_bytes)) for device in devices)
-    except (LoadError, CheckpointError, Unavailable) as error:
+        work = {} if size is None else _work(file, size, setup)
+        told = [forecast(file, device, read_memory(device).free_bytes, **work) for device in devices]
+        return 0, "\n".join(map(str, told))
+    except (LoadError, CheckpointError, Unavailable, CannotStart, ValueError) as error:
         return 2, f"doctor: {error}"
+
+
+def _work(file: Path, size: str, setup: Setup) -> dict[str, Any]:
+    """What `forecast` is told of a step; nothing where ComfyUI knows no size of what the file holds.
+
+    Raises:
+        ValueError: it is no size.
+        CannotStart: there is no ComfyUI, or its code did not answer.
+    """
+    Size.of(size)
+    comfyui = comfyui_folder(setup)
+    command = [sys.executable, "-c", _ESTIMATE, str(comfyui), str(probe.ROOT), str(file.resolve()), size]
+    ended = probe.watched(command, limit_seconds=probe.TIME_LIMIT_SECONDS)
+    if ended.code != 0:
+        raise CannotStart(f"the ComfyUI in {comfyui} did not say what a step needs ({ended.error}): leave out --size.")
+    estimate = json.loads(ended.output.splitlines()[-1])
+    if estimate is None:
+        return {}
+    return {"work_bytes": max(RESERVED_BYTES, estimate[0]), "work_of": f"with a step at {estimate[1]}"}
 
 
 def unwritable(file: Path) -> str:

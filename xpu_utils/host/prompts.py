@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
@@ -25,6 +28,13 @@ def current_node_id() -> str:
 def current_execution() -> object:
     """Equal within one execution of a node (for each item of a list there is one); None outside of any."""
     return get_executing_context()
+
+
+def current_graph() -> Mapping[str, Any]:
+    """The nodes of the prompt that is being executed, by their ids, as it was queued; none outside of one."""
+    server, prompt_id = PromptServer.instance, current_prompt_id()
+    running = [] if server is None else [*server.prompt_queue.currently_running.values()]
+    return next((item[2] for item in running if item[1] == prompt_id), {})
 
 
 def execute_all_anew() -> None:

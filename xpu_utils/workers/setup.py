@@ -50,7 +50,7 @@ def comfyui_folder(setup: Setup) -> Path:
         if (folder / "main.py").is_file():
             return folder.resolve()
     where = f"{' and '.join(named)} holds no ComfyUI" if named else "this pack is not in ComfyUI's custom_nodes"
-    raise CannotStart(f"{where}: name its folder with --comfyui, or in {COMFYUI_VARIABLE} on the worker's machine.")
+    raise CannotStart(f"{where}: name its folder with --comfyui, or in {COMFYUI_VARIABLE} on that machine.")
 
 
 def devices_of(text: str) -> tuple[str, ...]:
