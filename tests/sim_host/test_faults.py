@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,6 @@ from xpu_utils.recovery.ladder import INEXACT, ORDER, Rung
 from .matrix import (
     IMPATIENT,
     ODD_MESSAGE,
-    PASSING,
     STAGES,
     STEPS,
     UNKNOWN,
@@ -57,19 +57,35 @@ def undisturbed(machine: Machine) -> dict[str, Outcome]:
     return outcomes
 
 
-def cases() -> list[Case]:
-    """Four passing faults at every stage, the workflows taking turns; `make reliability` meets all combinations."""
+FIRST = (
+    *(("load", kind, Rung.HOST) for kind in ("out_of_resources", "module build")),
+    ("encode text", "out_of_device_memory", Rung.FREE),
+    ("encode text", "missing kernel", Rung.ACCELERATOR),
+    ("first step", "native_api_39", Rung.FREE),
+    ("first step", "nan", Rung.ACCELERATOR),
+    ("middle step", "out_of_memory", Rung.FREE),
+    ("middle step", "allocation too large", Rung.ATTENTION),
+    ("middle step", "invalid_argument", Rung.ACCELERATOR),
+    ("last step", "UR error", Rung.FREE),
+    ("last step", "over 4 GB", Rung.ATTENTION),
+    ("decode", "PI error", Rung.FREE),
+    ("decode", "nan", Rung.ACCELERATOR),
+    ("upscale", "primitive", Rung.FREE),
+    ("upscale", "missing kernel", Rung.ACCELERATOR),
+)
+"""Every passing kind, and at every stage what can help first, in fp32; `make reliability` meets all combinations."""
+
+
+def cases() -> list[Any]:
+    """The workflows take turns."""
     names = list(WORKFLOWS)
-    return [
-        Case(stage, PASSING[(4 * turn + number) % len(PASSING)], names[(turn + 3 * number) % len(names)])
-        for turn, stage in enumerate(STAGES)
-        for number in range(4)
-    ]
+    met = [(Case(stage, kind, names[number % len(names)]), rung) for number, (stage, kind, rung) in enumerate(FIRST)]
+    return [pytest.param(case, rung, id=str(case)) for case, rung in met]
 
 
-@pytest.mark.parametrize("case", cases(), ids=str)
+@pytest.mark.parametrize(("case", "rung"), cases())
 def test_a_fault_that_passes_costs_a_stock_graph_nothing(
-    machine: Machine, undisturbed: dict[str, Outcome], case: Case
+    machine: Machine, undisturbed: dict[str, Outcome], case: Case, rung: Rung
 ) -> None:
     """With the switch on, it ends in the picture that our nodes give."""
     expected, workflow = undisturbed[case.workflow], WORKFLOWS[case.workflow]
@@ -77,7 +93,7 @@ def test_a_fault_that_passes_costs_a_stock_graph_nothing(
         outcome = run_case(*machine, case, with_stock_nodes(workflow))
     assert outcome.fired
     assert outcome.message == ""
-    assert outcome.rungs
+    assert outcome.rungs == (rung.value,)
     assert outcome.picture is not None
     assert np.array_equal(outcome.picture, expected.picture)
     if case.stage.endswith("step"):
@@ -85,27 +101,33 @@ def test_a_fault_that_passes_costs_a_stock_graph_nothing(
 
 
 def test_a_lost_device_costs_one_step_and_is_avoided_from_then_on(tmp_path: Path) -> None:
-    with faulty_server(tmp_path, devices=len(STAGES) + 1) as machine:
+    """The prompt after a loss loses the next device; when none is left, in a step, the CPU takes over."""
+    with faulty_server(tmp_path, devices=len(STAGES)) as machine:
         server, _ = machine
         expected = run_case(*machine, None, graph("euler"))
-        for number, stage in enumerate(STAGES):
+        for number, stage in enumerate(sorted(STAGES, key="middle step".__eq__)):
             outcome = run_case(*machine, Case(stage, "device_lost"), graph("euler"))
             assert outcome.fired, stage
             assert outcome.message == ""
             assert np.array_equal(outcome.picture, expected.picture), stage
             assert outcome.calls - expected.calls <= len(outcome.rungs)
-            after = run_case(*machine, None, graph("euler"))
-            assert np.array_equal(after.picture, expected.picture), f"the prompt after losing a device in {stage}"
-            assert set(after.devices) == {f"xpu:{number + 1}"}
-            assert any("xpu:0 cannot be used (it was lost in this process" in text for text in after.reports)
-            listed = {hook["name"]: hook["reason"] for hook in server.client.get("/xpu/hooks")["hooks"]}
-            default = f"xpu:{number} is lost, ComfyUI runs on xpu:{number + 1}"
-            assert listed["default device after a lost device"] == default
+            following = f"xpu:{number + 1}" if number + 1 < len(STAGES) else "cpu"
+            assert {following} <= set(outcome.devices) <= {f"xpu:{number}", following}
+            if number:
+                assert any("xpu:0 cannot be used (it was lost in this process" in text for text in outcome.reports)
+            if following != "cpu":
+                listed = {hook["name"]: hook["reason"] for hook in server.client.get("/xpu/hooks")["hooks"]}
+                default = f"xpu:{number} is lost, ComfyUI runs on {following}"
+                assert listed["default device after a lost device"] == default
+        after = run_case(*machine, None, graph("euler"))
+        assert np.array_equal(after.picture, expected.picture)
+        assert set(after.devices) == {"cpu"}
         assert server.process.poll() is None
 
 
 def test_a_device_that_hangs_costs_a_wait_and_is_avoided_from_then_on(tmp_path: Path) -> None:
-    """Whether its calls never come back, or come back later; `make reliability` meets all stages."""
+    """Whether its calls never come back, or come back later. The prompt after a hang is the one in which the next
+    device hangs; `make reliability` meets all stages."""
     stages = ("load", "middle step", "decode")
     with faulty_server(tmp_path, devices=len(stages) + 1, environment=IMPATIENT) as machine:
         server, simulation = machine
@@ -123,12 +145,12 @@ def test_a_device_that_hangs_costs_a_wait_and_is_avoided_from_then_on(tmp_path: 
             assert counts.freed_while_hanging == 0
             if number % 2:
                 simulation.let_go_on(number)
-            after = run_case(*machine, None, graph("euler"))
-            assert np.array_equal(after.picture, expected.picture), f"the prompt after a hang in {stage}"
-            assert set(after.devices) == {f"xpu:{number + 1}"}
-            assert any("xpu:0 gave no answer for" in text for text in after.reports)
             left = {f"work on xpu:{index}" for index in range(0, number + 1, 2)}
             wait_until(lambda left=left: working(server) == left)
+        after = run_case(*machine, None, graph("euler"))
+        assert np.array_equal(after.picture, expected.picture)
+        assert set(after.devices) == {f"xpu:{len(stages)}"}
+        assert any("xpu:0 gave no answer for" in text for text in after.reports)
         assert server.process.poll() is None
 
 
@@ -186,25 +208,12 @@ def with_lora(*, resident: str = "auto") -> Workflow:
     return workflow
 
 
-def test_when_the_only_device_is_lost_the_cpu_takes_over(tmp_path: Path) -> None:
-    with faulty_server(tmp_path, devices=1) as machine:
-        expected = run_case(*machine, None, graph("dpmpp_2m"))
-        outcome = run_case(*machine, Case("middle step", "device_lost"), graph("dpmpp_2m"))
-        assert outcome.fired
-        assert "cpu" in outcome.devices
-        again = run_case(*machine, None, graph("dpmpp_2m"))
-        assert set(again.devices) == {"cpu"}
-        for found in (outcome, again):
-            assert np.array_equal(found.picture, expected.picture)
-
-
-@pytest.mark.parametrize("stage", [stage for stage in STAGES if stage not in ("first step", "last step")])
-def test_a_fault_nobody_knows_is_shown_as_it_came(
-    machine: Machine, undisturbed: dict[str, Outcome], stage: str
-) -> None:
-    outcome = run_case(*machine, Case(stage, UNKNOWN), graph("euler"))
-    assert ODD_MESSAGE in outcome.message
-    assert outcome.rungs == ()
+def test_a_fault_nobody_knows_is_shown_as_it_came(machine: Machine, undisturbed: dict[str, Outcome]) -> None:
+    for stage in STAGES:
+        if stage not in ("first step", "last step"):
+            outcome = run_case(*machine, Case(stage, UNKNOWN), graph("euler"))
+            assert ODD_MESSAGE in outcome.message, stage
+            assert outcome.rungs == (), stage
     after = run_case(*machine, None, graph("euler"))
     assert np.array_equal(after.picture, undisturbed["euler"].picture)
 
