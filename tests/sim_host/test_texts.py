@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import pytest
@@ -44,16 +43,6 @@ STAGES = {
 }
 
 
-def cases() -> list[Any]:
-    """Each text at every stage; of half of them one stage per commit."""
-
-    def case(number: int, text: str, turn: int, stage: str) -> Any:
-        marks = () if number % 2 == (number + turn) % 3 == 0 else pytest.mark.matrix
-        return pytest.param(text, stage, marks=marks, id=f"{stage}-{text.splitlines()[0][:40]}")
-
-    return [case(*one, *other) for one in enumerate(TEXTS) for other in enumerate(STAGES)]
-
-
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     with faulty_server(tmp_path_factory.mktemp("texts"), devices=3) as running:
@@ -67,7 +56,9 @@ def undisturbed(machine: Machine) -> np.ndarray[tuple[int, ...], np.dtype[np.int
     return picture
 
 
-@pytest.mark.parametrize(("text", "stage"), cases())
+@pytest.mark.matrix  # per commit, unit tests have the kinds of the texts, and test_faults.py the kinds at every stage
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("text", TEXTS)
 def test_a_text_of_a_runtime_ends_in_the_picture(
     machine: Machine, undisturbed: np.ndarray[tuple[int, ...], np.dtype[np.int16]], text: str, stage: str
 ) -> None:

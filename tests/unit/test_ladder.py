@@ -60,6 +60,7 @@ from xpu_utils.recovery.ladder import ADVICE, ORDER, REPEATED, Failure, LadderEx
             FaultKind.OUT_OF_MEMORY,
         ),
         (RuntimeError("Native API failed. Native API returns: -4"), FaultKind.OUT_OF_MEMORY),
+        (RuntimeError("UR backend failed. UR backend returns:40 (UR_RESULT)"), FaultKind.OUT_OF_MEMORY),
         (
             RuntimeError("Current platform can NOT allocate memory block with size larger than 4GB! Tried 7.03 GiB"),
             FaultKind.ALLOCATION_TOO_LARGE,
@@ -74,6 +75,7 @@ from xpu_utils.recovery.ladder import ADVICE, ORDER, REPEATED, Failure, LadderEx
         (RuntimeError("MKL FFT doesn't support tensor of type: Half"), FaultKind.OPERATOR_MISSING),
         (RuntimeError("Double and complex datatype matmul is not supported in oneDNN"), FaultKind.OPERATOR_MISSING),
         (RuntimeError("DispatchStub: missing kernel for xpu"), FaultKind.OPERATOR_MISSING),
+        (RuntimeError("bicubic interpolation with 5D input is not implemented for xpu"), FaultKind.OPERATOR_MISSING),
         (RuntimeError("your picture could not be used"), FaultKind.UNKNOWN),
         (RuntimeError("could not get the file descriptor of a socket"), FaultKind.UNKNOWN),
         (RuntimeError("Expected all tensors to be on the same device, but found xpu:0 and cpu"), FaultKind.MISPLACED),
