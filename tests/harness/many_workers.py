@@ -83,7 +83,7 @@ def wait_until(true: Callable[[], bool], timeout_s: float = 300) -> None:
     while not true():
         if time.monotonic() > deadline:
             raise TimeoutError(f"{true} was not so within {timeout_s:.0f} s.")
-        time.sleep(0.05)
+        time.sleep(0.2)
 
 
 def recorded(out: Path) -> list[dict[str, Any]]:
@@ -118,11 +118,10 @@ def cluster(machines: int) -> Iterator[tuple[Any, Sequence[Any]]]:
         from ray.cluster_utils import Cluster
 
         whole = Cluster()
+        needless = {"include_dashboard": False, "include_log_monitor": False, "no_monitor": True}
         try:
             nodes = [
-                whole.add_node(
-                    num_cpus=1, node_ip_address="127.0.0.1", object_store_memory=100 << 20, include_dashboard=False
-                )
+                whole.add_node(num_cpus=1, node_ip_address="127.0.0.1", object_store_memory=100 << 20, **needless)
                 for _ in range(machines)
             ]
             yield whole, nodes

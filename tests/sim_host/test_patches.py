@@ -108,14 +108,22 @@ def controlled(name: str) -> Workflow:
 GRAPHS = {name: patched(name) for name in PATCHES} | {name: controlled(name) for name in CONTROLS}
 
 
+SEED = 1000
+"""No other test's: the server would answer from its cache."""
+
+
+@pytest.fixture(scope="module")
+def plain(machine: Machine) -> torch.Tensor:
+    """What is drawn where nothing is kept beside the model."""
+    return latents(machine[0], text_to_image(steps=3), device="auto", seed=SEED)
+
+
 @pytest.mark.parametrize("name", GRAPHS)
-def test_what_is_kept_is_where_the_model_is(machine: Machine, name: str) -> None:
+def test_what_is_kept_is_where_the_model_is(machine: Machine, plain: torch.Tensor, name: str) -> None:
     """On the CPU and on a card that is not ComfyUI's default; and it changes what is drawn."""
     server, _ = machine
     graph = GRAPHS[name]
-    seed = 1000 + list(GRAPHS).index(name)  # never one twice: the server would answer from its cache
-    found = {device: latents(server, graph, device=device, seed=seed) for device in ("cpu", "xpu:7", "auto")}
-    plain = latents(server, text_to_image(steps=3), device="auto", seed=seed)
+    found = {device: latents(server, graph, device=device, seed=SEED) for device in ("cpu", "xpu:7", "auto")}
     assert (found["auto"] - plain).abs().max() > 1e-3
     for device in ("cpu", "xpu:7"):
         torch.testing.assert_close(found[device], found["auto"], atol=1e-4, rtol=1e-3)

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from tests.harness.models import ensure_models
-from tests.harness.server import Server, running_server
+from tests.harness.server import Server
 from tests.harness.simulated import COMPUTING, simulated_server
 from tests.harness.workflows import Workflow, text_to_image, with_our_nodes
 from tests.training.checkpoint import NAME, trained
@@ -38,12 +38,9 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
 
 
 @pytest.fixture(scope="module")
-def on_cpu(tmp_path_factory: pytest.TempPathFactory) -> np.ndarray[Any, Any]:
-    """The stock nodes' picture on the CPU, computed in fp32 with the attention that ComfyUI uses on XPUs."""
-    options = ("--cpu", "--use-pytorch-cross-attention")
-    base = tmp_path_factory.mktemp("cpu")
-    with running_server(base, models=ensure_models("sd15-tiny"), arguments=options) as server:
-        return picture(server, text_to_image())
+def on_cpu(machine: Machine) -> np.ndarray[Any, Any]:
+    """The CPU's picture in fp32, which is that of the stock nodes (tests/host/test_parity.py)."""
+    return picture(machine[0], with_our_nodes(text_to_image(), device="cpu", precision="fp32"))
 
 
 def picture(server: Server, workflow: Workflow) -> np.ndarray[Any, Any]:

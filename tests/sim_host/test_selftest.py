@@ -71,12 +71,13 @@ def test_what_a_device_computes_wrongly_is_found(tmp_path: Path) -> None:
 
 def test_auto_leaves_a_format_that_the_device_computes_wrongly(sim_server: SimServer) -> None:
     # The self-test's first operation is a matrix product, in the format that ComfyUI chose.
-    wrong = {"operator": "aten::mm", "kind": "wrong_result", "nth": 1}
-    for faults, expected in (([], "fp16"), ([wrong], "bf16")):
-        with sim_server({"devices": ["arc-b580"], "faults": faults}) as (server, simulation):
-            result = server.client.run(with_our_nodes(text_to_image()))
+    wrong = {"operator": "aten::mm", "kind": "wrong_result", "nth": 1, "device": 0}
+    sound = {"preset": "arc-b580", "driver_version": "another"}
+    with sim_server({"devices": ["arc-b580", sound], "faults": [wrong]}) as (server, simulation):
+        for device, expected in (("auto", "bf16"), ("xpu:1", "fp16")):
+            result = server.client.run(with_our_nodes(text_to_image(), device=device))
             assert result.error is None, result.message
-            assert any(simulation.statistics().faults_fired) == bool(faults)
             (stage,) = result.outputs["sampler"]["xpu"]
             assert stage["precision"] == expected
-            assert any("computes fp16 wrongly" in note for note in stage["notes"]) == bool(faults)
+            assert any("computes fp16 wrongly" in note for note in stage["notes"]) == (expected == "bf16")
+        assert any(simulation.statistics().faults_fired)
