@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import comfy.ldm.modules.attention as host_attention
 import comfy.model_management as model_management
 import comfy.ops
 import comfy.sample
@@ -155,6 +156,9 @@ def case_gates() -> Any:
     with tested_as(faster()):
         answers["faster"] = sampled("xpu:0")
         answers["carried to the CPU"] = on_cpu(answers["faster"]["model"])
+        host_attention.REGISTERED_ATTENTION_FUNCTIONS["omnixpu"] = host_attention.attention_pytorch
+        answers["beside OmniXPU"] = sampled("xpu:0")
+        host_attention.REGISTERED_ATTENTION_FUNCTIONS.pop("omnixpu")
     xpu_sim.current().set_faults([xpu_sim.Fault(operator="aten::_scaled_mm*", kind="wrong_result", times=None)])
     with tested_as(GateTests()):
         answers["wrong"] = sampled("xpu:0")

@@ -34,7 +34,12 @@ def test_a_device_that_is_right_and_faster_multiplies_in_the_files_format(found:
 
 
 @pytest.mark.parametrize(
-    ("device", "why"), [("slower", "takes 200% of the time"), ("wrong", "own product is wrong by")]
+    ("device", "why"),
+    [
+        ("slower", "takes 200% of the time"),
+        ("wrong", "own product is wrong by"),
+        ("beside OmniXPU", "another pack computes quantised layers"),
+    ],
 )
 def test_a_device_that_is_wrong_or_slower_computes_what_the_weights_stand_for(
     found: Any, device: str, why: str
