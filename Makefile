@@ -59,8 +59,8 @@ sim-host: $(READY)
 	$(ON_HOST) -m pytest tests/sim_host $(addprefix --ignore ,$(SIM_CASES) $(SIM_FAULTS) $(SIM_SAMPLING))
 
 # Parts of the pack there, in processes without a server.
-SIM_CASES := $(patsubst %,tests/sim_host/test_%.py,attention benches beside_aimdo beside_multigpu cpu_fallback loading \
-	noise placing protecting_parts stand_ins upscaling vae)
+SIM_CASES := $(patsubst %,tests/sim_host/test_%.py,attention benches beside_aimdo beside_multigpu cpu_fallback doctor \
+	gates hooks int8 loading my_gpu noise odd_files placing protecting_parts short_memory stand_ins upscaling vae)
 sim-cases: $(READY)
 	$(ON_HOST) -m pytest $(SIM_CASES)
 
