@@ -148,7 +148,3 @@ def test_a_wrong_answer_of_a_kernel_is_an_error() -> None:
     assert finding.code == "kernel-wrong"
     assert "1 of 2 operations" in finding.what
     assert "gelu in fp16: the answer is not finite" in finding.evidence
-
-
-def test_the_processor_passes_its_own_check_in_a_child_process() -> None:
-    assert probe.finding("cpu", probe.run("cpu")).state is State.OK
