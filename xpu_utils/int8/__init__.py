@@ -40,16 +40,26 @@ def pack(weight: torch.Tensor, *, columns: bool = False) -> torch.Tensor:
     Args:
         columns: lays the values out as (in, out), of which a CPU's product is the fastest; else as (out, in).
     """
-    out = len(weight)
-    values = mixed(weight.detach().float()).mul_(order(weight.shape[1]))
-    scales = values.abs().amax(1).div_(127).clamp_min_(torch.finfo(torch.float32).tiny)
-    values = (values / scales[:, None]).round_()
-    laid_out = values.t() if columns else values
-    rows, width = laid_out.shape
-    packed = torch.zeros(rows + -(-4 * out // width), width, dtype=torch.int8, device=weight.device)
-    packed[:rows] = laid_out
+    out, width = weight.shape
+    rows, across = (width, out) if columns else (out, width)
+    pieces = map(_per_channel, weight.detach().split(_rows_of_a_piece(weight)))
+    values, scales = map(torch.cat, zip(*pieces, strict=True))
+    packed = torch.zeros(rows + -(-4 * out // across), across, dtype=torch.int8, device=weight.device)
+    packed[:rows] = values.t() if columns else values
     unpacked(packed, out, columns=columns)[1].copy_(scales)
     return packed
+
+
+def _per_channel(weight: torch.Tensor) -> Scaled:
+    values = mixed(weight.float()).mul_(order(weight.shape[1]))
+    scales = values.abs().amax(1).div_(127).clamp_min_(torch.finfo(torch.float32).tiny)
+    return values.div_(scales[:, None]).round_().to(torch.int8), scales
+
+
+def _rows_of_a_piece(values: torch.Tensor) -> int:
+    """How many rows are worked on at a time."""
+    on_cpu = values.device.type == "cpu"
+    return max(1, _PIECE * torch.get_num_threads() // values.shape[1] if on_cpu else len(values))
 
 
 def unpacked(packed: torch.Tensor, out: int, *, columns: bool = False) -> Scaled:
@@ -79,9 +89,14 @@ def _between(dtype: torch.dtype) -> torch.dtype:
 
 def loss(weight: torch.Tensor, packed: torch.Tensor, *, columns: bool = False) -> float:
     """The error of a packed weight relative to the weight; NaN where that holds NaN."""
-    given = weight.detach().float()
-    difference = dequantised(packed, len(given), torch.float32, columns=columns).sub_(given)
-    return float(difference.norm() / given.norm().clamp_min(torch.finfo(torch.float32).tiny))
+    rows = _rows_of_a_piece(weight)
+    parts = (part.detach().split(rows) for part in (weight, *unpacked(packed, len(weight), columns=columns)))
+    lost = whole = torch.zeros((), device=weight.device)
+    for piece, values, scales in zip(*parts, strict=True):
+        given = piece.float()
+        lost = lost + (mixed(values * scales[:, None]) - given).square().sum()
+        whole = whole + given.square().sum()
+    return float((lost / whole.clamp_min(torch.finfo(torch.float32).tiny)).sqrt())
 
 
 def per_token(given: torch.Tensor) -> Scaled:
@@ -96,9 +111,8 @@ def per_token(given: torch.Tensor) -> Scaled:
         fits = kernels and kernels.fits(given.shape[1])
         quantised: Scaled = kernels.per_token(given) if fits else _per_token(given)
         return quantised
-    tokens = max(1, _PIECE * torch.get_num_threads() // given.shape[1])
-    values, scales = zip(*map(_per_token, given.split(tokens)), strict=True)
-    return torch.cat(values), torch.cat(scales)
+    values, scales = map(torch.cat, zip(*map(_per_token, given.split(_rows_of_a_piece(given))), strict=True))
+    return values, scales
 
 
 def _per_token(given: torch.Tensor) -> Scaled:
