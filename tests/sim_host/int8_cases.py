@@ -19,6 +19,8 @@ from xpu_utils.host.cpu_engine import LINEARS
 from xpu_utils.host.inventory import placement_for
 from xpu_utils.host.loading import load as loaders
 from xpu_utils.host.placing.placed import placement_of
+from xpu_utils.host.protecting.settings import Protection
+from xpu_utils.host.protecting.twins import Twins
 from xpu_utils.host.running.place import place
 from xpu_utils.host.running.sampling import place_model
 from xpu_utils.weights.int8_layers import Int8Layer, Int8Use, hold, holds_int8
@@ -166,6 +168,16 @@ def case_floats_of_the_cpu() -> dict[str, Any]:
     _sampled(place_model(stock, placement_for("cpu", "int8"))[0])
     found["fp32 again"] = torch.equal(_sampled(place_model(stock, placement_for("cpu", "fp32"))[0]), expected)
     return found
+
+
+def case_the_switch() -> dict[str, Any]:
+    """What is said of a stock model and a stock VAE with the switch in int8, and how far the latent is from fp32's."""
+    twins = Twins(Protection(on=True, device="xpu:0", precision="int8"))
+    stock = comfy.sd.load_diffusion_model(folder_paths.get_full_path_or_raise("diffusion_models", UNET))
+    model = twins.of_model(stock)
+    error = _error(_sampled(model), _sampled(_loaded("xpu:0", "fp32")))
+    vae, _ = loaders.load_vae("vae-sd15.safetensors", placement_for("xpu:0", "auto"))
+    return {"model": _told(model), "error": error, "vae": _told(twins.of_vae(vae).patcher)}
 
 
 def case_an_int8_model_in_bf16() -> list[Any]:

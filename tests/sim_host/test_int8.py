@@ -64,6 +64,13 @@ def test_a_placed_model_is_in_int8_while_it_works_and_another_clone_never(found:
     assert (told["as before"], told["the other"]) == (True, True)
 
 
+def test_the_switch_holds_diffusion_models_in_int8_and_says_nothing_of_it_of_others(found: Any) -> None:
+    told = found["the_switch"]
+    assert told["model"] == ["xpu:0", "int8", ""]
+    assert 0 < told["error"] < CLOSE
+    assert (told["vae"][0], told["vae"][2]) == ("xpu:0", "")
+
+
 @pytest.mark.parametrize("way", ["plain", "lora"])
 def test_floats_that_work_on_the_cpu_work_in_int8_there_and_on_a_card_and_as_before_after(found: Any, way: str) -> None:
     told = found["floats_of_the_cpu"][way]

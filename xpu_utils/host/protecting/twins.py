@@ -12,6 +12,7 @@ import torch
 
 from ...choice import AUTO
 from ...placement import Placement
+from ...precision import INT8
 from ...recovery.faults import is_lost, lost_devices
 from ..inventory import host_inventory, placement_for
 from ..placing.placed import follow
@@ -46,7 +47,8 @@ class Twins:
         """The placed MODEL."""
 
         def place() -> Any:
-            placed, _ = place_model(patcher, self.placement(patcher.load_device))
+            asked = dataclasses.replace(self.placement(patcher.load_device), precision=self.protection.precision)
+            placed, _ = place_model(patcher, asked)
             if self.protection.seeds == AS_COMFYUI:
                 placed.set_attachments(noise.AS_COMFYUI, True)
             return {"patcher": placed}
@@ -74,15 +76,18 @@ class Twins:
     def placement(self, own: torch.device) -> Placement:
         """Where a model goes whose device ComfyUI chose: there, unless another was asked for or that one is lost.
 
+        What is in int8 is the diffusion model alone: the others compute in what is right for their device.
+
         Raises:
             LadderExhaustedError: only the CPU is left, and may not take over.
         """
         asked = self.protection
         if asked.device != "cpu" and lost_devices() and not host_inventory().accelerators:
             takeover.check(f"{', '.join(lost_devices())} was lost, only the CPU is left")
+        precision = AUTO if asked.precision == INT8 else asked.precision
         if asked.device != AUTO:
-            return placement_for(asked.device, asked.precision, asked.resident)
-        return dataclasses.replace(placement_for(str(own), asked.precision, asked.resident), requested=AUTO)
+            return placement_for(asked.device, precision, asked.resident)
+        return dataclasses.replace(placement_for(str(own), precision, asked.resident), requested=AUTO)
 
     def _placed_parts(self, whole: Any, place: Callable[..., Any], names: Sequence[str]) -> dict[str, Any]:
         def parts() -> dict[str, Any]:
