@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -60,6 +61,12 @@ def server(
         base, models=models, host=host, packs=packs, environment=environment, launcher=BOUND
     ) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def known(server: Server) -> Any:
+    """What ComfyUI says of its nodes and ours, by their names."""
+    return server.client.get("/object_info")
 
 
 @pytest.fixture(scope="session")

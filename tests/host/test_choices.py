@@ -30,19 +30,17 @@ def options_of(entry: list[Any]) -> list[str]:
 
 @pytest.mark.core
 @pytest.mark.parametrize("stock", STOCK_LOADERS)
-def test_a_loader_has_the_stock_loader_s_inputs_and_choices(server: Server, stock: str) -> None:
-    nodes = server.client.get("/object_info")
-    ours = inputs_of(nodes[OURS[stock]])
-    for name, entry in inputs_of(nodes[stock]).items():
+def test_a_loader_has_the_stock_loader_s_inputs_and_choices(known: Any, stock: str) -> None:
+    ours = inputs_of(known[OURS[stock]])
+    for name, entry in inputs_of(known[stock]).items():
         if name not in NOT_OURS.get(stock, set()):
             assert set(options_of(entry)) <= set(options_of(ours[name]))
 
 
 @pytest.mark.core
-def test_the_text_encoder_loader_knows_the_families_of_two_files(server: Server) -> None:
-    nodes = server.client.get("/object_info")
-    ours = options_of(inputs_of(nodes["XPULoadCLIP"])["type"])
-    assert set(options_of(inputs_of(nodes["DualCLIPLoader"])["type"])) <= set(ours)
+def test_the_text_encoder_loader_knows_the_families_of_two_files(known: Any) -> None:
+    ours = options_of(inputs_of(known["XPULoadCLIP"])["type"])
+    assert set(options_of(inputs_of(known["DualCLIPLoader"])["type"])) <= set(ours)
     assert len(ours) == len(set(ours))
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -64,14 +66,13 @@ def test_a_default_device_of_the_stock_text_encoder_loader_is_auto(server: Serve
 
 
 @pytest.mark.parametrize("stock", OURS)
-def test_a_search_for_the_stock_node_finds_ours_where_the_host_knows_aliases(server: Server, stock: str) -> None:
-    known = server.client.get("/object_info")
+def test_a_search_for_the_stock_node_finds_ours_where_the_host_knows_aliases(known: Any, stock: str) -> None:
     assert (stock in known[OURS[stock]].get("search_aliases", [])) == ("search_aliases" in known[stock])
 
 
-def test_resident_is_an_advanced_input_where_the_host_has_such(server: Server, host: object) -> None:
+def test_resident_is_an_advanced_input_where_the_host_has_such(known: Any, host: Path) -> None:
     asked = "import inspect, json; from comfy_api.latest import io; "
     asked += "print(json.dumps('advanced' in inspect.signature(io.Combo.Input).parameters))"
-    known = server.client.get("/object_info")["XPULoadCheckpoint"]["input"]["optional"]
-    assert known["resident"][1].get("advanced", False) == answer_in_comfyui(host, asked)
-    assert "advanced" not in known["device"][1]
+    inputs = known["XPULoadCheckpoint"]["input"]["optional"]
+    assert inputs["resident"][1].get("advanced", False) == answer_in_comfyui(host, asked)
+    assert "advanced" not in inputs["device"][1]

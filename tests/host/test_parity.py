@@ -132,8 +132,7 @@ def test_text_encoders_of_two_files_give_the_stock_nodes_result(server: Server) 
 
 
 @pytest.mark.parametrize("stock", OURS)
-def test_our_node_offers_what_the_stock_node_offers(server: Server, stock: str) -> None:
-    known = server.client.get("/object_info")
+def test_our_node_offers_what_the_stock_node_offers(known: Any, stock: str) -> None:
     theirs = {**known[stock]["input"]["required"]}
     ours = {**known[OURS[stock]]["input"]["required"]}
     for name, entry in theirs.items():
