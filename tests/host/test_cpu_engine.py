@@ -14,7 +14,7 @@ from tests.harness.workflows import node, text_to_image, with_our_nodes
 from xpu_utils.cpu.planning import cpu_plan
 
 from .conftest import Graph, Results, dumped, run_ok
-from .graphs import controlnet, custom_sampler, lora, sd15, separate_files_and_advanced_sampler, upscaled
+from .graphs import controlnet, custom_sampler, lora, sd3, sd15, separate_files_and_advanced_sampler, upscaled
 
 SAMPLED_ERROR = 4e-2
 """Largest relative error of a latent sampled in bf16 for two to three steps; one call has about 1e-2."""
@@ -53,10 +53,13 @@ def test_bf16_stays_close_to_fp32(results: Results, graph: Graph) -> None:
 
 def test_a_placed_model_computes_with_the_engine_s_layers(server: Server) -> None:
     for precision, has in (("bf16", True), ("fp32", False)):
-        graph = with_our_nodes(sd15(), device="cpu", precision=precision)
-        model = graph["sampler"]["inputs"]["model"]
-        result = run_ok(server, {**graph, "patches": node("TestPatches", model=model)})
-        assert ("StandIn" in result.outputs["patches"]["patches"]) == has
+        graph = with_our_nodes(sd3(), device="cpu", precision=precision)
+        loaded = graph["sampler"]["inputs"]["model"]
+        graph = {loaded[0]: graph[loaded[0]], "patches": node("TestPatches", model=loaded)}
+        found = run_ok(server, graph).outputs["patches"]
+        assert ("StandIn" in found["patches"]) == has
+        exact = any(name.endswith(".act.forward") for name in found["patched"])
+        assert exact == (has and bool(cpu_plan().exact_gelu))
 
 
 @pytest.mark.matrix

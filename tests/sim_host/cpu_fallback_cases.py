@@ -46,6 +46,7 @@ PLAN = CpuPlan(
     channels_last=True,
     onednn_linear=("fp32", "bf16"),
     convolution_as_product=("fp32", "bf16"),
+    exact_gelu=("bf16",),
     threads=1,
     keep_freed_memory=False,
     attention=(AttentionRule("fp32", LARGEST, LARGEST, AttentionPath.SOFTMAX),),

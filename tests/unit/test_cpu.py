@@ -20,6 +20,7 @@ PLAN = CpuPlan(
     channels_last=True,
     onednn_linear=("bf16",),
     convolution_as_product=("bf16",),
+    exact_gelu=("bf16",),
     threads=2,
     keep_freed_memory=True,
     attention=(

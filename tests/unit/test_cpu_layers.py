@@ -13,6 +13,7 @@ from tests.unit.test_cpu import PLAN
 from xpu_utils.cpu import layers
 from xpu_utils.cpu.layers import (
     channels_last,
+    exact_gelu,
     fast_convolutions,
     fast_linears,
     fast_upsampling,
@@ -173,6 +174,18 @@ def test_a_gate_whose_projection_is_another_s_is_left_alone(reason: str) -> None
         gate.proj.register_forward_hook(lambda *_: None)
     given = torch.randn(3, 24, dtype=torch.bfloat16 if reason == "dtype" else torch.float32)
     assert gated_gelu(BOTH.onednn_linear, gate, given) is None
+
+
+def test_gelu_by_tanh_is_the_exact_one_in_bf16_and_no_further_off_than_rounding() -> None:
+    approximate = torch.nn.GELU(approximate="tanh")
+    given = torch.randn(1 << 16).bfloat16()
+    out, expected = exact_gelu(("bf16",), approximate, given), approximate(given.double())
+    assert out is not None
+    assert torch.equal(out, F.gelu(given))
+    assert (out - expected).norm() < 1.05 * (approximate(given) - expected).norm()
+    assert exact_gelu(("bf16",), approximate, given.float()) is None
+    assert exact_gelu((), approximate, given) is None
+    assert exact_gelu(("bf16",), torch.nn.GELU(), given) is None
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

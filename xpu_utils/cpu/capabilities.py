@@ -17,7 +17,7 @@ MASKING_VARIABLES = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_
 
 INSTRUCTIONS = ("amx_bf16", "amx_fp16", "amx_int8", "avx512_fp16", "avx512_bf16", "avx512_f", "avx2")
 
-PLAN_VERSION = 3
+PLAN_VERSION = 4
 """Raised when a plan is measured differently than before, so that it is measured anew."""
 
 

@@ -52,6 +52,7 @@ def _measured(found: Capabilities) -> CpuPlan:
         channels_last=lays_out,
         onednn_linear=tuple(precision for precision in precisions if linear_gain(precision) > 1.0),
         convolution_as_product=tuple(as_product),
+        exact_gelu=("bf16",) if "bf16" in precisions and gelu_gain() > GAIN_NEEDED else (),
         threads=usable_cores(),
         keep_freed_memory=True,
         attention=tuple(rules),
@@ -125,6 +126,14 @@ def convolution_gain(precision: str) -> float:
     calls = [lambda: layer(pixels), lambda: convolution_as_product(layer, pixels)]
     plain_seconds, product_seconds = best_seconds(calls)
     return plain_seconds / product_seconds
+
+
+def gelu_gain() -> float:
+    """How many times faster GELU is in bf16 than its approximation by tanh."""
+    given = torch.randn(1 << 20).to(torch.bfloat16)
+    calls = [functools.partial(F.gelu, given, approximate=way) for way in ("tanh", "none")]
+    tanh_seconds, exact_seconds = best_seconds(calls)
+    return tanh_seconds / exact_seconds
 
 
 def attention_rules(precision: str, dtype: torch.dtype) -> list[AttentionRule]:

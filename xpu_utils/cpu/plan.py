@@ -47,6 +47,8 @@ class CpuPlan:
     """Precisions in which oneDNN's linear layer beats torch's, which adds the bias apart or uses MKL."""
     convolution_as_product: tuple[str, ...]
     """Precisions in which a convolution of few pixels is faster as oneDNN's matrix product; channels last only."""
+    exact_gelu: tuple[str, ...]
+    """Precisions in which GELU is faster than its approximation by tanh, and the two differ by less than rounding."""
     threads: int
     """Of this process: it may be allowed fewer cores than the one that measured."""
     keep_freed_memory: bool

@@ -24,6 +24,7 @@ from ..cpu.allocator import give_back_freed_memory, keep_freed_memory
 from ..cpu.layers import (
     channels_last,
     computes_as,
+    exact_gelu,
     fast_convolutions,
     fast_linears,
     fast_upsampling,
@@ -144,6 +145,9 @@ def _use_on_patcher(patcher: Any, plan: CpuPlan) -> None:
     for name, module in patcher.model.named_modules():
         if computes_as(module, (host_attention.GEGLU,)):
             stand_in = StandIn(stock_forward(module), gated_gelu, plan.onednn_linear, module, before=stop_if_asked)
+            patcher.add_object_patch(f"{name}.forward", stand_in)
+        if plan.exact_gelu and computes_as(module, (torch.nn.GELU,)):
+            stand_in = StandIn(stock_forward(module), exact_gelu, plan.exact_gelu, module)
             patcher.add_object_patch(f"{name}.forward", stand_in)
         if computes_as(module, (vae_modules.Upsample, unet_modules.Upsample)):
             stand_in = StandIn(stock_forward(module), _upsample, module, before=stop_if_asked)

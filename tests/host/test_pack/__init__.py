@@ -43,7 +43,8 @@ class TestPatches:
         return {"required": {"model": ("MODEL", {})}}
 
     def look(self, model):
-        return {"ui": {"patches": sorted({type(patch).__name__ for patch in model.object_patches.values()})}}
+        kinds = {type(patch).__name__ for patch in model.object_patches.values()}
+        return {"ui": {"patches": sorted(kinds), "patched": sorted(model.object_patches)}}
 
 
 class TestDump:
