@@ -18,6 +18,7 @@ from xpu_utils.cpu.layers import (
     fast_linears,
     fast_upsampling,
     gated_gelu,
+    patch_convolutions,
     picture_attention,
 )
 
@@ -174,6 +175,17 @@ def test_a_gate_whose_projection_is_another_s_is_left_alone(reason: str) -> None
         gate.proj.register_forward_hook(lambda *_: None)
     given = torch.randn(3, 24, dtype=torch.bfloat16 if reason == "dtype" else torch.float32)
     assert gated_gelu(BOTH.onednn_linear, gate, given) is None
+
+
+@pytest.mark.parametrize("layer", [torch.nn.Conv2d, torch.nn.Conv3d])
+def test_patches_come_as_tokens_whose_values_are_side_by_side(layer: type[torch.nn.Module]) -> None:
+    patches = layer(4, 16, 2, stride=2).requires_grad_(False)
+    network = torch.nn.Sequential(patches, layer(16, 16, 3, padding=1), layer(16, 16, 1), layer(16, 16, 3, stride=2))
+    ((name, forward),) = patch_convolutions(network)
+    assert name == "0.forward"
+    given = torch.randn(2, 4, *[8] * (patches.weight.ndim - 2))
+    assert torch.equal(forward(given), patches(given))
+    assert forward(given).flatten(2).transpose(1, 2).is_contiguous()
 
 
 def test_gelu_by_tanh_is_the_exact_one_in_bf16_and_no_further_off_than_rounding() -> None:

@@ -29,6 +29,7 @@ from ..cpu.layers import (
     fast_linears,
     fast_upsampling,
     gated_gelu,
+    patch_convolutions,
     picture_attention,
     stock_forward,
 )
@@ -141,6 +142,8 @@ def _use_on_patcher(patcher: Any, plan: CpuPlan) -> None:
     for name, stand_in in fast_linears(patcher.model, plan, stop_if_asked, kinds=LINEARS):
         patcher.add_object_patch(name, stand_in)
     for name, stand_in in fast_convolutions(patcher.model, plan, stop_if_asked, kinds=CONVOLUTIONS):
+        patcher.add_object_patch(name, stand_in)
+    for name, stand_in in patch_convolutions(patcher.model):
         patcher.add_object_patch(name, stand_in)
     for name, module in patcher.model.named_modules():
         if computes_as(module, (host_attention.GEGLU,)):
