@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -86,11 +87,13 @@ def smaller(prompt: Prompt, models: Path, known: Mapping[str, Any]) -> Prompt:
 
 
 def stand_ins(prompt: Prompt) -> set[str]:
-    """What stands for the files that a prompt loads; none where it is not run, as nothing stands for one of them."""
-    try:
-        return {_stand_in(prompt, entry, file)[1] for entry in prompt.values() for _, file in _files(entry)}
-    except NoStandIn:
-        return set()
+    """What stands for the files that a prompt loads; a file that nothing stands for is told by `smaller`."""
+    found: set[str] = set()
+    for entry in prompt.values():
+        with contextlib.suppress(NoStandIn):
+            for _, file in _files(entry):
+                found.add(_stand_in(prompt, entry, file)[1])
+    return found
 
 
 def _least(known: Mapping[str, Any], kind: str, name: str) -> float:

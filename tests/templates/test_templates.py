@@ -10,7 +10,7 @@ import pytest
 from tests.harness.hosts import host_path
 
 from .running import lacking, ran, write_models
-from .smaller import NoStandIn, smaller
+from .smaller import NoStandIn, smaller, stand_ins
 
 PROMPTS = json.loads(Path(__file__).with_name("prompts.json").read_text(encoding="utf-8"))
 
@@ -49,7 +49,11 @@ def test_a_number_is_cut_by_what_it_is_handed_to_but_not_below_what_its_node_tak
 
 
 def test_a_file_that_nothing_stands_for_is_told(tmp_path: Path) -> None:
-    prompt = {"vae": {"class_type": "VAELoader", "inputs": {"vae_name": "unheard-of.safetensors"}}}
+    names = {"clip_name1": "clip_l.safetensors", "clip_name2": "unheard-of.safetensors"}
+    prompt = {"texts": {"class_type": "DualCLIPLoader", "inputs": names}}
+    assert stand_ins(prompt) == {"CLIP_L"}
+    (tmp_path / "text_encoders").mkdir()
+    (tmp_path / "text_encoders" / "CLIP_L.safetensors").touch()
     with pytest.raises(NoStandIn, match="unheard-of"):
         smaller(prompt, tmp_path, {})
 
