@@ -144,7 +144,7 @@ def case_a_restart_that_fails_leaves_no_file() -> Any:
 
 
 def case_prompts_wait_for_a_thread_that_has_ended() -> Any:
-    """Why a restart helps: while the thread runs them, after it, and when none wait any more."""
+    """Why a restart helps: when prompts wait for it, and when none do any more."""
     fails = threading.Event()
 
     def prompt_worker() -> None:
@@ -157,22 +157,20 @@ def case_prompts_wait_for_a_thread_that_has_ended() -> Any:
         return restart.reason()
 
     with started() as server, mock.patch.object(stuck, "LOOK_SECONDS", 0.01):
-        looked = mock.patch.object(stuck, "position", side_effect=stuck.position)
-        server.prompt_queue.put(queue_item(0, "a"))
         threading.Thread(target=prompt_worker, daemon=True).start()
-        with looked as position:
-            looking = threading.Thread(target=stuck._look, args=(server,), daemon=True)
+        looking = threading.Thread(target=stuck._look, args=(server,), daemon=True)
+        with mock.patch.object(stuck, "_position", side_effect=stuck._position) as position:
             looking.start()
-            while position.call_count < 3:
+            while position.call_count < 3:  # it has nothing to do
                 time.sleep(0.01)
-            said = [restart.reason()]
-            fails.set()
-            said.append(reasons(True))
-            server.prompt_queue.wipe_queue()
-            said.append(reasons(False))
-            with mock.patch.object(stuck, "_position", side_effect=SystemExit):
-                looking.join(60)
-            return said
+        fails.set()
+        server.prompt_queue.put(queue_item(0, "a"))
+        said = [reasons(True)]
+        server.prompt_queue.wipe_queue()
+        said.append(reasons(False))
+        with mock.patch.object(stuck, "_position", side_effect=SystemExit):
+            looking.join(60)
+        return said
 
 
 def case_the_end_of_the_look_out_is_said() -> Any:

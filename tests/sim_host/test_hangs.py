@@ -125,5 +125,5 @@ def test_a_kept_queue_is_queued_whole_once_or_not_at_all(tmp_path: Path, host: P
     assert found["a_link_is_not_written_through"] == ["precious", False]
     assert found["a_restart_that_fails_leaves_no_file"] == [[], True]
     ended = "ComfyUI's thread that runs prompts has ended by an error."
-    assert found["prompts_wait_for_a_thread_that_has_ended"] == ["", ended, ""]
+    assert found["prompts_wait_for_a_thread_that_has_ended"] == [ended, ""]
     assert found["the_end_of_the_look_out_is_said"] == [False, 1]

@@ -29,8 +29,7 @@ from ...recovery.watch import (
 from ..inventory import host_inventory
 
 _WORKER = "prompt_worker"
-"""ComfyUI's function that takes prompts from the queue, on a thread of its own."""
-
+"""ComfyUI's function that takes prompts from the queue, on a thread of its own that is named by it."""
 
 _NOWHERE: Position = []
 """Where no thread runs prompts although some wait."""
@@ -63,7 +62,7 @@ def _look_on(server: PromptServer) -> None:
     while True:
         time.sleep(LOOK_SECONDS)
         at = _position(server)
-        ran = ran or bool(at)
+        ran = ran or any(_WORKER in thread.name for thread in threading.enumerate())
         if at is None or at != was_at:
             was_at, still_seconds = at, 0.0
             if _stuck:
