@@ -177,8 +177,8 @@ def current_frames() -> dict[int, types.FrameType]:
     """
     with _asking:
         collects = gc.isenabled()
-        gc.disable()
         try:
+            gc.disable()
             return sys._current_frames()
         finally:
             if collects:

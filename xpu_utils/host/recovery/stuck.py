@@ -67,7 +67,7 @@ def _look_on(server: PromptServer) -> None:
             was_at, still_seconds = at, 0.0
             if _stuck:
                 _stuck = ""
-                logging.info("XPU Nodes: the prompt that hung goes on.")
+                logging.info("XPU Nodes: no prompt is held up any more.")
             continue
         still_seconds += LOOK_SECONDS
         if _stuck:
