@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
+from unittest import mock
 
 import comfy.sd
 import comfy.utils
@@ -15,7 +17,9 @@ from tests.harness.models import MODELS
 from tests.training.checkpoint import NAME
 from tests.training.score import psnr_db
 from tests.training.subjects import SIDE
+from xpu_utils import int8
 from xpu_utils.host.cpu_engine import LINEARS
+from xpu_utils.host.int8 import in_int8
 from xpu_utils.host.inventory import placement_for
 from xpu_utils.host.loading import load as loaders
 from xpu_utils.host.placing.placed import placement_of
@@ -23,7 +27,8 @@ from xpu_utils.host.protecting.settings import Protection
 from xpu_utils.host.protecting.twins import Twins
 from xpu_utils.host.running.place import place
 from xpu_utils.host.running.sampling import place_model
-from xpu_utils.weights.int8_layers import Int8Layer, Int8Use, hold, holds_int8
+from xpu_utils.weights import int8_layers
+from xpu_utils.weights.int8_layers import Int8Layer, Int8Use, hold
 
 UNET, LORA = "sd15-tiny-unet.safetensors", "lora-sd15-tiny.safetensors"
 
@@ -145,9 +150,29 @@ def case_a_placed_model() -> dict[str, Any]:
         "told": _told(placed),
         "held": all(held) and bool(held),
         "error": error,
-        "as before": _same(_weights(stock), before) and not holds_int8(stock.model),
+        "as before": _same(_weights(stock), before) and not in_int8(stock),
         "the other": torch.equal(_sampled(floats), expected),
     }
+
+
+def case_memory_that_runs_out() -> dict[str, Any]:
+    """Of a stock model that is placed, where memory runs out once while its layers are packed."""
+    stock = comfy.sd.load_diffusion_model(folder_paths.get_full_path_or_raise("diffusion_models", UNET))
+    before, layers = _weights(stock), [m for m in stock.model.modules() if isinstance(m, torch.nn.Linear)]
+    placed, _ = place_model(stock, placement_for("xpu:0", "int8"))
+    packed, held = itertools.count(), set[int]()
+
+    def pack(*arguments: Any, **keywords: Any) -> torch.Tensor:
+        if next(packed) == 40:
+            raise MemoryError
+        return int8.pack(*arguments, **keywords)
+
+    watching = layers[-1].register_forward_pre_hook(lambda *_: held.add(sum(isinstance(m, Int8Layer) for m in layers)))
+    with mock.patch.object(int8_layers, "pack", pack):
+        _sampled(placed)
+    watching.remove()
+    placed.unpatch_model(torch.device("cpu"))
+    return {"held": sorted(held), "packed": next(packed), "as before": _same(_weights(stock), before)}
 
 
 def case_floats_of_the_cpu() -> dict[str, Any]:
@@ -183,7 +208,7 @@ def case_the_switch() -> dict[str, Any]:
 def case_an_int8_model_in_bf16() -> list[Any]:
     """What is said of a model that was loaded in int8 and is placed in bf16."""
     placed, placement = place_model(_loaded("xpu:0", "int8"), placement_for("xpu:0", "bf16"))
-    return [placement.precision, list(placement.notes), holds_int8(placed.model)]
+    return [placement.precision, list(placement.notes), in_int8(placed)]
 
 
 def case_other_kinds() -> list[str]:
@@ -215,6 +240,6 @@ def case_zz_lost() -> dict[str, Any]:
     return {
         "error": error,
         "told": _told(model)[:2],
-        "in int8": holds_int8(model.model),
+        "in int8": in_int8(model),
         "same": _same(_weights(model), before),
     }

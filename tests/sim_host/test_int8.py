@@ -64,6 +64,13 @@ def test_a_placed_model_is_in_int8_while_it_works_and_another_clone_never(found:
     assert (told["as before"], told["the other"]) == (True, True)
 
 
+def test_where_memory_runs_out_while_layers_are_packed_they_begin_again_from_floats(found: Any) -> None:
+    told = found["memory_that_runs_out"]
+    (held,) = told["held"]
+    assert told["packed"] == 41 + held
+    assert told["as before"] is True
+
+
 def test_the_switch_holds_diffusion_models_in_int8_and_says_nothing_of_it_of_others(found: Any) -> None:
     told = found["the_switch"]
     assert told["model"] == ["xpu:0", "int8", ""]

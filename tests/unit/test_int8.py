@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from xpu_utils import int8
 from xpu_utils.int8.mixing import mixed, order
-from xpu_utils.weights.int8_layers import Int8Layer, Int8Use, eligible, hold, hold_again
+from xpu_utils.weights.int8_layers import Int8Layer, Int8Use, eligible, hold, hold_again, holds_int8
 
 SIDES = st.integers(1, 40).map(lambda eighths: 8 * eighths)
 FLOATS = st.sampled_from([torch.float32, torch.float16, torch.bfloat16])
@@ -129,6 +132,24 @@ def test_what_would_lose_too_much_stays_in_floats() -> None:
     assert [name for name, layer in root.named_modules() if isinstance(layer, Int8Layer)] == ["blocks.0.layer"]
 
 
+@pytest.mark.parametrize(
+    ("part", "stays"),
+    [
+        *[
+            (name, True)
+            for name in ("img_mod", "adaLN_modulation", "modX", "modulate", "temb_proj", "x_embedder", "time_in")
+        ],
+        *[
+            (name, False)
+            for name in ("language_model", "model", "multimodal_in", "cross_modal", "gate_modules", "to_q")
+        ],
+    ],
+)
+def test_embeddings_and_modulations_stay_by_the_words_of_their_names(part: str, stays: bool) -> None:
+    root = nn.ModuleDict({part: nn.ModuleList([nn.Linear(64, 64)])})
+    assert [name for name, _ in eligible(root, [nn.Linear])] == ([] if stays else [f"{part}.0"])
+
+
 def test_undone_the_layers_and_their_weights_are_the_ones_before() -> None:
     root = network()
     layer = root.get_submodule("blocks.0.layer")
@@ -177,3 +198,33 @@ def test_what_was_read_again_is_packed_again() -> None:
     layer.weight = nn.Parameter(weight.detach(), requires_grad=False)
     hold_again(root)
     assert torch.equal(layer.weight, packed)
+
+
+class Interrupted(TorchFunctionMode):
+    """Has a later one of PyTorch's calls end as ComfyUI's interrupt does."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self._left = after
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self._left -= 1
+        if self._left < 0:
+            raise KeyboardInterrupt
+        return func(*args, **(kwargs or {}))
+
+
+@settings(max_examples=30, deadline=None)
+@given(after=st.integers(0, 600), for_good=st.booleans())
+def test_a_network_whose_packing_was_interrupted_is_as_before_or_can_be_packed_on(after: int, for_good: bool) -> None:
+    root = nn.ModuleList([network(), network()])
+    layers: list[Any] = [module for module in root.modules() if isinstance(module, nn.Linear)]
+    before = [(type(layer), id(layer.weight)) for layer in layers]
+    with Interrupted(after), pytest.raises(KeyboardInterrupt):
+        hold(root, [nn.Linear], use(), for_good=for_good)
+    assert not holds_int8(root)
+    if not for_good:
+        assert [(type(layer), id(layer.weight)) for layer in layers] == before
+    hold(root, [nn.Linear], use(), for_good=for_good)
+    assert holds_int8(root)
+    assert sum(isinstance(module, Int8Layer) for module in root.modules()) == 2

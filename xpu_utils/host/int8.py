@@ -19,7 +19,8 @@ from .inventory import host_inventory
 
 def in_int8(model: Any) -> bool:
     """Whether a MODEL's weights are held in int8 now."""
-    return holds_int8(model.model)
+    network = getattr(model.model, "diffusion_model", None)
+    return network is not None and holds_int8(network)
 
 
 def obstacle(model: Any) -> str:

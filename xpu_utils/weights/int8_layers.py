@@ -21,11 +21,14 @@ from ..int8 import FEWEST_TOKENS, dequantised, linear, linear_by_floats, loss, p
 LARGEST_LOSS = 0.02
 """Of a weight, relative: one of normal values loses 0.008, and the products of such add 0.009 to a call's error."""
 
+_HELD = "held_in_int8"
+"""On a network: `hold` came to its end."""
+
 LEAST_SIDE = 64
 """Smaller layers are not worth it."""
 
-_SENSITIVE = re.compile(r"emb|mod|time")
-"""In the names of layers that all others follow: embeddings of the time and the prompt, and modulations by them."""
+_SENSITIVE = re.compile(r"(?:^|[._])(?:t?emb|mod(?!el|al|ule)|time)")
+"""Words in the names of layers that all others follow: embeddings of the time and the prompt, modulations by them."""
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -108,10 +111,12 @@ def _int8_class(base: Any) -> Any:
 class Holding:
     """What was replaced by layers in int8."""
 
-    originals: tuple[tuple[nn.Module, type[nn.Module], nn.Parameter], ...]
+    root: nn.Module
+    originals: list[tuple[nn.Module, type[nn.Module], nn.Parameter]] = dataclasses.field(default_factory=list)
 
     def undo(self) -> None:
         """Puts the original weights back."""
+        vars(self.root).pop(_HELD, None)
         for module, kind, weight in self.originals:
             module.__class__ = kind
             module._parameters["weight"] = weight
@@ -122,24 +127,31 @@ class Holding:
 def hold(root: nn.Module, kinds: Collection[type[nn.Module]], use: Int8Use, *, for_good: bool = False) -> Holding:
     """Holds the weights of a network's linear layers in int8, but for those that would lose too much.
 
-    Those are what is outside the repeated blocks, embeddings and modulations, and weights that measure so.
+    Those are what is outside the repeated blocks, embeddings and modulations, and weights that measure so. After a
+    failure the network is as it was before.
 
     Args:
         kinds: the classes of linear layers whose forward is x W^T + b.
-        for_good: the original weights are let go of one by one: there is no way back.
+        for_good: the original weights are let go of one by one: there is no way back, but after a failure it can be
+            called again.
     """
-    originals = []
-    for _, module in eligible(root, kinds):
-        weight = module.weight
-        packed = pack(weight, columns=use.columns)
-        if loss(weight, packed, columns=use.columns) <= LARGEST_LOSS:
-            if not for_good:
-                originals.append((module, type(module), weight))
-            kind: Any = type(module)
-            _uncover(module)
-            module.__class__, module.int8 = _int8_class(kind), use
-            module._parameters["weight"] = nn.Parameter(packed, requires_grad=False)
-    return Holding(tuple(originals))
+    holding = Holding(root)
+    try:
+        for _, module in eligible(root, kinds):
+            weight = module.weight
+            packed = pack(weight, columns=use.columns)
+            if loss(weight, packed, columns=use.columns) <= LARGEST_LOSS:
+                kind: Any = type(module)
+                if not for_good:
+                    holding.originals.append((module, kind, weight))
+                _uncover(module)
+                module.__class__, module.int8 = _int8_class(kind), use
+                module._parameters["weight"] = nn.Parameter(packed, requires_grad=False)
+    except BaseException:  # the host's interrupt is one
+        holding.undo()
+        raise
+    setattr(root, _HELD, True)
+    return holding
 
 
 def _uncover(module: nn.Module) -> None:
@@ -158,8 +170,8 @@ def hold_again(root: nn.Module) -> None:
 
 
 def holds_int8(root: nn.Module) -> bool:
-    """Whether any layer of a network is held in int8."""
-    return any(isinstance(module, Int8Layer) for module in root.modules())
+    """Whether a network is held in int8: all of its layers that can be."""
+    return _HELD in vars(root)
 
 
 def eligible(root: nn.Module, kinds: Collection[type[nn.Module]]) -> Iterator[tuple[str, Any]]:
