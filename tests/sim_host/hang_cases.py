@@ -1,7 +1,8 @@
-"""Devices that hang in what only prepares a prompt, by `worker.py`."""
+"""Devices that hang in what only prepares a prompt, or half way through what the next call reads, by `worker.py`."""
 
 from __future__ import annotations
 
+import threading
 import types
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
@@ -12,15 +13,20 @@ import comfy.sd
 import torch
 
 from tests import xpu_sim
+from tests.families import listing
+from xpu_utils.host.inventory import placement_for
 from xpu_utils.host.recovery.rungs import Recovery, carry_on
-from xpu_utils.host.recovery.weights import make_ready
+from xpu_utils.host.recovery.weights import make_ready, remember
 from xpu_utils.host.running.companions import Companions
-from xpu_utils.recovery.faults import lost_devices
+from xpu_utils.host.running.sampling import place_model
+from xpu_utils.recovery.faults import is_lost, lost_devices
 from xpu_utils.recovery.watch import PATIENCE
 
 from .switched import UNET
 
 PATIENCE.least_seconds = 0.5
+VIDEO = "WAN21_CausalAR_T2V"
+"""Its model keeps what it has computed of one part for the next ones; older hosts have none such."""
 
 
 def _loaded() -> tuple[Any, torch.Tensor]:
@@ -42,9 +48,9 @@ def _told(patcher: Any, weight: torch.Tensor, device: torch.device) -> Any:
 
 
 @contextmanager
-def _hanging(device: torch.device) -> Iterator[None]:
+def _hanging(device: torch.device, operator: str = "copy_", nth: int = 1) -> Iterator[None]:
     simulation = xpu_sim.current()
-    simulation.set_faults([xpu_sim.Fault(operator="copy_", kind="hang", device=device.index)])
+    simulation.set_faults([xpu_sim.Fault(operator=operator, kind="hang", device=device.index, nth=nth)])
     try:
         yield
     finally:
@@ -71,6 +77,35 @@ def case_a_companion_that_follows() -> Any:
     with _hanging(there):
         Companions(guider).follow(model.load_device)
     return {**_told(companion, weight, there), "follows": companion.load_device == model.load_device}
+
+
+def case_an_autoregressive_video() -> Any:
+    """A card hangs in the middle of one, and goes on while the video is made on another."""
+    if VIDEO in listing.absent():
+        return None
+    (video,) = (subject for subject in listing.known() if subject.name == VIDEO)
+    loaded = video.load()
+    remember(loaded, VIDEO, lambda: video.load().model)
+    model, _ = place_model(loaded, placement_for("xpu:3", "fp32"))
+    there = model.load_device
+    simulation = xpu_sim.current()
+    simulation.reset_statistics()
+    expected = video.work(model)
+    calls = simulation.statistics().devices[there.index].count("aten::addmm")
+    left: list[threading.Thread] = []
+
+    def let_go_on(arguments: Any) -> Any:
+        if is_lost(there) and not left:
+            left.extend(thread for thread in threading.enumerate() if thread.name == f"work on {there}")
+            simulation.let_go_on(there.index)
+            for thread in left:
+                thread.join()
+        return arguments["denoised"]
+
+    model.set_model_sampler_post_cfg_function(let_go_on)
+    with _hanging(there, "addmm", nth=calls // 2):
+        answer = video.work(model)
+    return {"left behind": len(left), "equal": torch.equal(answer, expected)}
 
 
 def case_work_of_another_size_is_new() -> Any:

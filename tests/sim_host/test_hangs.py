@@ -105,12 +105,14 @@ def test_a_hang_that_nobody_watches_is_ended_by_a_restart_that_keeps_the_queue(t
         assert [*client.get("/history")][:3] == [interrupted, first, waiting], "nothing is done twice"
 
 
-def test_a_card_that_hangs_while_a_prompt_is_prepared_costs_a_wait(tmp_path: Path, host: Path) -> None:
+def test_a_card_that_hangs_before_a_prompt_or_within_a_video_costs_a_wait(tmp_path: Path, host: Path) -> None:
     ensure_models("sd15-tiny-unet")
     found = answers("hang_cases", {"devices": ["arc-b580"] * 6}, tmp_path, host, host_environment())
     there = {"lost": True, "on the host": True, "equal": True}
     assert found["a_model_that_another_prompt_left_on_a_card"] == there
     assert found["a_companion_that_follows"] == {**there, "follows": True}
+    can = (host / "comfy" / "ldm" / "wan" / "ar_model.py").is_file()
+    assert found["an_autoregressive_video"] == ({"left behind": 1, "equal": True} if can else None)
     assert found["work_of_another_size_is_new"] == [1.5, 0.5, 1.5, 1.5, 0.5, 1.5], "three times as long for new work"
 
 

@@ -34,45 +34,57 @@ def never(_: Call) -> None:
     raise AssertionError
 
 
-def test_a_model_writes_into_what_the_sampler_holds_on_its_own_device() -> None:
-    kept = caches()
-    with Carried().to(DEVICE, torch.bfloat16, call(kept), never):
-        assert {(cache["k"].device, cache["k"].dtype) for cache in kept} == {(DEVICE, torch.bfloat16)}
-        kept[0]["end"] = 4
-    assert [cache["end"] for cache in kept] == [4, 0]
+def filled(made: Call) -> list[dict[str, Any]]:
+    """The caches that a model finds in a call."""
+    return list(made.get("model_options")["transformer_options"]["ar_state"]["kv_caches"])
 
 
-def test_a_call_that_fails_can_be_repeated_on_the_same_places() -> None:
-    kept = caches()
+def write(made: Call) -> None:
+    """Two places, as the model does: the part that it is about, and how far the caches are filled."""
+    cache = filled(made)[0]
+    cache["k"][:, cache["end"] : cache["end"] + 2] = 10 * made.get("x_in") + part_of(made)
+    cache["end"] += 2
 
-    def fail() -> None:
-        with Carried().to(DEVICE, torch.float32, call(kept), never):
-            kept[0]["end"] = 4
-            raise RuntimeError("out of memory")
 
-    with pytest.raises(RuntimeError):
-        fail()
-    assert [cache["end"] for cache in kept] == [0, 0]
+def part_of(made: Call) -> int:
+    return int(made.get("model_options")["transformer_options"]["ar_state"]["start_frame"])
+
+
+def test_the_sampler_has_what_a_model_keeps_on_its_device_once_that_answered() -> None:
+    kept, carried = caches(), Carried()
+    attempt = carried.on(DEVICE, torch.bfloat16, call(kept), never)
+    filled(attempt)[0]["end"] = 4
+    assert {(cache["k"].device, cache["k"].dtype) for cache in filled(attempt)} == {(DEVICE, torch.bfloat16)}
+    assert {(cache["k"].device, cache["end"]) for cache in kept} == {(HOST, 0)}
+    carried.answered(call(kept), attempt)
+    assert [(cache["k"].device, cache["end"]) for cache in kept] == [(DEVICE, 4), (DEVICE, 0)]
+
+
+def test_an_attempt_that_goes_on_after_it_was_left_behind_changes_nothing() -> None:
+    kept, carried = caches(), Carried()
+    left = carried.on(DEVICE, torch.float32, call(kept), never)
+    filled(left)[0]["end"] += 2
+    attempt = carried.on(HOST, torch.float32, call(kept, 1), never)
+    filled(left)[1]["k"] = torch.ones(1, 8)
+    write(attempt)
+    carried.answered(call(kept, 1), attempt)
+    filled(left)[0]["end"] += 2
+    assert [cache["end"] for cache in kept] == [2, 0]
+    assert [cache["k"].tolist() for cache in kept] == [[[11, 11] + [0] * 6], [[0] * 8]]
 
 
 def test_what_is_lost_with_a_device_is_computed_again_by_the_last_call_of_each_part() -> None:
     kept, carried = caches(), Carried()
 
-    def write(made: Call) -> None:
-        """Two places, as the model does: the part that it is about, and how far the caches are filled."""
-        state = made.get("model_options")["transformer_options"]["ar_state"]
-        cache = state["kv_caches"][0]
-        cache["k"][:, cache["end"] : cache["end"] + 2] = 10 * made.get("x_in") + state["start_frame"]
-        cache["end"] += 2
+    def sampled(part: int) -> None:
+        attempt = carried.on(HOST, torch.float32, call(kept, part), never)
+        write(attempt)
+        carried.answered(call(kept, part), attempt)
 
-    def sampled(part: int, on: torch.device) -> None:
-        with carried.to(on, torch.float32, call(kept, part), write):
-            write(call(kept, part))
-
-    sampled(1, HOST)
+    sampled(1)
     kept[0]["end"] -= 2  # the sampler has this part done once more
-    sampled(1, HOST)
-    sampled(2, HOST)
+    sampled(1)
+    sampled(2)
     expected = kept[0]["k"].clone()
     for cache in kept:
         cache["k"] = cache["k"].to(DEVICE)
@@ -81,14 +93,15 @@ def test_what_is_lost_with_a_device_is_computed_again_by_the_last_call_of_each_p
     def run_out(_: Call) -> None:
         raise RuntimeError("out of memory")
 
-    with pytest.raises(RuntimeError), carried.to(HOST, torch.float32, call(kept, 3), run_out):
-        raise AssertionError
-    with carried.to(HOST, torch.float32, call(kept, 3), write):
-        assert torch.equal(kept[0]["k"], expected)
-        assert kept[0]["end"] == 4
+    with pytest.raises(RuntimeError):
+        carried.on(HOST, torch.float32, call(kept, 3), run_out)
+    (cache, _) = filled(carried.on(HOST, torch.float32, call(kept, 3), write))
+    assert torch.equal(cache["k"], expected)
+    assert cache["end"] == 4
 
 
 def test_other_samplers_carry_nothing() -> None:
     options: dict[str, Any] = {"transformer_options": {"sample_sigmas": torch.ones(2)}}
-    with Carried().to(DEVICE, torch.float32, Call((), (), {"model_options": options}), never):
-        assert options["transformer_options"]["sample_sigmas"].device == HOST
+    made, carried = Call((), (), {"model_options": options}), Carried()
+    assert carried.on(DEVICE, torch.float32, made, never) is made
+    carried.answered(made, made)

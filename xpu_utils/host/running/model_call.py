@@ -220,19 +220,21 @@ class SamplingRun:
         def on_device(call: Call) -> list[torch.Tensor]:
             return self._on_device(executor, call, step)
 
-        def attempt() -> list[torch.Tensor]:
+        def attempt() -> tuple[list[torch.Tensor], Call]:
             with self._threads_within_a_call():
                 if not self._loaded:
                     self._recovery.watched(self._load, "load")
-                with self._carried.to(self.patcher.load_device, compute_dtype(self.patcher), call, on_device):
-                    work = functools.partial(on_device, call)
-                    answers = self._room.measured(work, attention_bytes=self._budget_bytes, alone=self._one_by_one)
-                    self._check_finite(answers, x, conds, step)
-            return answers
+                own = self._carried.on(self.patcher.load_device, compute_dtype(self.patcher), call, on_device)
+                work = functools.partial(on_device, own)
+                answers = self._room.measured(work, attention_bytes=self._budget_bytes, alone=self._one_by_one)
+                self._check_finite(answers, x, conds, step)
+            return answers, own
 
         what, watched = f"Sampling step {step}", functools.partial(self._recovery.watched, attempt, x.shape, len(conds))
         work = attempt if self._split.shares(call.get("model_options")) else watched  # shared out, each device is
-        return self._recovery.carry_on(work, rungs, on_failure=self._on_failure, what=what, step=step)
+        answers, own = self._recovery.carry_on(work, rungs, on_failure=self._on_failure, what=what, step=step)
+        self._carried.answered(call, own)  # here, where no attempt that was left behind comes
+        return answers
 
     def _on_device(self, executor: Callable[..., Any], call: Call, step: int) -> list[torch.Tensor]:
         device, conds, x = self.patcher.load_device, call.get("conds"), call.get("x_in")
