@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Collection
 
 from tests.harness.hosts import CACHE, host_path, host_version
 
+from .listing import NAMES
 from .page import RECORDS, write_page
 from .running import found, jobs
 
 
 def main() -> None:
-    host, names = host_path(), sys.argv[1:]
+    names = sys.argv[1:]
+    _refuse("docs/models.md", {*names}.difference(*NAMES.values()))
+    host = host_path()
     answers = found(host, CACHE / "families" / host_version(host), names, jobs=jobs())
-    unknown = set(names) - set(answers["found"])
-    if unknown:
-        sys.exit(f"Families: this ComfyUI has no {', '.join(sorted(unknown))}, docs/models.md has their names.")
+    _refuse(f"ComfyUI {host_version(host)}", {*names} & {*answers["absent"]})
     record = RECORDS / f"{host_version(host)}.json"
     before = json.loads(record.read_text())["found"] if names and record.is_file() else {}
     record.parent.mkdir(parents=True, exist_ok=True)
@@ -27,6 +29,11 @@ def main() -> None:
     misses += [f"{name}: not described in tests/families" for name in answers["undescribed"]]
     print(*misses, f"{len(answers['found'])} families, {len(misses)} misses", sep="\n")
     sys.exit(bool(misses))
+
+
+def _refuse(who: str, names: Collection[str]) -> None:
+    if names:
+        sys.exit(f"Families: {who} has no {', '.join(map(repr, sorted(names)))}; docs/models.md has their names.")
 
 
 if __name__ == "__main__":

@@ -31,13 +31,17 @@ encode, of ControlNets the latent that a tiny model makes with them:
 
 
 def write_page() -> None:
-    """Writes the page, from what is kept of families and of ComfyUI's templates."""
+    """Writes the page."""
+    PAGE.write_text(page(), encoding="utf-8")
+
+
+def page() -> str:
+    """The page, from what is kept of families and of ComfyUI's templates."""
     records = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in RECORDS.glob("*.json")}
-    PAGE.write_text(page(records) + swapped.section() + templates.section(), encoding="utf-8")
+    return _families(records) + swapped.section() + templates.section()
 
 
-def page(records: Records) -> str:
-    """The page, from the records of the versions that were run."""
+def _families(records: Records) -> str:
     versions = sorted(records, key=_order)
     checked = "\n".join(f"- **{name}**: {words}" for name, words in CHECKS.items())
     sections = "\n\n".join(_section(records, versions, title) for title in NAMES)
