@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import tempfile
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import comfy.controlnet
+import comfy.hooks
 import comfy.sd
 import comfy.utils
 import folder_paths
@@ -19,7 +23,7 @@ from tests.training.score import psnr_db
 from tests.training.subjects import SIDE
 from xpu_utils import int8
 from xpu_utils.host.cpu_engine import LINEARS
-from xpu_utils.host.int8 import in_int8
+from xpu_utils.host.int8 import apply_control_hook, apply_saving_hook, in_int8
 from xpu_utils.host.inventory import placement_for
 from xpu_utils.host.loading import load as loaders
 from xpu_utils.host.placing.placed import placement_of
@@ -32,6 +36,8 @@ from xpu_utils.weights.int8_layers import Int8Layer, Int8Use, hold
 
 UNET, LORA = "sd15-tiny-unet.safetensors", "lora-sd15-tiny.safetensors"
 
+apply_control_hook()
+apply_saving_hook()
 for folder in ("checkpoints", "diffusion_models", "vae", "loras"):
     folder_paths.add_model_folder_path(folder, str(MODELS / folder))
 
@@ -40,9 +46,10 @@ def _loaded(device: str, precision: str, resident: str = "auto") -> Any:
     return loaders.load_diffusion_model(UNET, "default", placement_for(device, precision, resident))[0]
 
 
-def _sampled(model: Any) -> torch.Tensor:
+def _sampled(model: Any, *told: dict[str, Any]) -> torch.Tensor:
+    """A latent, by a positive and a negative that are told as much beside the prompt."""
     generator = torch.Generator().manual_seed(5)
-    conds = [[[torch.randn(1, 77, 768, generator=generator), {}]] for _ in range(2)]
+    conds = [[[torch.randn(1, 77, 768, generator=generator), given]] for given in told or ({}, {})]
     latent = {"samples": torch.zeros(1, 4, 16, 16)}
     (result,) = host_nodes.common_ksampler(model, 3, 2, 4.0, "euler", "normal", *conds, latent)
     return result["samples"]
@@ -193,6 +200,56 @@ def case_floats_of_the_cpu() -> dict[str, Any]:
     _sampled(place_model(stock, placement_for("cpu", "int8"))[0])
     found["fp32 again"] = torch.equal(_sampled(place_model(stock, placement_for("cpu", "fp32"))[0]), expected)
     return found
+
+
+def case_hooks() -> dict[str, float]:
+    """How far latents with a LoRA for the positive, and another for the negative, are from that of floats."""
+    lora = comfy.utils.load_torch_file(folder_paths.get_full_path_or_raise("loras", LORA))
+
+    def drawn(model: Any) -> torch.Tensor:
+        return _sampled(model, *({"hooks": comfy.hooks.create_hook_lora(lora, much, 0.0)} for much in (1.0, 0.5)))
+
+    reference = drawn(_loaded("xpu:0", "fp32"))
+    stock = comfy.sd.load_diffusion_model(folder_paths.get_full_path_or_raise("diffusion_models", UNET))
+    placed, _ = place_model(stock, placement_for("xpu:0", "int8"))
+    return {
+        "change": _error(reference, _sampled(_loaded("xpu:0", "fp32"))),
+        "loaded": _error(drawn(_loaded("xpu:0", "int8")), reference),
+        "placed": _error(drawn(placed), reference),
+    }
+
+
+def case_a_control_lora() -> dict[str, float]:
+    """How far a Control-LoRA, which takes the model's own weights, changes the latent in floats and from it in int8."""
+    state = comfy.utils.load_torch_file(str(MODELS / "controlnet" / "controlnet-sd15-tiny.safetensors"))
+    own = ("input_hint_block.", "zero_convs.", "middle_block_out.")
+    lora = {name: weight for name, weight in state.items() if name.startswith(own)}
+
+    def drawn(model: Any) -> torch.Tensor:
+        control = comfy.controlnet.ControlLora(lora)
+        control.set_cond_hint(torch.ones(1, 3, 128, 128), 1.0, (0.0, 1.0))
+        return _sampled(model, *({"control": control, "control_apply_to_uncond": False} for _ in range(2)))
+
+    reference = drawn(_loaded("xpu:0", "fp32"))
+    change = _error(reference, _sampled(_loaded("xpu:0", "fp32")))
+    return {"change": change, "int8": _error(drawn(_loaded("xpu:0", "int8")), reference)}
+
+
+def case_saved() -> list[Any]:
+    """What is said where a model that was loaded in int8 is saved, and whether one that was placed in it can be."""
+    stock = comfy.sd.load_diffusion_model(folder_paths.get_full_path_or_raise("diffusion_models", UNET))
+    placed, _ = place_model(stock, placement_for("xpu:0", "int8"))
+    _sampled(placed)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "saved.safetensors"
+        try:
+            comfy.sd.save_checkpoint(str(file), _loaded("xpu:0", "int8"))
+            said = ""
+        except ValueError as refused:
+            said = str(refused)
+        written = file.exists()
+        comfy.sd.save_checkpoint(str(file), placed)
+        return [said, written, file.exists()]
 
 
 def case_the_switch() -> dict[str, Any]:

@@ -20,7 +20,7 @@ CLOSE = 0.1
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory, host: Path) -> Any:
-    ensure_models("sd15-tiny-unet", "lora-sd15-tiny", "vae-sd15", "emoji")
+    ensure_models("sd15-tiny-unet", "lora-sd15-tiny", "controlnet-sd15-tiny", "vae-sd15", "emoji")
     base = tmp_path_factory.mktemp("int8")
     environment = {**host_environment(), DIRECTORY_VARIABLE: str(base)}  # a self-test finds something wrong here
     return answers("int8_cases", {"devices": ["arc-b580", "arc-a770"]}, base, host, environment)
@@ -69,6 +69,24 @@ def test_where_memory_runs_out_while_layers_are_packed_they_begin_again_from_flo
     (held,) = told["held"]
     assert told["packed"] == 41 + held
     assert told["as before"] is True
+
+
+@pytest.mark.parametrize("way", ["loaded", "placed"])
+def test_loras_that_are_hooked_to_conditions_are_followed(found: Any, way: str) -> None:
+    assert found["hooks"]["change"] > 5 * CLOSE
+    assert found["hooks"][way] < CLOSE
+
+
+def test_a_control_lora_is_given_floats(found: Any) -> None:
+    told = found["a_control_lora"]
+    assert told["change"] > 5 * told["int8"]
+    assert told["int8"] < CLOSE
+
+
+def test_what_was_loaded_in_int8_is_not_saved_and_what_was_placed_is(found: Any) -> None:
+    said, written, placed = found["saved"]
+    assert said.startswith("A model that was loaded in int8 cannot be saved")
+    assert (written, placed) == (False, True)
 
 
 def test_the_switch_holds_diffusion_models_in_int8_and_says_nothing_of_it_of_others(found: Any) -> None:

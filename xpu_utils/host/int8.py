@@ -5,16 +5,24 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import comfy.controlnet
+import comfy.hooks
+import comfy.model_base
 import torch
 
+from ..calls import Call
 from ..machine.devices import Device
 from ..placement import Placement
 from ..precision import INT8
 from ..selftest.gates import product
 from ..selftest.products import Way, held_in_int8
-from ..weights.int8_layers import LARGEST_LOSS, Holding, Int8Layer, Int8Use, eligible, hold, holds_int8
+from ..weights.int8_layers import LARGEST_LOSS, Holding, Int8Layer, Int8Use, eligible, hold, holds_int8, state_in_floats
 from .cpu_engine import LINEARS, stop_if_asked
+from .hooks import named, put_for_good, switched_off
 from .inventory import host_inventory
+
+CONTROL_HOOK = named("Control-LoRA on int8 models")
+SAVING_HOOK = named("saving int8 models")
 
 
 def in_int8(model: Any) -> bool:
@@ -29,6 +37,47 @@ def obstacle(model: Any) -> str:
     if network is None or next(eligible(network, LINEARS), None) is None:
         return "none of its layers can be held in int8: they are quantised already, or of another kind"
     return ""
+
+
+def leave_hooks_uncached(model: Any) -> None:
+    """Has a MODEL held in int8 patch its weights anew for each of its hooks: the patched ones are kept as floats."""
+    model.set_hook_mode(comfy.hooks.EnumHookMode.MinVram)
+
+
+def apply_control_hook() -> None:
+    """Has Control-LoRAs, which take a model's own weights, be given floats."""
+    if switched_off(CONTROL_HOOK):
+        return
+    stock = comfy.controlnet.ControlLora.pre_run
+
+    @functools.wraps(stock)
+    def pre_run(*arguments: Any, **keywords: Any) -> Any:
+        call = Call(("self", "model"), arguments, keywords)
+        model = call.get("model")
+        with state_in_floats(model.diffusion_model, model.get_dtype()):
+            return call.on(stock)
+
+    does = "Control-LoRAs are given the weights of models in int8 as floats"
+    put_for_good(CONTROL_HOOK, comfy.controlnet.ControlLora, "pre_run", pre_run, does)
+
+
+def apply_saving_hook() -> None:
+    """Has models held in int8 not be saved: nothing would read the file."""
+    if switched_off(SAVING_HOOK):
+        return
+    stock = comfy.model_base.BaseModel.state_dict_for_saving
+
+    @functools.wraps(stock)
+    def state_dict_for_saving(model: Any, *arguments: Any, **keywords: Any) -> Any:
+        if holds_int8(model.diffusion_model):
+            raise ValueError(
+                "A model that was loaded in int8 cannot be saved, nothing would read the file: load it with "
+                "precision=bf16 to save it."
+            )
+        return stock(model, *arguments, **keywords)
+
+    does = "models that were loaded in int8 are not saved to files that nothing reads"
+    put_for_good(SAVING_HOOK, comfy.model_base.BaseModel, "state_dict_for_saving", state_dict_for_saving, does)
 
 
 def residence(placement: Placement) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 
-from . import memory
+from . import int8, memory
 from .hooks import State, check_left_out, named, record, switched_off
 from .protecting import switch
 from .recovery import emptying, restart
@@ -33,6 +33,8 @@ HOOKS: Mapping[str, Callable[[], None]] = {
     memory.UNLOADING_HOOK: memory.apply_unloading_hook,
     emptying.HOOK: emptying.apply_cache_hook,
     preview.HOOK: preview.apply_preview_hook,
+    int8.CONTROL_HOOK: int8.apply_control_hook,
+    int8.SAVING_HOOK: int8.apply_saving_hook,
     switch.HOOK: switch.install_switch,
     restart.HOOK: restart.install_restart,
 }

@@ -6,6 +6,7 @@ A layer stays the module that it is, of a class that knows what its weight means
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import re
@@ -172,6 +173,22 @@ def hold_again(root: nn.Module) -> None:
 def holds_int8(root: nn.Module) -> bool:
     """Whether a network is held in int8: all of its layers that can be."""
     return _HELD in vars(root)
+
+
+@contextlib.contextmanager
+def state_in_floats(root: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+    """In the block a network's state dict has floats for weights that are held in int8."""
+
+    def unpack(root: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
+        for name, layer in root.named_modules():
+            if isinstance(layer, Int8Layer):
+                state[f"{prefix}{name}.weight"] = layer.convert_weight(layer.weight.detach()).to(dtype)
+
+    handle: Any = root.register_state_dict_post_hook(unpack)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def eligible(root: nn.Module, kinds: Collection[type[nn.Module]]) -> Iterator[tuple[str, Any]]:

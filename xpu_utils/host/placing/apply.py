@@ -13,7 +13,7 @@ from ...decision import AttentionBy, Decision, Kind
 from .. import cpu_engine
 from ..attention import use_attention, use_vae_attention
 from ..gates import shut_where_wrong
-from ..int8 import hold_in_int8, in_int8
+from ..int8 import hold_in_int8, in_int8, leave_hooks_uncached
 from ..streaming import attach
 from ..target import read_again
 from .formats import note_dtypes, set_compute_dtype
@@ -40,6 +40,8 @@ def apply(decision: Decision, thing: Any, *, owned: bool = False, watch: Watch |
 
 
 def _to_model(decision: Decision, model: Any, owned: bool) -> None:
+    if decision.in_int8:
+        leave_hooks_uncached(model)
     if decision.in_int8 and owned and not in_int8(model):
         hold_in_int8(model.model.diffusion_model, decision.placement.device.torch_device, for_good=True)
         note_dtypes(model.model.diffusion_model)
