@@ -12,13 +12,10 @@ from .machine.devices import Device
 from .memory.sizes import GIB
 from .residency import resident_share
 from .streaming.plan import ring_size
-from .weights.contents import Content, Part, contents
+from .weights.contents import Content, Held, Part, contents
 
 RESERVED_BYTES = int(1.2 * GIB)
 """What ComfyUI keeps free for a step's work where it does not say (`minimum_inference_memory` on Linux)."""
-STREAMED = (Content.MODEL, Content.WHOLE)
-"""Parts whose weights may stream; the others are small, or work one after the other."""
-
 
 _SIZE = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})(?:x([1-9]\d{0,4}))?")
 
@@ -65,8 +62,8 @@ class Forecast:
     free_bytes: int
     work_bytes: int
     """What a step needs beside the weights."""
-    work_of: str
-    """What that is said of: "at 1024x1024", "ComfyUI's reserve"."""
+    counted: str
+    """How: the weights' format, and the work: "in fp16, with a step at 1024x1024"."""
     resident_bytes: int
     """Needed with all weights of the largest part there."""
     streamed_bytes: int
@@ -75,13 +72,14 @@ class Forecast:
     """Of the weights, what will stay there; 1 is all."""
 
     def __str__(self) -> str:
-        held = ", ".join(map(str, self.parts))
+        if self.parts[0].content is Content.LORA:
+            return f"{holds(self.parts)}, which is added to a model's weights"
         needs = f"{self.resident_bytes / GIB:.1f} GiB"
         if self.streamed_bytes < self.resident_bytes:
             needs += f", or {self.streamed_bytes / GIB:.1f} GiB streamed"
         where = "main memory" if self.device == "cpu" else self.device
         free = f"{self.free_bytes / GIB:.1f} GiB of {where} are free"
-        return f"the file holds {held}; needs {needs} ({self.work_of}), {free}: {self.outcome}"
+        return f"{holds(self.parts)}; needs {needs} ({self.counted}), {free}: {self.outcome}"
 
     @property
     def outcome(self) -> str:
@@ -105,38 +103,46 @@ def forecast(
     resident: str = AUTO,
     work_bytes: int = RESERVED_BYTES,
     work_of: str = "with ComfyUI's reserve for a step",
+    held: Held | None = None,
+    alone: Content | None = None,
 ) -> Forecast:
     """What is in a safetensors file and what comes of loading it. Reads the file's header only.
 
     Args:
         free_bytes: on the device.
         resident: the share of the weights that was asked for, in the user's words.
+        held, alone: as `contents` takes them.
 
     Raises:
         LoadError: the file cannot be read, or is no whole safetensors file.
         ValueError: `resident` is no share.
     """
-    parts = contents(path)
+    parts = contents(path, held, alone=alone)
     largest = _largest(parts)
     room_bytes = max(0, free_bytes - work_bytes)
-    ring_bytes = ring_size((largest.largest_layer_bytes, largest.size_bytes), room_bytes)
+    ring_bytes = ring_size((largest.largest_layer_bytes, largest.held_bytes), room_bytes)
     ring_bytes = min(ring_bytes, 2 * largest.largest_layer_bytes)
-    streams = largest.content in STREAMED and not device.integrated and device.type != "cpu"
+    streams = largest.content is Content.MODEL and not device.integrated and device.type != "cpu"
     share = resident_share(resident)
-    if not streams or (share is None and largest.size_bytes < room_bytes) or share == 1:
+    if not streams or (share is None and largest.held_bytes < room_bytes) or share == 1:
         share = 1.0
     elif share is None:
-        share = max(0.0, min(1.0, (room_bytes - ring_bytes) / max(1, largest.size_bytes)))
+        share = max(0.0, min(1.0, (room_bytes - ring_bytes) / max(1, largest.held_bytes)))
     return Forecast(
         parts,
         device.id,
         free_bytes,
         work_bytes,
-        work_of,
-        largest.size_bytes + work_bytes,
-        ring_bytes + work_bytes if streams else largest.size_bytes + work_bytes,
+        f"{f'in {held}' if held else 'as stored'}, {work_of}",
+        largest.held_bytes + work_bytes,
+        (ring_bytes if streams else largest.held_bytes) + work_bytes,
         share,
     )
+
+
+def holds(parts: Sequence[Part]) -> str:
+    """What a file holds, in a few words."""
+    return f"the file holds {', '.join(map(str, parts))}"
 
 
 def _largest(parts: Sequence[Part]) -> Part:

@@ -94,12 +94,20 @@ def test_a_loader_says_what_the_size_in_its_prompt_needs(server: Server, host: P
         "latent": node("EmptyHunyuanLatentVideo", width=["width", 0], height=480, length=81, batch_size=1),
         "smaller": node("EmptyLatentImage", width=640, height=480, batch_size=2),
         "unused": node("EmptyLatentImage", width=4096, height=4096, batch_size=1),
+        "nobody's": node("LatentUpscaleBy", samples=["unused", 0], upscale_method="bicubic", scale_by=8.0),
+        "absurd": node("EmptyLatentImage", width=10**400, height=10**400, batch_size=1),
+        "nor this": node("RepeatLatentBatch", samples=["absurd", 0], amount=1),
         **{f"show-{name}": node("PreviewAny", source=[name, 0]) for name in ("model", "latent", "smaller")},
     }
     (text,) = run_ok(server, graph).outputs["model"]["text"]
     in_time = "temporal_downscale_ratio" in (host / "comfy" / "latent_formats.py").read_text(encoding="utf-8")
     frames = "81 frames" if in_time else "one frame"
-    assert f"with this prompt's step at 832x480, {frames}" in text
+    assert f"with a step at 832x480, {frames}, the largest that this prompt asks for in numbers" in text
+    graph["scaled"] = node("LatentUpscaleBy", samples=["smaller", 0], upscale_method="bicubic", scale_by=8.0)
+    graph["show-scaled"] = node("PreviewAny", source=["scaled", 0])
+    graph["model"]["inputs"]["precision"] = "fp32"  # another load
+    (text,) = run_ok(server, graph).outputs["model"]["text"]
+    assert "with a step at 5120x3840, one frame, 2 at a time" in text
 
 
 def test_the_doctors_command_asks_comfyui_what_a_size_needs(
@@ -108,3 +116,5 @@ def test_the_doctors_command_asks_comfyui_what_a_size_needs(
     monkeypatch.setenv("PYTHONPATH", host_environment()["PYTHONPATH"])
     work = doctor._work(models / "diffusion_models" / "wan-tiny.safetensors", "832x480", Setup(str(host)))
     assert work["work_of"] == "with a step at 832x480, one frame"
+    with pytest.raises(ValueError, match="no step by size of what vae-sd15"):
+        doctor._work(models / "vae" / "vae-sd15.safetensors", "832x480", Setup(str(host)))

@@ -24,13 +24,14 @@ from tests.families import formats
 from tests.families.family import conditioning, configured
 from tests.families.listing import MODELS
 from tests.unit.test_forecast import write
-from xpu_utils.forecast import Size
+from xpu_utils.forecast import Forecast, Size, forecast
 from xpu_utils.host import gates, hooks
 from xpu_utils.host.inventory import placement_for
-from xpu_utils.host.loading import work
+from xpu_utils.host.loading import outlook, work
 from xpu_utils.host.loading.load import load_diffusion_model
 from xpu_utils.host.running.sampling import place_model
 from xpu_utils.machine.cache import DIRECTORY_VARIABLE
+from xpu_utils.placement import Placement
 from xpu_utils.selftest import products
 from xpu_utils.selftest.gates import GateTests
 from xpu_utils.selftest.products import Product, check_product
@@ -39,7 +40,7 @@ FOLDER = Path(tempfile.mkdtemp())
 BY_FORMAT = "disabled" in inspect.signature(getattr(comfy.ops, "mixed_precision_ops", lambda: None)).parameters
 FILES = {"fp8_e4m3": "mixed-fp8", **({"nvfp4": "nvfp4", "mxfp8": "mxfp8"} if BY_FORMAT else {})}
 """By format, the name that `tests.families.formats` has for it; the host's other formats are always computed in."""
-for kind in FILES.values():
+for kind in ("fp8", *FILES.values()):
     formats._write(kind, FOLDER / f"{kind}.safetensors")
 NAME = "mixed-fp8.safetensors"
 folder_paths.add_model_folder_path("diffusion_models", str(FOLDER))
@@ -53,14 +54,14 @@ products.HOPELESS = 0  # the times of large layers are not the point
 @contextlib.contextmanager
 def tested_as(tests: GateTests) -> Iterator[None]:
     """In the block, devices are what these tests find."""
-    before = gates.is_open, gates.product, gates.known
-    gates.is_open, gates.product, gates.known = tests.is_open, tests.product, tests.known
+    before = gates.is_open, gates.product
+    gates.is_open, gates.product = tests.is_open, tests.product
     with tempfile.TemporaryDirectory() as folder:
         os.environ[DIRECTORY_VARIABLE] = folder  # nothing is known
         try:
             yield
         finally:
-            gates.is_open, gates.product, gates.known = before
+            gates.is_open, gates.product = before
 
 
 def found(product: Product) -> GateTests:
@@ -111,10 +112,37 @@ def case_outlook() -> Any:
     """What is noted before a file is read, by resident share and device; the second device has 64 MiB."""
     asked = [("xpu:0", "auto"), ("xpu:0", "10%"), ("xpu:1", "auto"), ("cpu", "auto")]
     with tested_as(found(SLOWER)):
-        return [
-            load_diffusion_model(NAME, "default", placement_for(device, "auto", resident))[1].notes[0]
-            for device, resident in asked
-        ]
+        notes = [noted(placement_for(device, "auto", resident)) for device, resident in asked]
+    card = placement_for("xpu:0", "auto")
+    with tested_as(faster()):
+        natives = {"open": noted(card), "asked for fp16": noted(placement_for("xpu:0", "fp16"))}
+        os.environ[hooks.DISABLE_VARIABLE] = gates.HOOK
+        natives["switched off"] = noted(card)
+        del os.environ[hooks.DISABLE_VARIABLE]
+        natives["without scales"] = noted(card, "fp8.safetensors")
+    return {"notes": notes, "native": {name: note.endswith("is native there") for name, note in natives.items()}}
+
+
+def noted(placement: Placement, name: str = NAME) -> str:
+    return load_diffusion_model(name, "default", placement)[1].notes[0]
+
+
+def case_counted() -> Any:
+    """What is said of a file's weights, and the bytes of the MODEL's, by precision and storage."""
+    found, forecasts = {}, []
+
+    def kept(*arguments: Any, **keywords: Any) -> Forecast:
+        forecasts.append(forecast(*arguments, **keywords))
+        return forecasts[-1]
+
+    outlook.forecast = kept
+    for precision, storage in (("auto", "default"), ("fp32", "default"), ("fp32", "fp8_e4m3fn"), ("int8", "default")):
+        model, placed = load_diffusion_model("fp8.safetensors", storage, placement_for("xpu:0", precision))
+        said = forecasts.pop()
+        held = sum(weight.nbytes for weight in model.model.diffusion_model.parameters())
+        found[f"{precision}, {storage}"] = (said.resident_bytes - said.work_bytes, held, placed.notes[0])
+    outlook.forecast = forecast
+    return found
 
 
 def case_sizes() -> Any:

@@ -67,9 +67,9 @@ def test_an_open_gate_gives_the_same_however_much_streams_and_whatever_fails(tol
 
 
 def test_a_loader_says_before_it_reads_what_will_happen(told: Any) -> None:
-    outlooks = told["outlook"]
+    outlooks = told["outlook"]["notes"]
     assert all("in scaled fp8_e4m3 and fp32" in note for note in outlooks)
-    assert all("with a step at 1024x1024" in note for note in outlooks), "the family is known by names and shapes"
+    assert all("with a step at 1024x1024)" in note for note in outlooks), "the family is known by names and shapes"
     way = "; fp8_e4m3 is emulated there" if told["gates"]["by format"] else ""
     outcomes = (
         f"all of it stays there{way}",
@@ -92,3 +92,19 @@ def test_a_step_is_told_of_in_what_its_family_makes(told: Any) -> None:
     }
     all_frames, one_frame = (step[0] for step in sizes["WAN21_T2V"])
     assert all_frames == pytest.approx((21 if newer else 1) * one_frame, rel=1e-6)
+
+
+def test_a_format_is_said_to_be_native_only_where_its_gate_opens(told: Any) -> None:
+    native = {
+        "open": told["gates"]["by format"],
+        "asked for fp16": False,
+        "switched off": False,
+        "without scales": False,
+    }
+    assert told["outlook"]["native"] == native
+
+
+def test_weights_are_counted_in_the_format_that_they_are_loaded_in(told: Any) -> None:
+    for said, held, note in told["counted"].values():
+        assert said == pytest.approx(held, rel=0.02), note
+    assert len({held for _, held, _ in told["counted"].values()}) == 4, "four formats"

@@ -22,6 +22,7 @@ from xpu_utils.doctor.examine import as_data, examine
 from xpu_utils.doctor.findings import State
 from xpu_utils.doctor.machine import Machine
 from xpu_utils.doctor.server import examine_server
+from xpu_utils.machine.devices import find_devices
 from xpu_utils.selftest.operations import TOLERANCES, Result, operations
 
 from .healthy_machine import NOTHING, host, machine
@@ -51,6 +52,15 @@ def test_what_is_no_size_is_refused_before_comfyui_is_asked(size: str, tmp_path:
     found, text = run_verb(str(tmp_path / "model.safetensors"), "--size", size, look=machine)
     assert (found, text) == (2, f"doctor: {size!r} is no size, write 1024x1024, or 832x480x81 for a video of 81 frames")
     assert run_verb("--size", "8x8", look=machine)[0] == 2, "of no file"
+
+
+def test_what_a_file_holds_is_told_in_json_too(tmp_path: Path) -> None:
+    save_file({"blocks.0.weight": torch.ones(2, 2)}, tmp_path / "model.safetensors")
+    file, here = str(tmp_path / "model.safetensors"), find_devices()
+    found, text = run_verb(file, "--json", look=lambda: machine(inventory=here))
+    assert found == 0
+    contents = [[part["content"] for part in one["parts"]] for one in json.loads(text)]
+    assert contents == [["a diffusion model"]] * len(here.devices)
 
 
 def test_a_needed_device_that_is_missing_has_an_exit_code_of_its_own() -> None:

@@ -6,12 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from xpu_utils.forecast import Size, forecast
 from xpu_utils.machine.devices import find_devices
-from xpu_utils.weights.contents import Content, contents
+from xpu_utils.weights.contents import Content, Held, contents
 from xpu_utils.weights.header import LoadError
 
 from .recorded import b580, lunar_lake
@@ -85,6 +86,63 @@ def test_what_will_happen_depends_on_what_is_free(tmp_path: Path) -> None:
     assert forecast(file, lunar_lake(), 9 * GIB).outcome.startswith("more than is free")
     assert forecast(file, CPU, 20 * GIB).outcome == "runs where its weights are"
     assert "12.00 GiB in scaled fp8_e4m3" in str(forecast(file, b580(), 9 * GIB))
+
+
+@pytest.mark.parametrize(
+    ("held", "in_blocks", "beside", "words"),
+    [
+        (None, 4, 4, "(as stored, "),
+        (Held(torch.float16), 2, 2, "(in fp16, "),
+        (Held(torch.float8_e4m3fn, in_int8=True), 1, 1, "(in float8_e4m3fn, "),
+        (Held(torch.float32, in_int8=True), 1, 4, "(in int8 and fp32, "),
+    ],
+)
+def test_weights_are_counted_as_the_device_will_hold_them(
+    held: Held | None, in_blocks: int, beside: int, words: str, tmp_path: Path
+) -> None:
+    """By bytes a number; what has scales stays as it is."""
+    layers: dict[str, tuple[str, tuple[int, ...]]] = {
+        f"blocks.{index}.linear.weight": ("F32", (1024, 1024)) for index in range(16)
+    }
+    scaled: dict[str, tuple[str, tuple[int, ...]]] = {
+        "blocks.0.scaled.weight": ("F8_E4M3", (1024, 1024)),
+        "blocks.0.scaled.weight_scale": ("F32", ()),
+    }
+    file = write(tmp_path / "model.safetensors", {**layers, **scaled, "img_emb.weight": ("F32", (1024, 1024))})
+    (part,) = contents(file, held)
+    assert part.held_bytes == (16 * in_blocks + beside + 1 << 20) + 4
+    assert part.largest_layer_bytes == max(beside << 20, (1 << 20) + 4)
+    assert words in str(forecast(file, b580(), GIB, held=held))
+
+
+F16 = ("F16", (64, 64))
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["a.lora.down.weight", "a.lora.up.weight"], Content.LORA),
+        (["a.lora_A.default.weight", "a.lora_B.default.weight", "a.alpha"], Content.LORA),
+        (["lycoris_a.lokr_w1", "lycoris_a.lokr_w2", "lycoris_a.alpha"], Content.LORA),
+        (["diffusion_model.a.diff", "diffusion_model.a.diff_b"], Content.LORA),
+        (["lora_unet_a.lora_up.weight", "lora_unet_a.lora_down.weight", "lora_unet_a.alpha"], Content.LORA),
+        (["encoder.down.0.block.0.conv1.weight", "decoder.conv_in.weight", "quant_conv.weight"], Content.VAE),
+        (["decoder.middle.0.residual.0.gamma", "conv1.weight"], Content.VAE),
+        (["text_model.encoder.layers.0.mlp.fc1.weight"], Content.TEXT_ENCODER),
+        (["shared.weight", "encoder.block.0.layer.0.SelfAttention.q.weight"], Content.TEXT_ENCODER),
+        (["model.layers.0.mlp.up_proj.weight", "model.norm.weight"], Content.TEXT_ENCODER),
+        (["controlnet_down_blocks.0.weight", "down_blocks.0.a.weight", "conv_in.weight"], Content.CONTROLNET),
+        (["double_blocks.0.img_attn.qkv.weight", "img_in.weight", "txt_in.weight"], Content.MODEL),
+        (["input_blocks.1.0.in_layers.0.weight", "middle_block.1.norm.weight", "out.2.weight"], Content.MODEL),
+        (["layers.0.residual_group.blocks.0.attn.qkv.weight", "conv_first.weight"], Content.WHOLE),
+        (["a.weight"], Content.WHOLE),
+    ],
+)
+def test_a_file_of_one_model_is_told_by_its_names(names: list[str], expected: Content, tmp_path: Path) -> None:
+    file = write(tmp_path / "model.safetensors", dict.fromkeys(names, F16))
+    assert [part.content for part in contents(file)] == [expected]
+    assert ("streamed" in str(forecast(file, b580(), GIB))) == (expected is Content.MODEL)
+    assert ("needs" in str(forecast(file, b580(), GIB))) == (expected is not Content.LORA)
 
 
 @given(free_gib=st.floats(0, 64), layers=st.integers(1, 8))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -78,7 +79,8 @@ def run(
     """Exit code 0: nothing worse than a note; 1: warnings; 2: errors, or a folder or file that cannot be used; 3: no
     device of the needed type."""
     if arguments.file is not None:
-        return _foretold(arguments.file, look().inventory.devices, arguments.size, Setup.of(arguments.comfyui, ""))
+        setup = Setup.of(arguments.comfyui, "")
+        return _foretold(arguments.file, look().inventory.devices, arguments.size, setup, in_json=arguments.json)
     if arguments.size is not None:
         return 2, "doctor: --size is of a model's step, name its file as well."
     if arguments.scan_packs is not None and not arguments.scan_packs.is_dir():
@@ -104,22 +106,27 @@ def run(
     return code, f"{text}\n\n{REPORT_FILE} is ready to be attached." if arguments.self_test else text
 
 
-def _foretold(file: Path, devices: Sequence[Device], size: str | None, setup: Setup) -> tuple[int, str]:
+def _foretold(
+    file: Path, devices: Sequence[Device], size: str | None, setup: Setup, *, in_json: bool
+) -> tuple[int, str]:
     """A line for each device whose free memory is known: what will happen with a file there."""
     try:
         check_header(file)
         work = {} if size is None else _work(file, size, setup)
         told = [forecast(file, device, read_memory(device).free_bytes, **work) for device in devices]
-        return 0, "\n".join(map(str, told))
+        if in_json:
+            found = [{**dataclasses.asdict(one), "outcome": one.outcome} for one in told]
+            return 0, json.dumps(found, indent=2, default=lambda content: content.value)
+        return 0, "\n".join(dict.fromkeys(map(str, told)))
     except (LoadError, CheckpointError, Unavailable, CannotStart, ValueError) as error:
         return 2, f"doctor: {error}"
 
 
 def _work(file: Path, size: str, setup: Setup) -> dict[str, Any]:
-    """What `forecast` is told of a step; nothing where ComfyUI knows no size of what the file holds.
+    """What `forecast` is told of a step.
 
     Raises:
-        ValueError: it is no size.
+        ValueError: it is no size, or ComfyUI knows none of what the file holds.
         CannotStart: there is no ComfyUI, or its code did not answer.
     """
     Size.of(size)
@@ -130,7 +137,7 @@ def _work(file: Path, size: str, setup: Setup) -> dict[str, Any]:
         raise CannotStart(f"the ComfyUI in {comfyui} did not say what a step needs ({ended.error}): leave out --size.")
     estimate = json.loads(ended.output.splitlines()[-1])
     if estimate is None:
-        return {}
+        raise ValueError(f"ComfyUI knows of no step by size of what {file.name} holds: leave out --size.")
     return {"work_bytes": max(RESERVED_BYTES, estimate[0]), "work_of": f"with a step at {estimate[1]}"}
 
 

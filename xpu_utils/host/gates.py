@@ -15,7 +15,7 @@ import comfy.model_management as model_management
 import comfy.ops
 
 from ..machine.devices import Device
-from ..selftest.gates import is_open, known, product
+from ..selftest.gates import is_open, product
 from ..selftest.products import FORMATS, Product
 from . import hooks
 from .neighbours import computes_quantised
@@ -68,11 +68,8 @@ def gates_open(device: Device, formats: Collection[str]) -> Iterator[None]:
 
 
 def ways(device: Device, formats: Collection[str]) -> tuple[Product, ...]:
-    """What a device does with a file's formats, as far as that is known; what a gate depends on is tested."""
-    for name in _asked(device, formats).values():
-        product(device, name)
-    stored = {name.removeprefix("scaled ") for name in formats}
-    return tuple(found for found in known(device) if found.format in stored)
+    """What a device does with those of a MODEL's formats whose gate is ours to open, found by test."""
+    return tuple(product(device, name) for name in _asked(device, formats).values())
 
 
 def _asked(device: Device, formats: Collection[str]) -> dict[str, str]:

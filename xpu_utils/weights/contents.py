@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,8 +13,9 @@ from pathlib import Path
 import torch
 
 from ..memory.sizes import GIB
-from ..precision import name_of
+from ..precision import INT8, name_of
 from .header import Entry, entries
+from .int8_layers import may_hold
 
 
 class Content(enum.Enum):
@@ -26,7 +29,8 @@ class Content(enum.Enum):
     WHOLE = "one model"
 
 
-# How names begin in checkpoints, and end in LoRAs (ComfyUI's comfy/supported_models.py, comfy/lora.py, controlnet.py).
+# How names begin in checkpoints, what is in those of LoRAs, and how names begin in files of one model (ComfyUI's
+# comfy/supported_models.py, comfy/controlnet.py, comfy/weight_adapter, comfy/model_detection.py, comfy/sd.py).
 _BEGINNINGS: tuple[tuple[str, Content], ...] = (
     ("model.diffusion_model.", Content.MODEL),
     ("model.model.", Content.MODEL),
@@ -37,11 +41,44 @@ _BEGINNINGS: tuple[tuple[str, Content], ...] = (
     ("text_encoders.", Content.TEXT_ENCODER),
     ("control_model.", Content.CONTROLNET),
     ("controlnet_", Content.CONTROLNET),
-    ("lora_", Content.LORA),
+    ("input_hint_block.", Content.CONTROLNET),
 )
-_LORA_ENDS = (".lora_up.weight", ".lora_down.weight", ".lora_A.weight", ".lora_B.weight")
+_LORA = re.compile(r"(^|[._])(lora|lokr|hada|oft)[._]|\.(diff|diff_b|dora_scale|[ab][12]\.weight)$")
+_ALONE: tuple[tuple[str, Content], ...] = (
+    (r"vision_model\.|visual\.|layers\.\d+\.residual_group\.", Content.WHOLE),
+    (r"(encoder|decoder)\.(conv|down|up|mid|head|blocks)|(post_)?quant_conv\.", Content.VAE),
+    (r"text_model\.|(encoder|decoder)\.block\.|shared\.|transformer\.resblocks\.", Content.TEXT_ENCODER),
+    (r"model\.(layers|embed_tokens)\.", Content.TEXT_ENCODER),
+    (r"(net\.)?(\w+_)?(blocks?|layers)\.\d", Content.MODEL),
+)
 _FP8 = {torch.float8_e4m3fn: "fp8_e4m3", torch.float8_e5m2: "fp8_e5m2"}
 _SCALES = ("weight_scale", "scale_weight")
+CONVERTED = frozenset(("fp32", "bf16", "fp16", *_FP8.values()))
+"""Formats whose weights are read in the format that a model is made in; what has scales stays as it is."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Held:
+    """How a device holds what was read."""
+
+    floats: torch.dtype
+    """The format that a model is made in."""
+    in_int8: bool = False
+    """Whether the layers that may be are held in int8."""
+
+    def size_bytes(self, entry: Entry) -> int:
+        """Of a tensor whose format is converted."""
+        if entry.dtype is None or not entry.dtype.is_floating_point:
+            return entry.size_bytes
+        int8 = self._packs and may_hold(entry.name, entry.shape)
+        return math.prod(entry.shape) * (1 if int8 else self.floats.itemsize)
+
+    def __str__(self) -> str:
+        return f"{INT8} and {name_of(self.floats)}" if self._packs else name_of(self.floats)
+
+    @property
+    def _packs(self) -> bool:
+        return self.in_int8 and self.floats.itemsize > 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,44 +87,73 @@ class Part:
 
     content: Content
     size_bytes: int
+    """In the file."""
+    held_bytes: int
+    """On a device."""
     largest_layer_bytes: int
+    """There."""
     format_bytes: Mapping[str, int]
     """By format, the largest first; scales are counted with the weights that they belong to."""
 
     def __str__(self) -> str:
         shares = [name for name, size_bytes in self.format_bytes.items() if size_bytes >= 0.01 * self.size_bytes]
-        return f"{self.content.value} of {self.size_bytes / GIB:.2f} GiB in {' and '.join(shares)}"
+        size = f"{self.size_bytes / GIB:.2f} GiB"
+        if self.size_bytes < 0.1 * GIB:
+            size = f"{self.size_bytes / (1 << 20):.1f} MiB"
+        return f"{self.content.value} of {size} in {' and '.join(shares)}"
 
 
-def contents(path: Path) -> tuple[Part, ...]:
-    """The parts of a file, the largest first; one without the names of a checkpoint's parts is one model.
+def contents(path: Path, held: Held | None = None, *, alone: Content | None = None) -> tuple[Part, ...]:
+    """The parts of a file, the largest first.
+
+    Args:
+        held: how a device will hold them; None holds them as they are stored.
+        alone: what a file of one model is, where that is known; else its names tell, or it is "one model".
 
     Raises:
         LoadError: the file cannot be read, or is no whole safetensors file.
     """
     by_content: dict[Content, list[Entry]] = {}
-    for entry in entries(path):
+    found = entries(path)
+    if 2 * sum(_LORA.search(entry.name) is not None for entry in found) >= len(found):
+        by_content[Content.LORA] = [*found]
+        found = ()
+    for entry in found:
         by_content.setdefault(_content(entry.name), []).append(entry)
-    parts = [_part(content, found) for content, found in by_content.items()]
+    if rest := by_content.pop(Content.WHOLE, None):
+        content = Content.CONTROLNET if Content.CONTROLNET in by_content else alone or _alone(rest)
+        by_content.setdefault(content, []).extend(rest)
+    parts = [_part(content, found, held) for content, found in by_content.items()]
     return tuple(sorted(parts, key=lambda part: -part.size_bytes))
 
 
 def _content(name: str) -> Content:
-    if name.endswith(_LORA_ENDS):
-        return Content.LORA
     return next((content for start, content in _BEGINNINGS if name.startswith(start)), Content.WHOLE)
 
 
-def _part(content: Content, found: Iterable[Entry]) -> Part:
+def _alone(found: Iterable[Entry]) -> Content:
+    """What most weights of a file without a checkpoint's names are of, of those whose names tell."""
+    votes: Counter[Content] = Counter()
+    for entry in found:
+        kind = next((content for start, content in _ALONE if re.match(start, entry.name)), None)
+        if kind is not None:
+            votes[kind] += entry.size_bytes
+    return max(votes, key=votes.__getitem__, default=Content.WHOLE)
+
+
+def _part(content: Content, found: Iterable[Entry], held: Held | None) -> Part:
     layers: dict[str, dict[str, Entry]] = {}
     for entry in found:
-        layer, _, end = entry.name.rpartition(".")
-        layers.setdefault(layer, {})[end] = entry
-    sizes = {layer: sum(entry.size_bytes for entry in held.values()) for layer, held in layers.items()}
+        name, _, end = entry.name.rpartition(".")
+        layers.setdefault(name, {})[end] = entry
     formats: Counter[str] = Counter()
-    for layer, held in layers.items():
-        formats[_format(held)] += sizes[layer]
-    return Part(content, sum(sizes.values()), max(sizes.values(), default=0), dict(formats.most_common()))
+    there = []
+    for layer in layers.values():
+        stored, kind = sum(entry.size_bytes for entry in layer.values()), _format(layer)
+        formats[kind] += stored
+        there.append(sum(map(held.size_bytes, layer.values())) if held and kind in CONVERTED else stored)
+    largest = max(there, default=0)
+    return Part(content, formats.total(), sum(there), largest, dict(formats.most_common()))
 
 
 def _format(layer: Mapping[str, Entry]) -> str:

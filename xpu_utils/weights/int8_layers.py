@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -30,6 +30,8 @@ LEAST_SIDE = 64
 
 _SENSITIVE = re.compile(r"(?:^|[._])(?:t?emb|mod(?!el|al|ule)|time)")
 """Words in the names of layers that all others follow: embeddings of the time and the prompt, modulations by them."""
+
+_IN_A_BLOCK = re.compile(r"(^|\.)\d+\.")
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -196,10 +198,20 @@ def eligible(root: nn.Module, kinds: Collection[type[nn.Module]]) -> Iterator[tu
     within = {f"{name}." for name, module in root.named_modules() if isinstance(module, nn.ModuleList)}
     forwards = [kind.forward for kind in kinds]
     for name, module in root.named_modules():
-        if type(module).forward not in forwards or _SENSITIVE.search(name):
+        if type(module).forward not in forwards or not any(name.startswith(blocks) for blocks in within):
             continue
-        in_a_block = any(name.startswith(blocks) for blocks in within)
         weight: Any = module.weight
         plain = type(weight) is nn.Parameter and weight.dtype in _FLOATS
-        if in_a_block and plain and all(side >= LEAST_SIDE and side % 8 == 0 for side in weight.shape):
+        if plain and _suits(name, weight.shape):
             yield name, module
+
+
+def may_hold(name: str, shape: Sequence[int]) -> bool:
+    """Whether a weight in a file is one of a layer that may be held in int8, as its name and shape tell."""
+    layer, _, end = name.rpartition(".")
+    return end == "weight" and len(shape) == 2 and _IN_A_BLOCK.search(layer) is not None and _suits(layer, shape)
+
+
+def _suits(layer: str, shape: Sequence[int]) -> bool:
+    whole = all(side >= LEAST_SIDE and side % 8 == 0 for side in shape)
+    return whole and not _SENSITIVE.search(layer.removeprefix("model.diffusion_model."))

@@ -31,6 +31,7 @@ from ...recovery.ladder import Failure, Rung
 from ...recovery.watch import watched
 from ...residency import ALL
 from ...weights.check import CheckpointError, check_file
+from ...weights.contents import Content
 from ...weights.conversion import HALVES
 from .. import hooks, int8
 from ..choices import check_input, model_files, model_path, vae_names
@@ -67,8 +68,8 @@ def load_checkpoint(name: str, placement: Placement) -> tuple[tuple[Any, Any, An
         CheckpointError: the file cannot be used.
     """
     path = model_path("checkpoints", name)
-    placement = told(placement, path)
     dtypes = {kind: file_format(placement, kind) for kind in (Kind.MODEL, Kind.CLIP, Kind.VAE)}
+    placement = told(placement, Content.WHOLE, path, dtype=dtypes[Kind.MODEL])
     read = functools.partial(_read_checkpoint, path, dtypes=dtypes)
     (model, clip, vae), placement = _read_to(placement, functools.partial(read, resident=int8.residence(placement)))
     if model is None:
@@ -127,11 +128,11 @@ def load_diffusion_model(name: str, weight_dtype: str, placement: Placement) -> 
     """
     check_input("weight_dtype", weight_dtype)
     path = model_path("diffusion_models", name)
-    placement = told(placement, path)
     options = _options(file_format(placement, Kind.MODEL))
     if weight_dtype != "default":
         options["dtype"] = getattr(torch, f"float8_{weight_dtype.removeprefix('fp8_').removesuffix('_fast')}")
         options["fp8_optimizations"] = weight_dtype.endswith("_fast")
+    placement = told(placement, Content.MODEL, path, dtype=options.get("dtype"))
 
     def read(device: torch.device, resident: str | None = None) -> Any:
         fits = False
@@ -157,7 +158,7 @@ def load_clip(names: Sequence[str], kind: str, placement: Placement) -> tuple[An
     """
     check_input("type", kind)
     paths = [model_path("text_encoders", name) for name in names]
-    placement = told(placement, *paths)
+    placement = told(placement, Content.TEXT_ENCODER, *paths)
     clip_type = getattr(comfy.sd.CLIPType, kind.upper(), comfy.sd.CLIPType.STABLE_DIFFUSION)
 
     def read(device: torch.device) -> Any:

@@ -1,4 +1,4 @@
-"""What a step needs beside the weights: ComfyUI's own estimate, for the size that is asked for.
+"""What ComfyUI knows of a file by its names and shapes: what a step needs beside the weights, and their format.
 
 The doctor's command has a process read this, in which nothing of ComfyUI but the estimate is imported.
 """
@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import comfy.model_detection as detection
+import comfy.model_management as model_management
+import comfy.utils
 import torch
 
 from ...forecast import Size
@@ -33,7 +35,7 @@ def step(path: Path, asked: Size | None) -> tuple[int, Size] | None:
 
     None where it sees none, and for what has no such size, as sound.
     """
-    config = _family(path)
+    config = _family(_shapes(path))
     if config is None:
         return None
     form = config.latent_format
@@ -50,13 +52,39 @@ def step(path: Path, asked: Size | None) -> tuple[int, Size] | None:
     return int(area * 2 * 0.01 * config.memory_usage_factor * (1 << 20)), size
 
 
-def _family(path: Path) -> Any:
-    """The configuration of the family that a file is of."""
-    shapes: Mapping[str, Any] = {
+def picked(path: Path, *, quantised: bool) -> torch.dtype | None:
+    """The format that ComfyUI makes the family's model in by itself on its default device; None where it sees none.
+
+    Args:
+        quantised: whether the file has layers with scales: then the format of its weights tells nothing.
+    """
+    shapes = _shapes(path)
+    config = _family(shapes)
+    if config is None:
+        return None
+    prefix = _prefix(shapes)
+    stored = None if quantised else comfy.utils.weight_dtype(shapes, prefix)
+    formats = [*config.supported_inference_dtypes]
+    parameters = comfy.utils.calculate_parameters(shapes, prefix)
+    dtype: torch.dtype = model_management.unet_dtype(
+        model_params=parameters, supported_dtypes=formats, weight_dtype=stored
+    )
+    return dtype
+
+
+def _shapes(path: Path) -> dict[str, torch.Tensor]:
+    return {
         entry.name: torch.empty(entry.shape, dtype=entry.dtype or torch.uint8, device="meta") for entry in entries(path)
     }
-    prefix = PREFIX if any(name.startswith(PREFIX) for name in shapes) else ""
+
+
+def _prefix(shapes: Mapping[str, torch.Tensor]) -> str:
+    return PREFIX if any(name.startswith(PREFIX) for name in shapes) else ""
+
+
+def _family(shapes: Mapping[str, torch.Tensor]) -> Any:
+    """The configuration of the family that a file is of."""
     try:
-        return detection.model_config_from_unet(dict(shapes), prefix)
+        return detection.model_config_from_unet(dict(shapes), _prefix(shapes))
     except _UNTOLD:
         return None
