@@ -25,15 +25,23 @@ _PICKLES = ("a PyTorch file", "a zip archive or a PyTorch pickle", "a Python pic
 
 # First bytes -> what the file really is. Sources: the formats' specifications.
 _KINDS: tuple[tuple[bytes, str], ...] = (
+    (rb"(?s:.{5})\0\0\0\{", _SAFETENSORS),  # before others: what begins it is a number, and may be theirs
     (rb"\x89PNG", "a PNG picture"),
     (rb"\xff\xd8\xff", "a JPEG picture"),
     (rb"PK\x03\x04", _PICKLES[1]),
     (rb"\x80", _PICKLES[2]),
     (rb"GGUF", _GGUF),
+    (rb"GIF8|RIFF(?s:.{4})WEBP|(?s:.{4})ftyp(avif|heic|mif1)", "a picture"),
+    (rb"(?s:.{4})ftyp|\x1aE\xdf\xa3|RIFF(?s:.{4})AVI ", "a video"),
+    (rb"RIFF(?s:.{4})WAVE|fLaC|OggS|ID3", "a sound"),
+    (rb"\x08[\x01-\x20]\x12", "an ONNX model"),
+    (rb"7z\xbc\xaf|Rar!|\x1f\x8b|\xfd7zXZ|BZh", "a packed archive"),
+    (rb"%PDF", "a PDF document"),
     (rb"(?:\xef\xbb\xbf)?\s*<", "a web page, perhaps a failed download"),
     (rb'(?:\xef\xbb\xbf)?\s*[\[{]\s*["{}](?!\0)', "a text in JSON, perhaps a failed download"),
     (rb"version https://git-lfs", "a Git LFS pointer, not the file itself"),
-    (rb"(?s:.{8})\{", _SAFETENSORS),
+    (rb"(?s:.{5})\0\0\0", _SAFETENSORS),
+    (rb"[\t\n\r -~]{1,32}\Z", "a text"),
 )
 
 # What PyTorch's unpickler was seen to raise on cut and altered files.
@@ -101,6 +109,8 @@ def _check_safetensors(path: Path) -> None:
         entries(path)
     except LoadError as error:
         _check_kind(path, _SAFETENSORS)
+        if _kind(path) is None:
+            raise CheckpointError(f"{path.name} is no safetensors file: get the right file.") from error
         raise CheckpointError(str(error)) from error
 
 
