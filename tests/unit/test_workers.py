@@ -62,7 +62,11 @@ def test_only_folders_of_workers_that_are_gone_are_removed(tmp_path: Path, monke
     assert {entry.name for entry in tmp_path.iterdir()} == {*left, previews.name, "files"}
 
 
-def test_no_comfyui_is_one_sentence_that_says_what_to_name(tmp_path: Path) -> None:
+def test_no_comfyui_is_one_sentence_that_says_what_to_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "main.py").touch()
+    monkeypatch.setenv("COMFYUI_PATH", str(tmp_path / "other"))
+    assert comfyui_folder(Setup()) == tmp_path / "other"
     with pytest.raises(CannotStart, match="holds no ComfyUI: name its folder with --comfyui"):
         comfyui_folder(Setup(comfyui=str(tmp_path)))
 

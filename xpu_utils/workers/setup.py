@@ -25,7 +25,7 @@ class Setup:
     """What all workers have in common. Paths are those of the worker's machine."""
 
     comfyui: str = ""
-    """ComfyUI's folder; where there is none, what COMFYUI_PATH names, then the one that this pack is installed in."""
+    """ComfyUI's folder; empty for what COMFYUI_PATH names, or else the one that this pack is installed in."""
     models: str = ""
     """A folder of models beside ComfyUI's own."""
 
@@ -45,11 +45,11 @@ def comfyui_folder(setup: Setup) -> Path:
     Raises:
         CannotStart: there is none.
     """
-    named = [name for name in (setup.comfyui, os.environ.get(COMFYUI_VARIABLE)) if name]
-    for folder in (*map(Path, named), PACK.parents[1]):
-        if (folder / "main.py").is_file():
-            return folder.resolve()
-    where = f"{' and '.join(named)} holds no ComfyUI" if named else "this pack is not in ComfyUI's custom_nodes"
+    named = setup.comfyui or os.environ.get(COMFYUI_VARIABLE)
+    folder = Path(named) if named else PACK.parents[1]
+    if (folder / "main.py").is_file():
+        return folder.resolve()
+    where = f"{named} holds no ComfyUI" if named else "this pack is not in ComfyUI's custom_nodes"
     raise CannotStart(f"{where}: name its folder with --comfyui, or in {COMFYUI_VARIABLE} on that machine.")
 
 
