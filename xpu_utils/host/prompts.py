@@ -31,10 +31,23 @@ def current_execution() -> object:
 
 
 def current_graph() -> Mapping[str, Any]:
-    """The nodes of the prompt that is being executed, by their ids, as it was queued; none outside of one."""
+    """The nodes of the prompt that is being executed which its outputs need, by their ids; none outside of one."""
     server, prompt_id = PromptServer.instance, current_prompt_id()
     running = [] if server is None else [*server.prompt_queue.currently_running.values()]
-    return next((item[2] for item in running if item[1] == prompt_id), {})
+    graph, outputs = next(((item[2], item[4]) for item in running if item[1] == prompt_id), ({}, ()))
+    needed: dict[str, Any] = {}
+    left = [*outputs]
+    while left:
+        name = left.pop()
+        if name in graph and name not in needed:
+            needed[name] = graph[name]
+            left.extend(value[0] for value in graph[name]["inputs"].values() if is_link(value))
+    return needed
+
+
+def is_link(value: Any) -> bool:
+    """Whether an input is another node's output, by that node's id and the output's index."""
+    return isinstance(value, list) and [*map(type, value)] == [str, int]
 
 
 def execute_all_anew() -> None:
