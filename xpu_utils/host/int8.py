@@ -6,7 +6,6 @@ import functools
 from typing import Any
 
 import comfy.controlnet
-import comfy.hooks
 import comfy.model_base
 import torch
 
@@ -41,7 +40,7 @@ def obstacle(model: Any) -> str:
 
 def leave_hooks_uncached(model: Any) -> None:
     """Has a MODEL held in int8 patch its weights anew for each of its hooks: the patched ones are kept as floats."""
-    model.set_hook_mode(comfy.hooks.EnumHookMode.MinVram)
+    model.set_hook_mode(type(model.hook_mode).MinVram)
 
 
 def apply_control_hook() -> None:
@@ -53,8 +52,8 @@ def apply_control_hook() -> None:
     @functools.wraps(stock)
     def pre_run(*arguments: Any, **keywords: Any) -> Any:
         call = Call(("self", "model"), arguments, keywords)
-        model = call.get("model")
-        with state_in_floats(model.diffusion_model, model.get_dtype()):
+        sampled = call.get("model")
+        with state_in_floats(sampled.diffusion_model, sampled.get_dtype()):
             return call.on(stock)
 
     does = "Control-LoRAs are given the weights of models in int8 as floats"
@@ -68,13 +67,14 @@ def apply_saving_hook() -> None:
     stock = comfy.model_base.BaseModel.state_dict_for_saving
 
     @functools.wraps(stock)
-    def state_dict_for_saving(model: Any, *arguments: Any, **keywords: Any) -> Any:
-        if holds_int8(model.diffusion_model):
+    def state_dict_for_saving(*arguments: Any, **keywords: Any) -> Any:
+        call = Call(("self",), arguments, keywords)
+        if holds_int8(call.get("self").diffusion_model):
             raise ValueError(
                 "A model that was loaded in int8 cannot be saved, nothing would read the file: load it with "
                 "precision=bf16 to save it."
             )
-        return stock(model, *arguments, **keywords)
+        return call.on(stock)
 
     does = "models that were loaded in int8 are not saved to files that nothing reads"
     put_for_good(SAVING_HOOK, comfy.model_base.BaseModel, "state_dict_for_saving", state_dict_for_saving, does)

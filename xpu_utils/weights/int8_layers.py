@@ -153,7 +153,7 @@ def hold(root: nn.Module, kinds: Collection[type[nn.Module]], use: Int8Use, *, f
     except BaseException:  # the host's interrupt is one
         holding.undo()
         raise
-    setattr(root, _HELD, True)
+    vars(root)[_HELD] = True
     return holding
 
 
