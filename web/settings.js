@@ -63,7 +63,7 @@ export const settings = [
   beside("device", "Device for protected models", "auto: the one that ComfyUI chose; or cpu, xpu:1 and the like.",
     { type: "text", defaultValue: "auto" }),
   choice("precision", "Precision of protected models", ["auto", "fp32", "bf16", "fp16", "int8"],
-    "auto: ComfyUI's choice for the device. int8: diffusion models in half the memory, quantised in each prompt."),
+    "auto: ComfyUI's choice for the device. int8: diffusion models in half the memory on the card, quantised in each prompt."),
   choice("resident", "Weights that stay on the device", ["auto", "all", "90%", "75%", "60%", "45%", "30%", "20%", "10%", "0%"],
     "How much of a model's weights stays on its device; the rest streams. auto: as much as fits."),
   beside("exempt", "Nodes that are left alone", "Types or ids of nodes, separated by commas: KSampler, 12",

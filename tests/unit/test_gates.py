@@ -123,6 +123,28 @@ def test_what_tells_nothing_of_the_device_is_not_kept(found: Product | None) -> 
     assert GateTests(check=lambda *_: FASTER).is_open(b580(), "int8"), "the next process asks again"
 
 
+def test_another_triton_has_its_kernels_tested_again_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("fp8_e4m3", held_in_int8())
+    for name in names:
+        GateTests(check=lambda *_: FASTER).product(b580(), name)
+    triton = tmp_path / "triton" / "__init__.py"
+    triton.parent.mkdir()
+    triton.write_text("__version__ = '99'")
+    monkeypatch.syspath_prepend(tmp_path)
+    asked: list[str] = []
+
+    def check(device: Device, name: str) -> Product:
+        asked.append(name)
+        return FASTER
+
+    tests = GateTests(check)
+    for name in names:
+        tests.product(b580(), name)
+    assert asked == [held_in_int8()]
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_the_processor_multiplies_rightly_in_every_format(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products, "CHECKED", (32, 64, 64))

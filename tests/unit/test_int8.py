@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import types
+from importlib.machinery import ModuleSpec
 from typing import Any
 
 import pytest
@@ -99,6 +102,19 @@ def test_zeros_stay_zeros_and_what_is_not_finite_stays_so(dtype: torch.dtype) ->
     assert not finite[1]
     assert not finite[2]
     assert bool(finite[3:].all())
+
+
+def test_memory_that_is_full_tells_nothing_of_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise torch.OutOfMemoryError("full")
+
+    for name in ("triton", "xpu_utils.int8.kernels"):
+        module: Any = types.ModuleType(name)
+        module.__spec__, module.product = ModuleSpec(name, None), fail
+        monkeypatch.setitem(sys.modules, name, module)
+    for _ in range(2):  # it is not remembered
+        with pytest.raises(torch.OutOfMemoryError):
+            int8.per_token(torch.empty(40, 64, device="meta"))
 
 
 def network() -> nn.Module:

@@ -6,14 +6,17 @@ The channels in are mixed first, see `mixing`.
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib
 import logging
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
+from ..recovery.faults import LOSSES, NO_ROOM, classify
 from .mixing import mixed, order
 
 FEWEST_TOKENS = 32
@@ -27,6 +30,9 @@ _PIECE = 1 << 17
 
 _ONEDNN_WIDTH = 64
 """What its product with AMX needs a multiple of: some others (136, 200) come out wrong in version 3.12."""
+
+_TRIED = ((64, torch.bfloat16), (80, torch.bfloat16), (128, torch.float16))
+"""Widths, in larger and smaller groups than a block and of several, and formats, that Triton's kernels are tried in."""
 
 Scaled = tuple[torch.Tensor, torch.Tensor]
 """Values in int8, (n, in), and their scales in fp32, one a row."""
@@ -196,25 +202,40 @@ def _onednn_works(dtype: torch.dtype) -> bool:
 
 @functools.lru_cache(maxsize=8)
 def _kernels(device: torch.device) -> Any:
-    """The module of Triton's, where they come out right on a device; None leaves it to PyTorch's operators."""
+    """The module of Triton's, where they come out right on a device; None leaves it to PyTorch's operators.
+
+    Raises:
+        RuntimeError: its memory is full, or it is lost. That tells nothing of them: they are tried again.
+    """
     if find_spec("triton") is None:
         return None
     try:
         kernels: Any = importlib.import_module(".kernels", __package__)
-        for width in (_ONEDNN_WIDTH, 2 * _ONEDNN_WIDTH):
+        for width, dtype in _TRIED:
             values = (torch.arange(40 * width) * 37 % 255 - 127).view(40, width)
             narrow, ones = values.to(device, torch.int8), torch.ones(40, device=device)
             answer = kernels.product((narrow, ones[:, None]), (narrow, ones), torch.float32, ones)
             if not torch.equal(answer.cpu(), (values @ values.t()).float() + 1):
                 raise ArithmeticError("the sums are wrong")
-            given = values.to(device, torch.bfloat16)
+            given = values.to(device, dtype)
             tokens, token_scales = kernels.per_token(given)
             if bool(((tokens * token_scales - mixed(given.float())).abs() > token_scales).any()):
                 raise ArithmeticError("quantised values are wrong")
-    except Exception as problem:  # noqa: BLE001 (whatever its compiler, or the one for C that it calls, raises)
+    except Exception as problem:  # whatever its compiler, or the one for C that it calls, raises
+        if classify(problem) in NO_ROOM | LOSSES:
+            raise
         logging.info("XPU Nodes: int8 products on %s are PyTorch's own, not Triton's: %s", device, problem)
         return None
     return kernels
+
+
+def version() -> str:
+    """Of this code and Triton's: what was tested of others tells nothing of these."""
+    triton = find_spec("triton")
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    if triton is not None and triton.origin is not None:
+        files.append(Path(triton.origin))  # has its number in it
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def linear_by_floats(

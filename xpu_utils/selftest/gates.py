@@ -19,11 +19,12 @@ from pathlib import Path
 
 import torch
 
+from .. import int8
 from ..machine.cache import cache_directory, keep, recall
 from ..machine.devices import Device
 from ..machine.last_words import began
 from .operations import is_circumstance
-from .products import FORMATS, Product, Way, check_product
+from .products import FORMATS, HELD_IN_INT8, Product, Way, check_product
 
 TIME_LIMIT_SECONDS = 20.0
 """A prompt waits for it, once; what has not ended by then has no gate."""
@@ -149,6 +150,7 @@ def as_text(devices: Iterable[Device]) -> str:
 
 
 def _file(device: Device, name: str) -> Path:
-    """One for each device model, driver, PyTorch and format."""
-    key = (device.name, device.driver_version, torch.__version__, name)
+    """One for each device model, driver, PyTorch and format, and for each version of products of our own."""
+    own = [int8.version()] if name.startswith(HELD_IN_INT8) else []
+    key = [device.name, device.driver_version, torch.__version__, name, *own]
     return cache_directory() / f"gate-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}.json"
