@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
+import comfy.model_management as model_management
 import torch
 
 from tests import xpu_sim
@@ -35,7 +36,7 @@ def _now() -> float:
 
 def _takes(seconds: dict[str, float], apply: Callable[..., Any], given: dict[str, Any]) -> torch.Tensor:
     """A model call that by the clock above takes so long for a condition on each device."""
-    _time.seconds = _now() + seconds[str(given["input"].device)] * len(given["cond_or_uncond"])
+    _time.seconds = _now() + seconds.get(str(given["input"].device), 1.0) * len(given["cond_or_uncond"])
     answer: torch.Tensor = apply(given["input"], given["timestep"], **given["c"])
     return answer
 
@@ -122,6 +123,24 @@ def case_no_memory_on_the_copy_s_card() -> dict[str, Any]:
 def case_no_memory_on_the_model_s_own_card() -> dict[str, Any]:
     """At all, from there on."""
     return _failing(0, "out_of_memory", times=None)
+
+
+def case_an_interrupt_on_the_copy_s_card() -> str:
+    stops = [None]
+
+    def interrupted(apply: Callable[..., Any], given: dict[str, Any]) -> torch.Tensor:
+        if stops and given["input"].device.index == 1:
+            stops.pop()
+            raise model_management.InterruptProcessingException
+        return _takes({}, apply, given)
+
+    model = on(2)
+    model.set_model_unet_function_wrapper(interrupted)
+    try:
+        told(model)
+    except model_management.InterruptProcessingException:
+        return "ended"
+    return "went on"
 
 
 def case_the_benchmark() -> tuple[int, str]:

@@ -106,6 +106,10 @@ def test_a_lost_card_that_comfyui_offers_again_is_left_alone(found: Any) -> None
     assert told["picture"] == found["equal_cards"]["picture"]
 
 
+def test_an_interrupt_ends_the_run_on_whichever_card_it_is_met(found: Any) -> None:
+    assert found["an_interrupt_on_the_copy_s_card"] == "ended"
+
+
 def test_the_benchmark_compares_both_ways_of_sharing_out(found: Any) -> None:
     code, text = found["the_benchmark"]
     assert code == 0

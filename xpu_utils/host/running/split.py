@@ -44,7 +44,7 @@ class _Part:
     """By the batch's number."""
     elements: int = 0
     seconds: float = 0.0
-    error: Exception | None = None
+    error: BaseException | None = None
 
 
 Batch = tuple[Any, list[tuple[Any, int]]]
@@ -190,10 +190,10 @@ class Split:
                 part.answers[number] = answer
                 part.elements += elements
                 part.seconds += seconds
-        except Exception as error:  # noqa: BLE001 - raised again where it is waited for
+        except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
             part.error = error
 
-    def _go_on_without(self, device: torch.device, error: Exception, step: int) -> None:
+    def _go_on_without(self, device: torch.device, error: BaseException, step: int) -> None:
         """Leaves out a device of a copy on which something failed that may be tried elsewhere; raises other errors."""
         if device == self._patcher.load_device or isinstance(error, STOPS):
             raise error
