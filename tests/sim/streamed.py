@@ -95,8 +95,11 @@ def step(patcher: Any, *, loaded: bool = False) -> torch.Tensor:
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(2, 4, 16, 16, generator=generator).to(DEVICE)
     context = torch.randn(2, 8, 768, generator=generator).to(DEVICE)
+    options = {"wrappers": patcher.wrappers}
     with torch.inference_mode():
-        return patcher.model.apply_model(x, torch.tensor([5.0, 5.0], device=DEVICE), c_crossattn=context).cpu()
+        return patcher.model.apply_model(
+            x, torch.tensor([5.0, 5.0], device=DEVICE), c_crossattn=context, transformer_options=options
+        ).cpu()
 
 
 def steps(patcher: Any, count: int = 5) -> list[torch.Tensor]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
 import torch
 
 from tests import xpu_sim
-from xpu_utils.weights.pinned import ALIGNMENT_BYTES
+from xpu_utils.weights.pinned import ALIGNMENT_BYTES, PinnedPool
 
 from .streamed import DEVICE, HOST, lora, step, steps, stream_of, unload
 
@@ -146,26 +147,31 @@ def test_two_models_take_turns(build: Any, attach: Any) -> None:
     unload(first)
 
 
-def test_an_interrupted_step_leaves_a_model_that_works(build: Any, attach: Any) -> None:
-    import comfy.model_management
-
-    model = attach(build(), "20%")
-    (expected, *_) = steps(model)
+@pytest.mark.parametrize("kind", [Exception, BaseException])  # of ComfyUI's interrupt, in older and newer versions
+def test_an_interrupted_step_leaves_a_model_that_works_and_no_thread(
+    build: Any, attach: Any, kind: type[BaseException]
+) -> None:
+    stop = type("Stop", (kind,), {})
+    whole, pool = build(), PinnedPool(1 << 30)
+    expected = step(whole)
+    unload(whole)
+    model = attach(build(), "20%", pool=pool, lessons={})
 
     def interrupt(*_: Any) -> None:
-        raise comfy.model_management.InterruptProcessingException
+        raise stop
 
-    handle = model.model.diffusion_model.middle_block[1].proj_in.register_forward_pre_hook(interrupt)
-    with pytest.raises(comfy.model_management.InterruptProcessingException):
-        step(model, loaded=True)
-    handle.remove()
-    assert torch.equal(step(model, loaded=True), expected)
+    for loaded in (False, True, True):
+        handle = model.model.diffusion_model.middle_block[1].proj_in.register_forward_pre_hook(interrupt)
+        with pytest.raises(stop):
+            step(model, loaded=loaded)
+        handle.remove()
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith("xpu-bounce")]
+        assert loaded or pool.used_bytes == 0  # what streams is locked from the second step on
+        assert torch.equal(step(model, loaded=True), expected)
     unload(model)
 
 
 def test_where_nothing_can_be_locked_weights_stream_from_where_they_are(build: Any, attach: Any) -> None:
-    from xpu_utils.weights.pinned import PinnedPool
-
     patched, full = build(), PinnedPool(1 << 10)
     patched.add_patches(lora(patched, 3))
     expected = step(patched)

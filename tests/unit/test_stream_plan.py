@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xpu_utils.streaming import window
+from xpu_utils.streaming.lesson import alike
 from xpu_utils.streaming.plan import RING_BYTES, PieceCost, choose, choose_resident, ring_size
 from xpu_utils.streaming.window import RingPlan, plan_ring
 
@@ -226,3 +227,10 @@ def test_prediction_is_the_compute_when_all_is_resident_and_the_link_when_comput
     assert predict_seconds(costs, range(8), ring_bytes=40, link_bytes_per_s=1) == pytest.approx(2)
     idle = [PieceCost(10, 0.0)] * 8
     assert predict_seconds(idle, (), ring_bytes=40, link_bytes_per_s=10) == pytest.approx(8)
+
+
+def test_layers_that_are_alike_take_as_long_whatever_was_loaded_meanwhile() -> None:
+    seconds = {"in.0.q": 0.5, "in.1.q": 0.002, "in.2.q": 0.001, "in.0.out": 0.3, "in.1.wide": 0.004}
+    sizes = {"in.0.q": 1, "in.1.q": 1, "in.2.q": 1, "in.0.out": 1, "in.1.wide": 2}
+    expected = {"in.0.q": 0.002, "in.1.q": 0.002, "in.2.q": 0.002, "in.0.out": 0.3, "in.1.wide": 0.004}
+    assert alike(seconds, sizes) == expected

@@ -17,7 +17,7 @@ from typing import Any
 import comfy.model_management as model_management
 import comfy.utils
 import torch
-from comfy.patcher_extension import CallbacksMP, PatcherInjection
+from comfy.patcher_extension import CallbacksMP, PatcherInjection, WrappersMP
 
 from ..calls import Call
 from ..decision import Streaming, streaming_for
@@ -35,7 +35,7 @@ from .target import HOST, is_dynamic
 
 HOOK = hooks.named("weight streaming")
 ATTACHMENT = "xpu_nodes.streaming"
-"""Key of the attachment, the injection and the callback on a patcher."""
+"""Key of the attachment, the injection, the callback and the wrapper on a patcher."""
 
 _APPLIED = "weights that do not fit the device are copied there while it computes"
 _SHARED_OUT = "DisTorch has shared the model out among devices"
@@ -75,6 +75,8 @@ def attach(model: Any, streaming: Streaming, *, pool: PinnedPool | None = None, 
     model.set_injections(ATTACHMENT, [PatcherInjection(inject=_inject, eject=_eject)])
     model.remove_callbacks_with_key(CallbacksMP.ON_DETACH, ATTACHMENT)
     model.add_callback_with_key(CallbacksMP.ON_DETACH, ATTACHMENT, _detached)
+    model.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, ATTACHMENT)
+    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, ATTACHMENT, sessions.call_model)
     _note(model, _APPLIED)
 
 
@@ -144,6 +146,15 @@ class _Sessions:
         if weights not in self._sessions:
             self._sessions[weights] = _Session(self._share, self._pool, self._lessons)
         return self._sessions[weights]
+
+    def call_model(self, executor: Any, /, *arguments: Any, **keywords: Any) -> Any:
+        """An APPLY_MODEL wrapper: whatever ends the call ends the pass, ComfyUI's interrupt too (no `Exception`)."""
+        stream = self.of(executor.class_obj).stream
+        try:
+            return executor(*arguments, **keywords)
+        finally:
+            if stream is not None:
+                stream.end_pass()
 
 
 def _session(model: Any) -> _Session:

@@ -57,10 +57,11 @@ class Ring:
         # Starts over, once everything that uses it has ended.
         self.restore()
         self._expected = 0
-        self._primed = True
+        self._primed = False  # until all is queued
         idle = torch.Event(compute_stream.device)
         idle.record(compute_stream)
         self._issue(idle, range(self._plan.primed))
+        self._primed = True
 
     def stop(self) -> None:
         """Weights may have changed: the next pass starts over."""
@@ -82,8 +83,8 @@ class Ring:
         while self._expected < use:
             self._give_up(self._expected)
         self._compute_stream.wait_event(self._ready[index])
-        self._stays[index].swap()
         self._current = use
+        self._stays[index].swap()
         return True
 
     def holds(self, leaf: Leaf) -> bool:
@@ -99,10 +100,10 @@ class Ring:
             self.restore()
             self._give_up(use)
 
-    def end(self, *, whole: bool) -> None:
-        """The pass is over; whether it came to its end."""
+    def end(self) -> None:
+        """The pass has come to its end."""
         self.leave()
-        if whole and self._expected == len(self._plan.stay_of):
+        if self._expected == len(self._plan.stay_of):
             self._expected = 0
 
     def restore(self) -> None:

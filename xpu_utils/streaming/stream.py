@@ -169,9 +169,20 @@ class WeightStream:
         for handle in (*self._handles, *self._leaf_handles):
             handle.remove()
         self._handles, self._leaf_handles = [], []
-        self._restore_used()
+        self.end_pass()
         for placed in self._resident.values():
             placed.restore()
+
+    def end_pass(self) -> None:
+        """Ends a pass that is cut short, its threads and what it has locked; asks nothing of the device.
+
+        Only of an `Exception` does PyTorch tell hooks: what else may end a pass (an interrupt), its caller has to.
+        """
+        self._passing, self._learning = False, None
+        self._restore_used()
+        bounce, self._bounce = self._bounce, None
+        if bounce is not None:
+            bounce.close()
 
     def release(self, *, lost: bool = False) -> None:
         """`remove`, and gives all device memory back; what was learnt is kept.
@@ -273,8 +284,8 @@ class WeightStream:
                 until_copied.callback(bounce.close)
             for index in indices:
                 placed = self._pieces[index].placed(self._room(self._pieces[index].size_bytes))
-                self._resident[index] = placed
                 placed.copy(bounce)
+                self._resident[index] = placed
                 placed.swap()
 
     def _lock(self, indices: Iterable[int]) -> None:
@@ -317,6 +328,9 @@ class WeightStream:
     def _restore_used(self) -> None:
         if self._ring is not None:
             self._ring.restore()
+        self._restore_stray()
+
+    def _restore_stray(self) -> None:
         if self._stray is not None:
             self._stray.restore()
             self._stray = None
@@ -340,9 +354,7 @@ class WeightStream:
 
     def _enter(self, leaf: Leaf) -> None:
         """A leaf is about to compute; between passes, where others use it, the ring is left ready for the next."""
-        if self._stray is not None:
-            self._stray.restore()
-            self._stray = None
+        self._restore_stray()
         if self._learning is not None:
             self._learning.append(leaf)
             self._timer.ask(self._compute_stream)
@@ -361,19 +373,14 @@ class WeightStream:
         storage = self._storage if self._learning is not None else None  # nothing else is in it then
         stray = Piece((leaf,)).placed(self._room(leaf.size_bytes) if storage is None else storage)
         stray.copy(self._bounce)
-        stray.swap()
         self._stray = leaf
+        stray.swap()
 
     def _end(self, output: object) -> None:
         """The pass is over; without output it failed."""
-        self._passing = False
-        if self._ring is not None:
-            self._ring.end(whole=output is not None)
-        self._restore_used()
-        if self._bounce is not None:
-            self._bounce.close()
-            self._bounce = None
-        if self._learning is not None:
-            learning, self._learning = self._learning, None
-            if output is not None:
-                self._learn(learning)
+        learning = self._learning
+        if self._ring is not None and output is not None:
+            self._ring.end()
+        self.end_pass()
+        if learning is not None and output is not None:
+            self._learn(learning)
