@@ -19,7 +19,7 @@ from .recorded import b580
 
 FP32, FP16, BF16 = torch.float32, torch.float16, torch.bfloat16
 CPU, XPU = find_devices().devices[-1], b580()
-PLAN = CpuPlan("made up", "fp32", True, (), (), 1, False, (), {"gemm fp32": 80.0, "gemm bf16": 1.0})
+PLAN = CpuPlan("made up", "fp32", True, (), (), (), 1, False, (), {"gemm fp32": 80.0, "gemm bf16": 1.0})
 BF16_PLAN = dataclasses.replace(PLAN, precision="bf16", speeds={"gemm fp32": 80.0, "gemm bf16": 200.0})
 
 
