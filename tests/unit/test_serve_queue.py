@@ -220,15 +220,20 @@ class PoolOfAProcess(FakePool):
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_what_runs_when_a_signal_stops_the_command_is_not_held_responsible(tmp_path: Path, name: str) -> None:
     (text,) = bodies(1)
+    number = getattr(signal, name)
+    before = signal.signal(number, signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL)  # nohup's differ
 
     async def served() -> None:
-        pool = PoolOfAProcess(getattr(signal, name))
+        pool = PoolOfAProcess(number)
         gateway, _ = address(tmp_path, pool)
         submitted = asyncio.create_task(gateway.submit(wanted(text)))
         await until_stopped(pool, gateway)  # type: ignore[arg-type]
         await submitted
 
-    asyncio.run(served())
+    try:
+        asyncio.run(served())
+    finally:
+        signal.signal(number, before)
     (file,) = (tmp_path / "queue").iterdir()
     assert file.suffix == ".0"
 
