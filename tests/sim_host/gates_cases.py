@@ -154,7 +154,7 @@ def case_sizes() -> Any:
                 name: [found and (found[0], str(found[1])) for found in steps]
                 for name in SHAPES
                 for file in [shaped_as(name, Path(folder))]
-                for steps in [[work.step(file, Size(832, 480, frames)) for frames in (81, 1)]]
+                for steps in [[work.step(work.family(file), Size(832, 480, frames)) for frames in (81, 1)]]
             },
         }
 

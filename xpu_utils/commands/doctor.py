@@ -32,8 +32,8 @@ sys.path[:0], sys.argv[1:] = folders, ["--cpu"]
 import comfy.options
 comfy.options.enable_args_parsing()
 from xpu_utils.forecast import Size
-from xpu_utils.host.loading.work import step
-found = step(Path(file), Size.of(size))
+from xpu_utils.host.loading.work import family, step
+found = step(family(Path(file)), Size.of(size))
 print(json.dumps(found and [found[0], str(found[1])]))
 """
 """In a process of its own: this one holds none of ComfyUI's code."""

@@ -25,7 +25,7 @@ from ..inventory import as_default, host_inventory
 from ..neighbours import dynamic_vram
 from ..stages import decided
 from .asked import asked_size
-from .work import picked, step
+from .work import Family, family, picked, step
 
 _ASKED = ", the largest that this prompt asks for in numbers"
 _SIXTEEN_BITS = {"fp16", "bf16"}
@@ -58,15 +58,16 @@ def _note(path: Path, placement: Placement, kind: Content, dtype: torch.dtype | 
     device, alone = placement.device, None if kind is Content.WHOLE else kind
     stored = contents(path, alone=alone)
     formats = {name for part in stored if part.content is Content.MODEL for name in part.format_bytes}
-    held = None
+    held = seen = None
     if kind is not Content.TEXT_ENCODER:
+        seen = family(path)
         with as_default(device.torch_device):
-            made_in = dtype or picked(path, quantised=any(name.startswith(_SCALED) for name in formats))
+            made_in = dtype or picked(seen, quantised=any(name.startswith(_SCALED) for name in formats))
         held = Held(made_in, in_int8=_in_int8(placement)) if made_in else None
     known = _stay(stored) if kind is Content.TEXT_ENCODER else held is not None
     if not known or (dynamic_vram() and device.type != "cpu"):
         return holds(stored)
-    work = _work(path, device)
+    work = _work(seen, device)
     ahead = forecast(path, device, resident=placement.resident, held=held, alone=alone, **work)
     found = () if dtype is not None else ways(device, formats)
     return "; ".join((str(ahead), *(f"{one.format} is {one.way.value} there" for one in found)))
@@ -82,11 +83,11 @@ def _in_int8(placement: Placement) -> bool:
     return placement.precision == INT8 and product(placement.device, held_in_int8()).right
 
 
-def _work(path: Path, device: Device) -> dict[str, Any]:
+def _work(seen: Family | None, device: Device) -> dict[str, Any]:
     """What is free on the device, and what a step needs of it."""
     free_bytes = int(model_management.get_free_memory(device.torch_device))
     asked, reserve_bytes = asked_size(), int(model_management.minimum_inference_memory())
-    needed = step(path, asked)
+    needed = step(seen, asked)
     if needed is None:
         return {"free_bytes": free_bytes, "work_bytes": reserve_bytes}
     step_bytes, size = needed

@@ -30,14 +30,36 @@ _OF_8_PIXELS = (4, 12, 16)
 """Channels of the latents that stand for 8 x 8 pixels; older ComfyUI does not say for how many."""
 
 
-def step(path: Path, asked: Size | None) -> tuple[int, Size] | None:
-    """Bytes of a step of the family that ComfyUI sees in names and shapes, and the size that they are for.
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """What ComfyUI takes a file's diffusion model for."""
 
-    None where it sees none, and for what has no such size, as sound.
-    """
-    config = _family(_shapes(path))
-    if config is None:
+    config: Any
+    """Its own description."""
+    shapes: Mapping[str, torch.Tensor]
+    """The file's tensors, without memory."""
+    prefix: str
+    """Of the diffusion model's names."""
+
+
+def family(path: Path) -> Family | None:
+    """The family that ComfyUI sees in a file's names and shapes; None where it sees none."""
+    shapes = {
+        entry.name: torch.empty(entry.shape, dtype=entry.dtype or torch.uint8, device="meta") for entry in entries(path)
+    }
+    prefix = PREFIX if any(name.startswith(PREFIX) for name in shapes) else ""
+    try:
+        config = detection.model_config_from_unet(dict(shapes), prefix)
+    except _UNTOLD:
         return None
+    return config and Family(config, shapes, prefix)
+
+
+def step(seen: Family | None, asked: Size | None) -> tuple[int, Size] | None:
+    """Bytes of a family's step, and the size that they are for; None for what has no such size, as sound."""
+    if seen is None:
+        return None
+    config = seen.config
     form = config.latent_format
     pixels = getattr(form, "spacial_downscale_ratio", 8 if form.latent_channels in _OF_8_PIXELS else None)
     if pixels is None or form.latent_dimensions < 2 or "audio_model" in config.unet_config:
@@ -52,39 +74,17 @@ def step(path: Path, asked: Size | None) -> tuple[int, Size] | None:
     return int(area * 2 * 0.01 * config.memory_usage_factor * (1 << 20)), size
 
 
-def picked(path: Path, *, quantised: bool) -> torch.dtype | None:
-    """The format that ComfyUI makes the family's model in by itself on its default device; None where it sees none.
+def picked(seen: Family | None, *, quantised: bool) -> torch.dtype | None:
+    """The format that ComfyUI makes a family's model in by itself on its default device; None for no family.
 
     Args:
         quantised: whether the file has layers with scales: then the format of its weights tells nothing.
     """
-    shapes = _shapes(path)
-    config = _family(shapes)
-    if config is None:
+    if seen is None:
         return None
-    prefix = _prefix(shapes)
-    stored = None if quantised else comfy.utils.weight_dtype(shapes, prefix)
-    formats = [*config.supported_inference_dtypes]
-    parameters = comfy.utils.calculate_parameters(shapes, prefix)
     dtype: torch.dtype = model_management.unet_dtype(
-        model_params=parameters, supported_dtypes=formats, weight_dtype=stored
+        model_params=comfy.utils.calculate_parameters(seen.shapes, seen.prefix),
+        supported_dtypes=[*seen.config.supported_inference_dtypes],
+        weight_dtype=None if quantised else comfy.utils.weight_dtype(seen.shapes, seen.prefix),
     )
     return dtype
-
-
-def _shapes(path: Path) -> dict[str, torch.Tensor]:
-    return {
-        entry.name: torch.empty(entry.shape, dtype=entry.dtype or torch.uint8, device="meta") for entry in entries(path)
-    }
-
-
-def _prefix(shapes: Mapping[str, torch.Tensor]) -> str:
-    return PREFIX if any(name.startswith(PREFIX) for name in shapes) else ""
-
-
-def _family(shapes: Mapping[str, torch.Tensor]) -> Any:
-    """The configuration of the family that a file is of."""
-    try:
-        return detection.model_config_from_unet(dict(shapes), _prefix(shapes))
-    except _UNTOLD:
-        return None
